@@ -1,0 +1,30 @@
+"""Everlog: a durable session log for LLM agents. Start with `everlog.open()`."""
+
+from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
+from everlog.core.query import Query
+from everlog.core.query_text import parse as parse_query
+from everlog.errors import EverlogError
+from everlog.follow import Feed
+from everlog.open import open_store as open
+from everlog.session import Branch, Session, SessionInfo
+from everlog.store import Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "OUTCOMES",
+    "Attachment",
+    "Branch",
+    "Event",
+    "EverlogError",
+    "Feed",
+    "Head",
+    "NewEvent",
+    "Query",
+    "Session",
+    "SessionInfo",
+    "StateHash",
+    "Store",
+    "open",
+    "parse_query",
+]

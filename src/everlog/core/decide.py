@@ -1,0 +1,301 @@
+"""Decide an append: given a branch's tip and what is proposed, the rows to record, or a refusal. FORMAT §3's order.
+
+1. Keys first: a repeated key gives back what it recorded, whatever else has happened since (law 5).
+2. Then the lease (none exists yet that could refuse), then `expected` (law 4).
+3. Then positions without gaps, times that never go back (law 7), headers, leaves and nodes.
+Nothing is written before all of it holds, so a refusal writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import msgspec
+
+from everlog.core.event import Cause, Event, Head, PreparedEvent, encode_attached
+from everlog.core.header import FORMAT, Header, commit_key, encode_header
+from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks
+from everlog.errors import KeyReusedError
+
+Repeats = Literal["refuse", "skip"]
+
+
+class Tip(msgspec.Struct):
+    """The growing end of a branch, as read inside the transaction; appending moves it on.
+
+    session, branch: the store's own keys. peaks: of the lineage's tree, largest first. leaf: of the last event.
+    recorded: microseconds of the last event, 0 for none.
+    """
+
+    session: int
+    session_id: str
+    name: str
+    branch: int
+    branch_id: str
+    writer: str
+    size: int
+    peaks: list[bytes]
+    leaf: bytes | None
+    recorded: int
+    key_salt: bytes
+
+    def head(self) -> Head:
+        return Head(self.size, root_of_peaks(self.peaks).hex())
+
+
+class EventRow(msgspec.Struct, frozen=True):
+    """An event's stored columns. Of an erased one body and salt are None; of a deleted one all but leaf and nodes."""
+
+    position: int
+    type: str | None
+    actor: str | None
+    outcome: str | None
+    recorded: int | None
+    occurred: int | None
+    cause: bytes | None
+    key: str | None
+    key_count: int | None  # events that the key covers, when more than one
+    key_hash: bytes | None  # only where the key is hashed in the header and its plain form is not known here
+    covers: str | None  # JSON [[start, stop, hex hash], …] of a summary
+    gone: int | None
+    attached: str | None
+    commitments: bytes | None
+    leaf: bytes
+    nodes: bytes
+    salt: bytes | None
+    body: bytes | None
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """Where the writer last saw the session: branch (id), size, and the root (hex) where it gave a Head."""
+
+    branch_id: str
+    size: int
+    root: str | None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one append proposes. key: of the whole append. repeats: what becomes of events whose key is recorded."""
+
+    events: tuple[PreparedEvent, ...]
+    expected: Expected | None = None
+    key: str | None = None
+    repeats: Repeats = "refuse"
+
+    def keys(self) -> list[str]:
+        """Give every key of the append, its own first."""
+        own = [] if self.key is None else [self.key]
+        return own + [event.key for event in self.events if event.key is not None]
+
+
+class StaleExpectationError(Exception):
+    """The tip is not where the writer expected it; the service turns this into a ConflictError with what was missed."""
+
+    def __init__(self, *, branch_id: str, head: Head) -> None:
+        super().__init__(branch_id, head)
+        self.branch_id = branch_id
+        self.head = head
+
+
+# What a key has recorded: the events it covers, in order.
+Recorded = Mapping[str, Sequence[EventRow]]
+
+
+def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> list[EventRow]:
+    """Give the rows that an append records, one for each event of the batch, in its order.
+
+    tip: moved on past the new rows; unchanged where this raises.
+    recorded: for each of the batch's keys that stands in the lineage, the events it covers.
+    Rows that were recorded before stand in the result with their old, smaller positions.
+    Raises KeyReusedError, or StaleExpectationError when `expected` is given and is not where the tip is.
+    """
+    rows: list[EventRow | None] = [None] * len(batch.events)
+    if recorded:
+        _match_repeats(tip, batch, recorded, rows)
+        if None not in rows:
+            return cast("list[EventRow]", rows)
+    expected = batch.expected
+    if expected is not None:
+        check_expected(tip, expected)
+    append_key = batch.key
+    count = len(batch.events)
+    for index, event in enumerate(batch.events):
+        if rows[index] is None:
+            key = append_key if index == 0 and append_key is not None else event.key
+            covered = count if key is append_key and append_key is not None and count > 1 else None
+            rows[index] = record(tip, event, key=key, key_count=covered, now=now)
+    return cast("list[EventRow]", rows)
+
+
+def check_expected(tip: Tip, expected: Expected) -> None:
+    """Raise StaleExpectationError unless the tip is where the writer last saw it."""
+    if tip.branch_id != expected.branch_id or tip.size != expected.size:
+        raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
+    if expected.root is not None and root_of_peaks(tip.peaks).hex() != expected.root:
+        raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
+
+
+def record(tip: Tip, event: PreparedEvent, *, key: str | None, key_count: int | None, now: int) -> EventRow:
+    """Give an event its position, time, leaf and nodes at the tip, and move the tip past it."""
+    position = tip.size
+    recorded = now if now > tip.recorded else tip.recorded
+    commitments = event.commitments
+    cause = event.cause
+    covers = event.covers
+    header = Header(
+        a=event.actor,
+        b=tip.writer,
+        c=split_commitments(commitments),
+        g=[{"a": start, "h": digest.hex(), "z": stop} for start, stop, digest in covers] if covers else None,
+        k=None if key is None else commit_key(tip.key_salt, key).hex(),
+        m=key_count,
+        n=position,
+        o=event.outcome,
+        p=None if tip.leaf is None else tip.leaf.hex(),
+        r=None if cause is None else cause[-DIGEST_BYTES:].hex(),
+        t=recorded,
+        v=FORMAT,
+        w=event.occurred,
+        y=event.type,
+    )
+    leaf = leaf_hash(encode_header(header))
+    nodes = push_leaf(tip.peaks, position, leaf)
+    tip.size = position + 1
+    tip.leaf = leaf
+    tip.recorded = recorded
+    return EventRow(
+        position,
+        event.type,
+        event.actor,
+        event.outcome,
+        recorded,
+        event.occurred,
+        cause,
+        key,
+        key_count,
+        None,
+        _encode_covers(covers) if covers else None,
+        None,
+        encode_attached(event.attachments) if event.attachments else None,
+        commitments,
+        leaf,
+        nodes,
+        event.salt,
+        event.body,
+    )
+
+
+def header_of(row: EventRow, *, writer: str, previous: bytes | None, key_salt: bytes) -> Header:
+    """Rebuild the header of a stored row, from its columns alone.
+
+    previous: leaf of the event before it in the lineage, None at 0.
+    Raises ValueError where a deleted row has no columns left to rebuild it from.
+    """
+    if row.type is None or row.recorded is None or row.commitments is None:
+        raise ValueError("the row's columns were destroyed")
+    key_hash = row.key_hash if row.key is None else commit_key(key_salt, row.key)
+    return Header(
+        a=row.actor,
+        b=writer,
+        c=split_commitments(row.commitments),
+        g=None
+        if row.covers is None
+        else [{"a": a, "h": h, "z": z} for a, z, h in msgspec.json.decode(row.covers, type=list[tuple[int, int, str]])],
+        k=None if key_hash is None else key_hash.hex(),
+        m=row.key_count,
+        n=row.position,
+        o=row.outcome,
+        p=None if previous is None else previous.hex(),
+        r=None if row.cause is None else row.cause[-DIGEST_BYTES:].hex(),
+        t=row.recorded,
+        v=FORMAT,
+        w=row.occurred,
+        y=row.type,
+    )
+
+
+def event_of(row: EventRow, *, session: str, branch_id: str, writer: str, repeated: bool = False) -> Event:
+    """Give the event that a row holds, as read through a session and branch."""
+    return Event(
+        session,
+        branch_id,
+        writer,
+        row.position,
+        row.type or "",
+        row.actor,
+        row.outcome,  # pyright: ignore[reportArgumentType]  # checked when it was prepared
+        row.recorded or 0,
+        row.occurred,
+        row.cause,
+        row.key,
+        row.gone,
+        row.attached,
+        row.leaf,
+        row.body,
+        repeated,
+    )
+
+
+def split_commitments(commitments: bytes) -> list[str]:
+    """Give joined commitments as a list of hex digests."""
+    if len(commitments) == DIGEST_BYTES:
+        return [commitments.hex()]
+    return [commitments[at : at + DIGEST_BYTES].hex() for at in range(0, len(commitments), DIGEST_BYTES)]
+
+
+def _encode_covers(covers: Sequence[tuple[int, int, bytes]]) -> str:
+    return msgspec.json.encode([(start, stop, digest.hex()) for start, stop, digest in covers]).decode()
+
+
+def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventRow | None]) -> None:
+    """Fill in the rows that the batch's keys recorded before, or refuse."""
+    if batch.key is not None and batch.key in recorded:
+        covered = recorded[batch.key]
+        if len(covered) != len(batch.events):
+            _refuse_reuse(tip, batch.key, covered[0], f"covered {len(covered)} events, and this append has {len(batch.events)}")
+        for index, event in enumerate(batch.events):
+            _check_same(tip, batch.key, event, covered[index])
+            rows[index] = covered[index]
+        return
+    for index, event in enumerate(batch.events):
+        if event.key is None or event.key not in recorded:
+            continue
+        covered = recorded[event.key]
+        if len(covered) != 1:
+            _refuse_reuse(tip, event.key, covered[0], f"covered an append of {len(covered)} events")
+        _check_same(tip, event.key, event, covered[0])
+        rows[index] = covered[0]
+    if None in rows and batch.repeats != "skip":
+        known = [event.key for event, row in zip(batch.events, rows, strict=True) if row is not None]
+        if known:
+            raise KeyReusedError(
+                f"{len(known)} of the append's {len(rows)} events are recorded in session {tip.name!r} already (the first "
+                f"under key {known[0]!r:.100}); nothing was written; pass repeats='skip' to append only the others, or give "
+                "the whole append one key="
+            )
+
+
+def _check_same(tip: Tip, key: str, event: PreparedEvent, row: EventRow) -> None:
+    """Refuse unless the event is the one that the key recorded; an erased body can no longer differ."""
+    cause = None if event.cause is None else Cause.unpack(event.cause).leaf
+    recorded_cause = None if row.cause is None else Cause.unpack(row.cause).leaf
+    for what, new, old in (
+        ("type", event.type, row.type),
+        ("actor", event.actor, row.actor),
+        ("outcome", event.outcome, row.outcome),
+        ("occurred_at", event.occurred, row.occurred),
+        ("caused_by", cause, recorded_cause),
+        ("body", event.body, event.body if row.body is None else row.body),
+        ("attachments", encode_attached(event.attachments), row.attached),
+    ):
+        if new != old:
+            _refuse_reuse(tip, key, row, f"recorded another {what}")
+
+
+def _refuse_reuse(tip: Tip, key: str, row: EventRow, difference: str) -> None:
+    raise KeyReusedError(
+        f"key {key!r:.100} was used at position {row.position} of session {tip.name!r} and {difference}; nothing was "
+        "written; use a new key for new content, or repeat the append exactly",
+        event=event_of(row, session=tip.name, branch_id=tip.branch_id, writer=tip.writer),
+    )

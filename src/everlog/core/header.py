@@ -1,0 +1,85 @@
+"""The hashed form of an event: commitments, the canonical header, its leaf (format `everlog/1`, FORMAT §1 and §2).
+
+1. A body or attachment stands in the header only as HMAC-SHA256 under a random salt of 32 bytes that is destroyed
+   with it, so that afterwards the header says nothing of it.
+2. The header is canonical JSON (RFC 8785) in a profile where msgspec's bytes are the same: ASCII keys in order, no
+   floats, safe integers, absent rather than null. The members' order below is the alphabetical one and is kept.
+3. A header is a pure function of stored columns; it is not stored.
+"""
+
+from __future__ import annotations
+
+from hmac import digest
+from typing import Any
+
+import msgspec
+
+from everlog.core import limits
+
+FORMAT = "everlog/1/event"
+SALT_BYTES = 32
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """The members of a header, in canonical order. Hashes are lower-case hex; times are microseconds since 1970 UTC."""
+
+    a: str | None = None  # actor
+    b: str  # writer, 32 hex digits
+    c: list[str]  # commitments: the body's, then each attachment's
+    g: list[dict[str, Any]] | None = None  # {a, h, z}: ranges that a summary covers
+    k: str | None = None  # idempotency key, hashed
+    m: int | None = None  # number of events that the key covers, when more than one
+    n: int  # position
+    o: str | None = None  # outcome
+    p: str | None = None  # leaf of the event before it
+    r: str | None = None  # leaf of the event that caused it
+    t: int  # recorded_at
+    v: str  # FORMAT
+    w: int | None = None  # occurred_at
+    y: str  # type
+
+
+_decoder = msgspec.json.Decoder(Header)
+
+
+def encode_header(header: Header) -> bytes:
+    """Give the canonical bytes of a header, which its leaf hashes."""
+    encoded = _encode(header)
+    assert len(encoded) <= limits.HEADER_BYTES_MAX, "a header within the field limits passes 4,096 bytes"
+    return encoded
+
+
+def decode_header(encoded: bytes) -> Header:
+    """Read a header's canonical bytes; ValueError unless they are exactly what `encode_header` gives."""
+    try:
+        header = _decoder.decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a header: {error}") from error
+    if header.v != FORMAT or _encode(header) != encoded:
+        raise ValueError(f"not a canonical header of format {FORMAT}")
+    return header
+
+
+def commit_body(salt: bytes, body: bytes) -> bytes:
+    """Give the commitment of a body (32 bytes) under its salt of exactly 32 bytes."""
+    _check_salt(salt)
+    return digest(salt, b"everlog/1/body\x00" + body, "sha256")
+
+
+def commit_attachment(salt: bytes, name: str, content: bytes) -> bytes:
+    """Give the commitment of an attachment (32 bytes) under its own salt of exactly 32 bytes."""
+    _check_salt(salt)
+    return digest(salt, b"everlog/1/attachment\x00" + name.encode() + b"\x00" + content, "sha256")
+
+
+def commit_key(key_salt: bytes, key: str) -> bytes:
+    """Give the hash of an idempotency key (32 bytes) under its family's salt of exactly 32 bytes."""
+    _check_salt(key_salt)
+    return digest(key_salt, b"everlog/1/key\x00" + key.encode(), "sha256")
+
+
+def _check_salt(salt: bytes) -> None:
+    if len(salt) != SALT_BYTES:  # HMAC would pad a shorter one with zeros, silently
+        raise ValueError(f"a salt has {len(salt)} bytes where exactly {SALT_BYTES} are needed")

@@ -1,0 +1,74 @@
+"""The ledger's records: what happened to sessions themselves, as canonical JSON (FORMAT §4).
+
+1. A record is written as *pending* in the same transaction as what it records; sealing gives it its place in the tree.
+2. The ledger is for ever, so names, titles and labels stand in it only as a commitment under a salt that `delete`
+   destroys.
+3. Members are in alphabetical order, so that msgspec's bytes are RFC 8785's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hmac import digest
+
+import msgspec
+
+LEDGER_FORMAT = "everlog/1/ledger"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A session was made, or its name, title or labels changed."""
+
+    commitment: str
+    kind: str = "session"
+    session: str
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+class CurrentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A session's current branch was moved to this one, at this head."""
+
+    branch: str
+    kind: str = "current"
+    root: str
+    session: str
+    size: int
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+class EraseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Bodies were destroyed: for each, [position, leaf hash]."""
+
+    events: list[tuple[int, str]]
+    kind: str = "erase"
+    session: str
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+class DeleteRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A session ended; of its own branches only leaves are left. branches: [id, size, root] of each."""
+
+    branches: list[tuple[str, int, str]]
+    kind: str = "delete"
+    session: str
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord
+
+
+def encode_record(record: LedgerRecord) -> bytes:
+    """Give the canonical bytes of a record, the leaf's content in the ledger's tree."""
+    return _encode(record)
+
+
+def commit_session(salt: bytes, name: str, title: str | None, labels: Mapping[str, str]) -> str:
+    """Give the hex commitment to what a session is called, under its salt of 32 random bytes."""
+    message = _encode([name, title, sorted(labels.items())])
+    return digest(salt, b"everlog/1/session\x00" + message, "sha256").hex()

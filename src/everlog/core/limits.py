@@ -1,0 +1,51 @@
+"""Every bound of the log in one place, with its unit in its name and its reason beside it."""
+
+from __future__ import annotations
+
+# --- one event -----------------------------------------------------------------------------------
+BODY_BYTES_MAX = 8 * 1024 * 1024  # default, settable by store; one page of a read must hold at least one body
+BODY_BYTES_CEILING = 256 * 1024 * 1024  # what the setting may reach: engines' blobs end near 1 GiB
+BODY_DEPTH_MAX = 64  # nesting that every JSON library can load and dump (FORMAT §2)
+INTEGER_BOUND = 2**64  # an integer's magnitude stays below: beyond, libraries turn it into a float silently
+TYPE_CHARACTERS_MAX = 128
+ACTOR_CHARACTERS_MAX = 128
+KEY_BYTES_MAX = 512
+RATIONALE_BYTES_MAX = 1024 * 1024
+HEADER_BYTES_MAX = 4096  # FORMAT §2
+SAFE_INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON library keeps (RFC 8785)
+ATTACHMENTS_MAX = 16  # the header holds 17 commitments: the body's and these
+ATTACHMENT_BYTES_MAX = 64 * 1024 * 1024
+ATTACHMENT_NAME_BYTES_MAX = 255
+SUMMARY_RANGES_MAX = 16  # FORMAT §2, member `g`
+
+# --- one append ----------------------------------------------------------------------------------
+APPEND_EVENTS_MAX = 10_000
+APPEND_BYTES_MAX = 256 * 1024 * 1024  # bodies and attachments of one atomic append
+CONFLICT_EVENTS_MAX = 100  # events that a refused append hands back (law 4)
+CONFLICT_BYTES_MAX = 1024 * 1024
+
+# --- one session ---------------------------------------------------------------------------------
+SESSION_ID_CHARACTERS_MAX = 256
+TITLE_CHARACTERS_MAX = 1024
+LABELS_MAX = 64
+LABEL_NAME_CHARACTERS_MAX = 128
+LABEL_VALUE_CHARACTERS_MAX = 256
+METADATA_BYTES_MAX = 64 * 1024
+REASON_CHARACTERS_MAX = 4096
+CHECKPOINT_NAME_CHARACTERS_MAX = 128
+
+# --- reading -------------------------------------------------------------------------------------
+PAGE_EVENTS_MAX = 1_000  # law 13
+PAGE_BYTES_MAX = 8 * 1024 * 1024  # law 13; a single larger event still makes a page
+SCAN_EVENTS_MAX = 10_000  # positions that one read transaction may look at for a filter
+SESSIONS_PAGE_MAX = 1_000
+QUERY_CHARACTERS_MAX = 4_096
+QUERY_TERMS_MAX = 64
+
+# --- waiting -------------------------------------------------------------------------------------
+LOCK_SECONDS_MAX = 10.0  # how long a writer waits for its turn before BusyError
+QUEUE_REQUESTS_MAX = 10_000  # appends waiting in one process; the next one waits, then BusyError
+GROUP_BYTES_MAX = 64 * 1024 * 1024  # bodies that one group commit takes at most
+
+# --- bundles -------------------------------------------------------------------------------------
+CLOCK_AHEAD_MICROS_MAX = 5 * 60 * 1_000_000  # an imported event may lie this far in the future (FORMAT §6)

@@ -1,0 +1,179 @@
+"""Every error that Everlog raises on purpose, split by what the caller should do next.
+
+EverlogError
+├── change the request
+│   ├── InvalidEventError      an event, or a value in it, is not of the form that the log takes
+│   ├── InvalidQueryError      a query does not parse, or asks what cannot be asked here
+│   ├── InvalidPlaceError      a position, time, name or address does not parse or does not exist there
+│   ├── NotFoundError          no such session, branch, event, checkpoint or attachment
+│   ├── SessionExistsError     the session's name is taken
+│   ├── KeyReusedError         an idempotency key was used before, for other content
+│   └── LimitError             a documented bound was passed
+├── read again and decide
+│   ├── ConflictError          the branch is not where the writer last saw it
+│   ├── FencedError            somebody else holds the session's lease
+│   └── StaleCursorError       the feed is not the one that the cursor was made on
+├── retry later
+│   ├── BusyError              a wait passed its deadline
+│   ├── UnavailableError       the store cannot be reached or written now
+│   └── OutcomeUnknownError    a commit's fate is hidden; the same key tells
+└── call a person
+    ├── CorruptionError        stored bytes contradict each other
+    ├── TamperedError          stored bytes contradict their hashes
+    └── UnsupportedStoreError  this file, file system, version or process cannot be used
+
+Each class has a stable `code` for programs that cannot match on Python classes (JSON output, HTTP).
+Every message says what happened, what became of the data, and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from everlog.core.event import Event, Head
+
+
+class EverlogError(Exception):
+    """Base of all errors raised on purpose; `code` is stable, `message` is for people."""
+
+    code = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidEventError(EverlogError, ValueError):
+    """An event, or a value in it, is not of the form that the log takes; nothing was written."""
+
+    code = "invalid_event"
+
+
+class InvalidQueryError(EverlogError, ValueError):
+    """A query does not parse, or asks what cannot be asked here."""
+
+    code = "invalid_query"
+
+
+class InvalidPlaceError(EverlogError, ValueError):
+    """A position, time, checkpoint name or address does not parse, or lies outside the branch."""
+
+    code = "invalid_place"
+
+
+class NotFoundError(EverlogError, LookupError):
+    """There is no such session, branch, event, checkpoint or attachment in this store."""
+
+    code = "not_found"
+
+
+class SessionExistsError(EverlogError):
+    """The session's name is taken; nothing was written."""
+
+    code = "session_exists"
+
+
+class KeyReusedError(EverlogError):
+    """An idempotency key was recorded before with other content; nothing was written.
+
+    event: the event that the key recorded, or None where it cannot be shown.
+    """
+
+    code = "key_reused"
+
+    def __init__(self, message: str, *, event: Event | None = None) -> None:
+        super().__init__(message)
+        self.event = event
+
+
+class LimitError(EverlogError, ValueError):
+    """A documented bound was passed; nothing was written."""
+
+    code = "limit"
+
+
+class ConflictError(EverlogError):
+    """The branch is not where the writer last saw it; nothing was written.
+
+    head: the actual head of the session's current branch.
+    events: what the writer had not seen, oldest first; at most CONFLICT_EVENTS_MAX and CONFLICT_BYTES_MAX.
+    missed: number of events that the writer had not seen, of which `events` are the first.
+    moved: True where the session's current branch is another one than the writer saw.
+    ancestor: the cut up to which the branch that the writer saw and the current one are the same.
+    """
+
+    code = "conflict"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        head: Head,
+        events: tuple[Event, ...] = (),
+        missed: int = 0,
+        moved: bool = False,
+        ancestor: int,
+    ) -> None:
+        super().__init__(message)
+        self.head = head
+        self.events = events
+        self.missed = missed
+        self.moved = moved
+        self.ancestor = ancestor
+
+
+class FencedError(EverlogError):
+    """Somebody else holds the session's lease; nothing was written.
+
+    holder: who holds it; until: when it lapses, microseconds since 1970 UTC.
+    """
+
+    code = "fenced"
+
+    def __init__(self, message: str, *, holder: str, until: int) -> None:
+        super().__init__(message)
+        self.holder = holder
+        self.until = until
+
+
+class StaleCursorError(EverlogError):
+    """The feed does not hold the event that the cursor stands on: the store was restored or replaced."""
+
+    code = "stale_cursor"
+
+
+class BusyError(EverlogError):
+    """A wait passed its deadline; the message says what was and was not done."""
+
+    code = "busy"
+
+
+class UnavailableError(EverlogError):
+    """The store cannot be reached or written now (closed, disk full, file replaced); nothing was written."""
+
+    code = "unavailable"
+
+
+class OutcomeUnknownError(EverlogError):
+    """A commit failed in a way that hides whether it took effect; append again with the same key to learn."""
+
+    code = "outcome_unknown"
+
+
+class CorruptionError(EverlogError):
+    """Stored bytes contradict each other; nothing was written."""
+
+    code = "corruption"
+
+
+class TamperedError(EverlogError):
+    """Stored bytes contradict the hashes that were recorded for them."""
+
+    code = "tampered"
+
+
+class UnsupportedStoreError(EverlogError):
+    """This file, file system, version or process cannot be used as a store."""
+
+    code = "unsupported_store"

@@ -1,0 +1,72 @@
+"""From a path or URL to a store: the one place that chooses clock, randomness and where things lie."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from everlog.core import limits
+from everlog.core.prepare import Draw
+from everlog.errors import LimitError, UnsupportedStoreError
+from everlog.session import Settings
+from everlog.storage import Storage
+from everlog.store import Store
+
+Durability = Literal["full", "relaxed"]
+
+
+def clock() -> int:
+    """The wall clock, microseconds since 1970 UTC."""
+    return time.time_ns() // 1_000
+
+
+def open_store(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "full",
+    read_only: bool = False,
+    body_bytes_max: int = limits.BODY_BYTES_MAX,
+) -> Store:
+    """Open a store, making it where there is none.
+
+    url: a path to one SQLite file, or "memory:" for a store that ends with the process. None: $EVERLOG_STORE, else
+        `everlog.db` in the user's data folder.
+    durability: "full" syncs before an append is acknowledged; "relaxed" may lose the last moments on power loss.
+    read_only: never write, and fail where there is no store.
+    body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
+    Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError.
+    """
+    if not 1 <= body_bytes_max <= limits.BODY_BYTES_CEILING:
+        raise LimitError(f"body_bytes_max {body_bytes_max} is not in 1 .. {limits.BODY_BYTES_CEILING}; choose another")
+    if durability not in ("full", "relaxed"):
+        raise UnsupportedStoreError(f"durability {durability!r} is neither 'full' nor 'relaxed'; choose one")
+    place = default_store() if url is None else os.fspath(url)
+    storage = _open_storage(place, durability, read_only=read_only)
+    return Store(storage, Settings(os.urandom, body_bytes_max), url=place)
+
+
+def default_store() -> str:
+    """Give $EVERLOG_STORE, else the file in the user's data folder."""
+    chosen = os.environ.get("EVERLOG_STORE")
+    if chosen:
+        return chosen
+    import platformdirs
+
+    return str(Path(platformdirs.user_data_dir("everlog", appauthor=False)) / "everlog.db")
+
+
+def _open_storage(place: str, durability: Durability, *, read_only: bool) -> Storage:
+    draw: Draw = os.urandom
+    if place == "memory:":
+        from everlog.stores.memory import MemoryStorage
+
+        return MemoryStorage(clock=clock, draw=draw)
+    if "://" in place:
+        raise UnsupportedStoreError(
+            f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, or memory:"
+        )
+    from everlog.stores.sqlite.store import open_sqlite
+
+    return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=durability == "relaxed")

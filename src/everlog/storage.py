@@ -1,0 +1,393 @@
+"""The door: what every store promises, and what the services may ask of it.
+
+Writes are requests, each decided on its own inside the store's transaction: all of it is recorded, or nothing is.
+Reads return immutable facts, in pages. `Store` and `Session`, in session.py, are what users hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from everlog.core.decide import Batch, EventRow, Expected
+from everlog.core.event import Event, Head, PreparedAttachment
+from everlog.core.limits import PAGE_EVENTS_MAX
+from everlog.core.lineage import Lineage
+from everlog.core.merkle import root_of_joined
+from everlog.core.query import Query, Term
+
+
+# --- what is stored ------------------------------------------------------------------------------
+class Family(msgspec.Struct, frozen=True):
+    """Every session forked from one. id: 32 hex digits. key_salt: 32 random bytes that hash its idempotency keys."""
+
+    id: str
+    key_salt: bytes
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """A session as stored. key: the store's own; id: 32 hex digits; name: what users call it; times in microseconds."""
+
+    key: int
+    id: str
+    name: str
+    title: str | None
+    labels: dict[str, str]
+    metadata: bytes | None
+    current: int  # key of the current branch
+    parent: bytes | None  # Cause.pack() of the event that this session was made for
+    created: int
+    salt: bytes  # of the commitment to name, title and labels in the ledger
+    family: Family
+
+
+class BranchRow(msgspec.Struct, frozen=True):
+    """A branch as stored. number: 1 for the session's first. base: key of the parent branch, or None.
+
+    leaf, recorded: of the last event of the lineage. peaks: joined, of the lineage's tree, largest first.
+    """
+
+    key: int
+    id: str
+    session: int
+    number: int
+    writer: str
+    base: int | None
+    base_size: int
+    size: int
+    peaks: bytes
+    leaf: bytes | None
+    recorded: int
+    created: int
+
+    def head(self) -> Head:
+        return Head(self.size, root_of_joined(self.peaks).hex())
+
+
+class Base(msgspec.Struct, frozen=True):
+    """The cut that a new branch starts from: all facts of it that never change, read before the transaction."""
+
+    branch: int
+    size: int
+    peaks: bytes
+    leaf: bytes | None
+    recorded: int
+
+
+# --- what is asked -------------------------------------------------------------------------------
+class Append(msgspec.Struct, frozen=True):
+    """Append a batch to a session's current branch."""
+
+    session_id: str
+    batch: Batch
+
+
+class Create(msgspec.Struct, frozen=True):
+    """Make a session, with its first branch and events.
+
+    base: what it is forked from, of the session `forked_from`, which must be alive; the family is then the base's.
+    writer: the branch's id, except for what comes from elsewhere.
+    """
+
+    session_id: str
+    name: str
+    title: str | None
+    labels: dict[str, str]
+    metadata: bytes | None
+    parent: bytes | None
+    salt: bytes
+    family: Family
+    branch_id: str
+    writer: str
+    base: Base | None
+    forked_from: str | None
+    batch: Batch
+
+
+class Rewind(msgspec.Struct, frozen=True):
+    """Make a branch of a session at a base, make it current and append to it.
+
+    left: key of the branch that must be current. expected in the batch speaks of that branch.
+    """
+
+    session_id: str
+    branch_id: str
+    left: int
+    base: Base | None
+    batch: Batch
+
+
+class Switch(msgspec.Struct, frozen=True):
+    """Make another branch of a session current and append to it.
+
+    left: the branch (id), size and root that must be current where given. The batch may be empty.
+    """
+
+    session_id: str
+    target: int
+    left: Expected | None
+    batch: Batch
+
+
+class Update(msgspec.Struct, frozen=True):
+    """Change a session's title, labels and metadata, of which UNSET stays as it is, and append to it."""
+
+    session_id: str
+    title: str | None | msgspec.UnsetType
+    labels: dict[str, str] | msgspec.UnsetType
+    metadata: bytes | None | msgspec.UnsetType
+    batch: Batch
+
+
+class Graft(msgspec.Struct, frozen=True):
+    """Make an empty branch of a session at a base, not current: a place for what comes from elsewhere."""
+
+    session_id: str
+    branch_id: str
+    writer: str
+    base: Base | None
+
+
+class AdoptedEvent(msgspec.Struct, frozen=True):
+    """An event that was recorded elsewhere, to be stored as it is. The row's `nodes` are made anew."""
+
+    row: EventRow
+    attachments: tuple[PreparedAttachment, ...] = ()
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """Store events that were recorded elsewhere at the end of a branch.
+
+    previous: the leaf before the first of them, which must be the branch's last. The service has checked the hashes.
+    """
+
+    session_id: str
+    branch: int
+    previous: bytes | None
+    events: tuple[AdoptedEvent, ...]
+
+
+class Erase(msgspec.Struct, frozen=True):
+    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger."""
+
+    session_id: str
+    branch: int
+    positions: tuple[int, ...]
+    reason: str
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """End a session: its name is free at once, what only it holds is destroyed, its leaves stay.
+
+    cascade: also end every session that was forked from it; otherwise a living fork refuses the deletion.
+    """
+
+    session_id: str
+    reason: str
+    cascade: bool
+
+
+Request = Append | Create | Rewind | Switch | Update | Graft | Adopt | Erase | Delete
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a request recorded: an event for each of its batch, in order, and the head after it.
+
+    head, branch_id: of the branch that was appended to.
+    positions: those whose bodies an Erase destroyed now.
+    """
+
+    session_id: str
+    branch_id: str
+    head: Head
+    events: tuple[Event, ...] = ()
+    positions: tuple[int, ...] = ()
+
+
+# Called once with what became of a request, from whichever thread committed it; must not block.
+Resolve = Callable[[Receipt | Exception], None]
+# Withdraws a queued request: True if it was not taken yet, and its Resolve is then never called.
+Withdraw = Callable[[], bool]
+
+
+class SessionFilter(msgspec.Struct, frozen=True):
+    """Which sessions to list.
+
+    query: label, session, since, until and words, as `core.query` matches them against a session.
+    order: one of updated -updated created -created id -id. after: the SessionRow and BranchRow listed last.
+    parent: packed Cause prefix: only sessions made for events of that writer (16 bytes) or that event (24 bytes).
+    """
+
+    query: Query
+    prefix: str = ""
+    parent: bytes | None = None
+    order: str = "-updated"
+    limit: int = 50
+    after: tuple[SessionRow, BranchRow] | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Events of one read transaction, in the order asked for.
+
+    following: the bound to go on from: the next `start`, or in reverse the next `stop`; None where the range is done.
+    """
+
+    events: list[Event]
+    following: int | None
+
+
+class FeedPage(msgspec.Struct, frozen=True):
+    """Events of all sessions in the order in which they were recorded, each with its feed number.
+
+    last: number and leaf to go on after. more: whether another page is there already.
+    """
+
+    events: list[tuple[int, Event]]
+    last: tuple[int, bytes] | None
+    more: bool
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """A pending record: its number, canonical bytes, and the reason given, which is not part of what is hashed."""
+
+    number: int
+    record: bytes
+    reason: str | None
+
+
+class Storage(Protocol):
+    """One store. Every method may be called from any thread; none promises an order between calls of two threads.
+
+    Errors are those of everlog.errors. After `fork()` every call raises UnsupportedStoreError in the child.
+    """
+
+    id: str  # of the store, 32 hex digits; a copy of the file has the same
+
+    # --- writing ---
+    def write(self, request: Request) -> Receipt:
+        """Carry out a request, durably, or raise and change nothing.
+
+        Promised: laws 1 to 7. A refusal spoils no other request. Not promised: an order among concurrent requests.
+        Raises StaleExpectationError (the service makes a ConflictError of it), NotFoundError, SessionExistsError,
+        KeyReusedError, BusyError after LOCK_SECONDS_MAX, UnavailableError, OutcomeUnknownError.
+        """
+        ...
+
+    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        """Queue a request and return at once; `resolve` is called with its receipt or its refusal.
+
+        Raises BusyError where QUEUE_REQUESTS_MAX requests wait already.
+        """
+        ...
+
+    # --- sessions and branches ---
+    def session(self, name: str) -> SessionRow:
+        """Find a session by its name, or raise NotFoundError."""
+        ...
+
+    def session_by_id(self, session_id: str) -> SessionRow:
+        """Find a session by its internal id (32 hex digits); NotFoundError once it is deleted."""
+        ...
+
+    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+        """List living sessions, each with its current branch; at most `limit`, in `order`, then by key."""
+        ...
+
+    def branches(self, session: int) -> list[BranchRow]:
+        """List a session's branches by number, also those of a deleted session."""
+        ...
+
+    def branch(self, branch: int) -> BranchRow:
+        """Read a branch as it is now."""
+        ...
+
+    def current_branch(self, session_id: str) -> BranchRow:
+        """Read a living session's current branch as it is now; NotFoundError once the session is deleted."""
+        ...
+
+    def branch_by_id(self, branch_id: str) -> BranchRow | None:
+        """Find a branch by its id (32 hex digits)."""
+        ...
+
+    def lineage(self, branch: int, session: str) -> Lineage:
+        """Flatten a branch's chain of bases. session: the name that events are to be read through."""
+        ...
+
+    # --- events ---
+    def read(
+        self,
+        lineage: Lineage,
+        start: int,
+        stop: int,
+        *,
+        terms: tuple[Term, ...] = (),
+        reverse: bool = False,
+        limit: int = PAGE_EVENTS_MAX,
+    ) -> Page:
+        """Read events of [start, stop) that meet all of the header terms, oldest first unless `reverse`.
+
+        stop: at most the branch's size as the caller read it. terms: as `Query.split()` gives them.
+        limit: 1 .. PAGE_EVENTS_MAX. A page ends at `limit` events, PAGE_BYTES_MAX of bodies (one larger event makes a
+        page of its own), or after SCAN_EVENTS_MAX positions; `following` says where to go on. Terms on key, caused_by
+        and type:checkpoint are answered by index.
+        """
+        ...
+
+    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+        """Read stored rows from `start` on, whole, for verification and copies; a page, never empty while start < stop."""
+        ...
+
+    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
+        """Read one stored node of the lineage's tree (32 bytes)."""
+        ...
+
+    def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
+        """Give the cut before the first event recorded at or after a time, in [0, size]. O(log size) reads."""
+        ...
+
+    def find_key(self, key: str, limit: int) -> list[Event]:
+        """Find events of all living sessions by idempotency key, by index, newest first."""
+        ...
+
+    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+        """Read an event's attachments, in order; content and salt are None where they were destroyed."""
+        ...
+
+    # --- the feed ---
+    def feed(self, after: int, limit: int) -> FeedPage:
+        """Read on after a feed number, 0 for the first. Skips nothing that was committed; deleted events are left out."""
+        ...
+
+    def feed_leaf(self, number: int) -> bytes | None:
+        """Give the leaf at a feed number, None where there is none: what a cursor checks itself against."""
+        ...
+
+    def feed_end(self) -> tuple[int, bytes] | None:
+        """Give number and leaf of the last event recorded, None for an empty store."""
+        ...
+
+    def news(self) -> int:
+        """Give a number that grows with what this process knows to have happened; for `wait`."""
+        ...
+
+    def wait(self, seen: int, timeout: float) -> int:
+        """Wait until news() passes `seen`, at most `timeout` seconds; give the news number then.
+
+        Promised: wakes within 50 ms of a commit by any process. Not promised: that there is something to read.
+        """
+        ...
+
+    # --- the rest ---
+    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
+        """Read the ledger's pending records by number."""
+        ...
+
+    def now(self) -> int:
+        """Give the store's clock, microseconds since 1970 UTC."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was queued and let go of everything; later calls raise UnavailableError."""
+        ...

@@ -1,0 +1,236 @@
+"""Store: where sessions live, as users hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from everlog.core import limits
+from everlog.core.decide import Batch
+from everlog.core.event import Cause, Event, NewEvent
+from everlog.core.labels import check_reason
+from everlog.core.position import parse_event_id
+from everlog.core.prepare import check_key, prepare_batch
+from everlog.core.query import EVERYTHING, Query, check_session_query
+from everlog.core.query_text import parse
+from everlog.errors import InvalidQueryError, LimitError, NotFoundError, SessionExistsError
+from everlog.follow import CURSOR_START, Feed
+from everlog.session import Session, SessionInfo, Settings, new_session, open_session, session_info
+from everlog.storage import Delete, Family, SessionFilter, Storage
+
+if TYPE_CHECKING:
+    from everlog.audit import Report
+    from everlog.transfer import Transferred
+
+ORDERS = ("updated", "-updated", "created", "-created", "id", "-id")
+
+
+class Store:
+    """Sessions in one place: a SQLite file, or memory. Open with `everlog.open`; use as a context manager, or close it.
+
+    May be used from any thread. After `fork()` the child opens its own.
+    """
+
+    def __init__(self, storage: Storage, settings: Settings, *, url: str) -> None:
+        self._storage = storage
+        self._settings = settings
+        self.url = url
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """The store's own id, 32 hex digits; a copy of its file has the same."""
+        return self._storage.id
+
+    def close(self) -> None:
+        """Finish what was queued and let go of the store; later calls raise UnavailableError."""
+        self._storage.close()
+
+    # --- sessions ---
+    def create(
+        self,
+        id: str | None = None,
+        *,
+        title: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        parent: Event | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> Session:
+        """Make a session, with its first events in the same transaction.
+
+        id: 1 to 256 printable characters; a UUIDv7 by default. parent: the event that this session is made for, as a
+        sub-agent's is: linked, not forked. Raises SessionExistsError where the id is taken.
+        """
+        draw = self._settings.draw
+        prepared = prepare_batch(
+            events, draw=draw, read_cause=self._pack_cause, body_bytes_max=self._settings.body_bytes_max
+        )
+        request = new_session(
+            draw,
+            id=id,
+            title=title,
+            labels=labels,
+            metadata=metadata,
+            family=Family(draw(16).hex(), draw(32)),
+            base=None,
+            forked_from=None,
+            batch=Batch(prepared),
+            parent=None if parent is None else Cause(parent.writer, parent.position, parent.leaf).pack(),
+        )
+        self._storage.write(request)
+        return self.session(request.name)
+
+    def session(self, id: str) -> Session:
+        """Open a session by its id; NotFoundError."""
+        return open_session(self._storage, self._settings, id)
+
+    def get_or_create(self, id: str, **made_with: Any) -> Session:
+        """Open a session, or make it with the given title, labels, metadata, parent and events, whoever comes first."""
+        try:
+            return self.session(id)
+        except NotFoundError:
+            pass
+        try:
+            return self.create(id, **made_with)
+        except SessionExistsError:
+            return self.session(id)
+
+    def sessions(
+        self,
+        query: str | Query | None = None,
+        *,
+        prefix: str = "",
+        parent: Event | Session | str | None = None,
+        order: str = "-updated",
+        limit: int = 50,
+        after: SessionInfo | None = None,
+    ) -> list[SessionInfo]:
+        """List living sessions.
+
+        query: label.NAME:VALUE, session:GLOB, since: and until: (of the last event), words in id and title.
+        prefix: of the id. parent: only sessions made for this event, or for any event of this session.
+        order: one of updated -updated created -created id -id. limit: 1 .. SESSIONS_PAGE_MAX.
+        after: the last session of the page before, to go on.
+        """
+        if order not in ORDERS:
+            raise InvalidQueryError(f"order {order!r:.50} is none of {' '.join(ORDERS)}; choose one")
+        if not 1 <= limit <= limits.SESSIONS_PAGE_MAX:
+            raise LimitError(f"limit {limit!r:.50} is not in 1 .. {limits.SESSIONS_PAGE_MAX}; page on with after=")
+        asked = EVERYTHING if query is None else query
+        if isinstance(asked, str):
+            asked = parse(asked, now=self._storage.now())
+        last = None
+        if after is not None:
+            row = self._storage.session_by_id(after.uuid)
+            last = (row, self._storage.current_branch(row.id))
+        chosen = SessionFilter(check_session_query(asked), prefix, self._parent_prefix(parent), order, limit, last)
+        return [session_info(row, branch) for row, branch in self._storage.sessions(chosen)]
+
+    def _parent_prefix(self, parent: Event | Session | str | None) -> bytes | None:
+        if parent is None:
+            return None
+        if isinstance(parent, Event):
+            return Cause(parent.writer, parent.position, b"").pack()
+        session = self.session(parent) if isinstance(parent, str) else parent
+        return bytes.fromhex(session.branch().writer)
+
+    def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+        """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.
+
+        Refused with SessionExistsError, which names them, while other sessions forked from it live;
+        cascade: delete those too. Raises BusyError where it is deleted but a reader keeps old bytes in the file's log.
+        """
+        row = self._storage.session(id)
+        self._storage.write(Delete(row.id, check_reason(reason), cascade))
+
+    # --- all sessions ---
+    def find(self, key: str, *, limit: int = 100) -> list[Event]:
+        """Give the events of any session with this idempotency key, newest first. By index."""
+        check_key(key)
+        return self._storage.find_key(key, limit)
+
+    def feed(self, cursor: str | None = None) -> Feed:
+        """Read the events of all sessions in the order in which they were recorded, after a cursor; then end.
+
+        cursor: what `Feed.cursor` or `Store.cursor()` gave; None for the start. Events of deleted sessions are left out.
+        Raises StaleCursorError where the store was restored to before the cursor.
+        """
+        return Feed(self._storage, cursor)
+
+    def follow(
+        self, cursor: str | None = None, *, idle: float | None = None, stop: Callable[[], bool] | None = None
+    ) -> Feed:
+        """As `feed`, then wait for more.
+
+        idle: end after so many seconds without an event. stop: asked at least every half second; True ends it.
+        """
+        return Feed(self._storage, cursor, waits=True, idle=idle, stop=stop)
+
+    def cursor(self) -> str:
+        """Give the cursor after the last event recorded so far."""
+        end = self._storage.feed_end()
+        return CURSOR_START if end is None else f"1:{end[0]}:{end[1].hex()}"
+
+    def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
+        """Re-derive every session from the stored bytes and compare; see `everlog.audit.Report`."""
+        from everlog.audit import verify_store
+
+        return verify_store(self._storage, progress=progress)
+
+    # --- moving ---
+    def import_bundle(
+        self, path: str, *, force: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Transferred:
+        """Take a bundle in, every hash unchanged; what is here already is not taken again.
+
+        The bundle is checked whole before anything is taken: TamperedError names the first difference. A history that
+        went on otherwise here becomes a new branch, never a loss. force: take events that lie in the future too.
+        """
+        from everlog.transfer import import_bundle
+
+        return import_bundle(self._storage, self._settings.draw, path, force=force, progress=progress)
+
+    def copy(
+        self,
+        target: Store,
+        *,
+        sessions: Sequence[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Transferred]:
+        """Copy sessions (all by default) to another store, every hash unchanged. Again copies only what is new."""
+        from everlog.transfer import copy_sessions
+
+        return copy_sessions(self._storage, target._storage, target._settings.draw, sessions, progress=progress)
+
+    # --- underneath ---
+    def _pack_cause(self, event_id: str) -> bytes:
+        place = parse_event_id(event_id)
+        branch = None if place is None else self._storage.branch_by_id(place.writer)
+        if place is None or branch is None or not branch.base_size <= place.position < branch.size:
+            raise NotFoundError(f"caused_by names {event_id!r:.100}, which is not in this store; nothing was written")
+        leaf = self._storage.tree_node(self._storage.lineage(branch.key, ""), 0, place.position)
+        return Cause(place.writer, place.position, leaf).pack()
+
+
+def every_session(storage: Storage) -> Iterator[Any]:
+    """Give every living session's row, in the order of their making."""
+    after = None
+    while True:
+        page = storage.sessions(SessionFilter(EVERYTHING, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after))
+        for row, branch in page:
+            after = (row, branch)
+            yield row
+        if len(page) < limits.SESSIONS_PAGE_MAX:
+            return

@@ -1,0 +1,196 @@
+"""Group commit: many writers of one process share one transaction and one fsync, as LevelDB queues its writers.
+
+1. A caller queues its request. If nobody leads, it leads: it commits what is queued, in one transaction, and wakes the
+   others. A caller alone pays no thread hop.
+2. Whoever led hands the lead to the first request still queued, in `finally`, whatever happened.
+3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk.
+4. A request that was not taken yet can be withdrawn; once taken, it is carried out or refused, and never both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Lock, Semaphore, Thread
+
+from everlog.core import limits
+from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
+from everlog.storage import Adopt, Delete, Erase, Graft, Receipt, Request, Resolve, Withdraw
+
+Outcome = Receipt | Exception
+# Carries out requests in one transaction; one outcome each, in order. Raises only what befell all of them.
+CommitGroup = Callable[[Sequence[Request]], list[Outcome]]
+
+
+class _Entry:
+    """One queued request. `wake` is released when it is done, or when its caller is to lead."""
+
+    __slots__ = ("done", "leads", "outcome", "request", "resolve", "wake")
+
+    def __init__(self, request: Request, resolve: Resolve | None) -> None:
+        self.request = request
+        self.resolve = resolve
+        self.outcome: Outcome | None = None
+        self.done = False
+        self.leads = False
+        self.wake = Lock()
+
+
+class Committer:
+    """The queue of one store in one process."""
+
+    def __init__(self, commit_group: CommitGroup) -> None:
+        self._commit_group = commit_group
+        self._mutex = Lock()  # guards all below; never held while a transaction runs
+        self._queue: deque[_Entry] = deque()
+        self._leading = False
+        self._closed = False
+        self._background: Thread | None = None
+        self._background_turn = Semaphore(0)
+        self._background_leads = False
+
+    def write(self, request: Request) -> Receipt:
+        """Carry out a request with whatever else is queued; give its receipt or raise its refusal."""
+        entry = _Entry(request, None)
+        with self._mutex:
+            self._check_open()
+            self._queue.append(entry)
+            lead = not self._leading
+            self._leading = True
+            if not lead:
+                entry.wake.acquire()
+        if not lead:
+            self._wait(entry)
+        if not entry.done:
+            self._lead()
+        outcome = entry.outcome
+        if isinstance(outcome, Receipt):
+            return outcome
+        assert outcome is not None, "a request that was taken has an outcome"
+        raise outcome
+
+    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        """Queue a request and return at once; `resolve` is called once, from the thread that led."""
+        entry = _Entry(request, resolve)
+        with self._mutex:
+            self._check_open()
+            if len(self._queue) >= limits.QUEUE_REQUESTS_MAX:
+                raise BusyError(
+                    f"{len(self._queue)} appends wait in this process already; nothing was written; append fewer at once"
+                )
+            self._queue.append(entry)
+            if self._background is None:
+                self._background = Thread(target=self._run_background, name="everlog-commit", daemon=True)
+                self._background.start()
+            if not self._leading:
+                self._leading = self._background_leads = True
+                self._background_turn.release()
+        return lambda: self._withdraw(entry)
+
+    def close(self) -> None:
+        """Refuse new requests, let what is queued be carried out, and end the background thread."""
+        with self._mutex:
+            self._closed = True
+            background = self._background
+            self._background = None
+        if background is not None:
+            self._background_turn.release()
+            background.join(limits.LOCK_SECONDS_MAX)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("the store is closed; nothing was written; open it again")
+
+    def _wait(self, entry: _Entry) -> None:
+        """Wait until the entry is done or is to lead. At the deadline it is withdrawn, unless it was taken."""
+        try:
+            woken = entry.wake.acquire(timeout=limits.LOCK_SECONDS_MAX)
+        except BaseException:  # KeyboardInterrupt: nobody may wait for a leader that went away
+            if not self._withdraw(entry) and entry.leads:
+                self._hand_on()
+            raise
+        if woken:
+            return
+        if self._withdraw(entry):
+            raise BusyError(
+                f"the store was busy for {limits.LOCK_SECONDS_MAX:.0f} s; nothing was written; try again later"
+            )
+        entry.wake.acquire()  # it is in a transaction that has deadlines of its own, or it is to lead
+
+    def _withdraw(self, entry: _Entry) -> bool:
+        """Take an entry out of the queue; False if it was taken, or is the one to lead."""
+        with self._mutex:
+            if entry.leads or entry not in self._queue:
+                return False
+            self._queue.remove(entry)
+            return True
+
+    def _lead(self) -> None:
+        """Commit one group and hand the lead on."""
+        with self._mutex:
+            group = self._take()
+        try:
+            outcomes = self._commit_group([entry.request for entry in group]) if group else []
+        except Exception as error:
+            outcomes = [error] * len(group)
+        except BaseException:
+            interrupted = OutcomeUnknownError(
+                "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
+            )
+            self._finish(group, [interrupted] * len(group))
+            raise
+        self._finish(group, outcomes)
+
+    def _take(self) -> list[_Entry]:
+        queue = self._queue
+        group: list[_Entry] = []
+        held = 0
+        while queue and (not group or held + bytes_held(queue[0].request) <= limits.GROUP_BYTES_MAX):
+            entry = queue.popleft()
+            held += bytes_held(entry.request)
+            group.append(entry)
+        return group
+
+    def _finish(self, group: list[_Entry], outcomes: Sequence[Outcome]) -> None:
+        for entry, outcome in zip(group, outcomes, strict=True):
+            entry.outcome = outcome
+            entry.done = True
+            if entry.resolve is None and entry.wake.locked():
+                entry.wake.release()
+        self._hand_on()
+        for entry in group:
+            if entry.resolve is not None and entry.outcome is not None:
+                entry.resolve(entry.outcome)
+
+    def _hand_on(self) -> None:
+        """Let the first request still queued lead, or nobody."""
+        with self._mutex:
+            following = self._queue[0] if self._queue else None
+            if following is None:
+                self._leading = False
+            elif following.resolve is None:
+                following.leads = True
+                following.wake.release()
+            else:
+                self._background_leads = True
+                self._background_turn.release()
+
+    def _run_background(self) -> None:
+        while True:
+            self._background_turn.acquire()
+            with self._mutex:
+                leads, self._background_leads = self._background_leads, False
+                ends = self._closed and not self._leading
+            if leads:
+                self._lead()
+            elif ends:
+                return
+
+
+def bytes_held(request: Request) -> int:
+    """Give the bytes of bodies and attachments that a request brings."""
+    if isinstance(request, Adopt):
+        return sum(len(event.row.body or b"") + sum(item.size for item in event.attachments) for event in request.events)
+    if isinstance(request, (Graft, Erase, Delete)):
+        return 0
+    return sum(event.bytes_held for event in request.batch.events)

@@ -1,0 +1,459 @@
+"""The in-memory store: the specification of the door, on lists and dicts under one lock. It ends with the process.
+
+Read this to learn what a store does; the others do the same on their engines. Nothing here is quadratic: a slice costs
+its result, a time is found by bisection, a key by dict.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from threading import Condition, RLock
+from typing import Any
+
+import msgspec
+
+from everlog.core import limits
+from everlog.core.decide import EventRow, Recorded, StaleExpectationError, Tip, event_of
+from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
+from everlog.core.ledger import LedgerRecord, encode_record
+from everlog.core.lineage import Lineage, flatten
+from everlog.core.merkle import node_in_row, node_position, split_digests
+from everlog.core.query import Query, Term, compile_query, matches_session
+from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
+from everlog.storage import (
+    BranchRow,
+    Create,
+    Family,
+    FeedPage,
+    LedgerEntry,
+    Page,
+    Receipt,
+    Request,
+    Resolve,
+    SessionFilter,
+    SessionRow,
+    Withdraw,
+)
+from everlog.stores.attached import set_attachment_readers
+from everlog.stores.transact import NewBranch, carry_out
+
+
+class _Session(msgspec.Struct):
+    row: SessionRow
+    deleted: bool = False
+
+
+class _Branch(msgspec.Struct):
+    """A branch and its own events; the one at position p stands at index p - base_size."""
+
+    row: BranchRow
+    events: list[EventRow]
+    keys: dict[str, int]  # position by idempotency key
+    attachments: dict[int, list[PreparedAttachment]]
+
+    def at(self, position: int) -> EventRow:
+        return self.events[position - self.row.base_size]
+
+
+class MemoryStorage:
+    """Implements everlog.storage.Storage. clock: microseconds since 1970 UTC. draw: gives random bytes."""
+
+    def __init__(self, *, clock: Callable[[], int], draw: Callable[[int], bytes]) -> None:
+        self.id = draw(16).hex()
+        self._clock = clock
+        self._process = os.getpid()
+        self._closed = False
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
+        self._commits = 0
+        self._families: dict[str, Family] = {}
+        self._sessions: list[_Session] = []  # by key
+        self._branches: list[_Branch] = []  # by key
+        self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
+        self._ledger: list[LedgerEntry] = []
+
+    # --- writing ---
+    def write(self, request: Request) -> Receipt:
+        with self._open():
+            receipt = carry_out(_Transaction(self, self._clock()), request)
+            self._commits += 1
+            self._changed.notify_all()
+            return receipt
+
+    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        try:
+            resolve(self.write(request))
+        except (EverlogError, StaleExpectationError) as refusal:
+            resolve(refusal)
+        return lambda: False
+
+    def _open(self) -> RLock:
+        if self._process != os.getpid():
+            raise UnsupportedStoreError(
+                "this store in memory was made before this process was forked; nothing was done; open another in the child"
+            )
+        if self._closed:
+            raise UnavailableError("the store is closed; nothing was done; open it again")
+        return self._lock  # pyright: ignore[reportReturnType]  # RLock is a factory in older stubs
+
+    # --- sessions and branches ---
+    def session(self, name: str) -> SessionRow:
+        with self._open():
+            for session in self._sessions:
+                if session.row.name == name and not session.deleted:
+                    return session.row
+            raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
+
+    def session_by_id(self, session_id: str) -> SessionRow:
+        with self._open():
+            for session in self._sessions:
+                if session.row.id == session_id and not session.deleted:
+                    return session.row
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
+
+    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+        with self._open():
+            found = [
+                (session.row, self._branches[session.row.current].row)
+                for session in self._sessions
+                if not session.deleted
+            ]
+        descending = chosen.order.startswith("-")
+        rank = _RANKS[chosen.order.removeprefix("-")]
+        found = [pair for pair in found if _is_chosen(chosen, *pair)]
+        found.sort(key=lambda pair: rank(*pair), reverse=descending)
+        if chosen.after is not None:
+            last = rank(*chosen.after)
+            found = [pair for pair in found if (rank(*pair) < last if descending else rank(*pair) > last)]
+        return found[: chosen.limit]
+
+    def branches(self, session: int) -> list[BranchRow]:
+        with self._open():
+            return [branch.row for branch in self._branches if branch.row.session == session]
+
+    def branch(self, branch: int) -> BranchRow:
+        with self._open():
+            return self._branches[branch].row
+
+    def current_branch(self, session_id: str) -> BranchRow:
+        with self._open():
+            return self._branches[self.session_by_id(session_id).current].row
+
+    def branch_by_id(self, branch_id: str) -> BranchRow | None:
+        with self._open():
+            return next((branch.row for branch in self._branches if branch.row.id == branch_id), None)
+
+    def lineage(self, branch: int, session: str) -> Lineage:
+        with self._open():
+            chain: list[tuple[int, str, int]] = []
+            at: int | None = branch
+            while at is not None:
+                row = self._branches[at].row
+                chain.append((row.key, row.writer, row.base_size))
+                at = row.base
+            return Lineage(branch, self._branches[branch].row.id, session, flatten(chain))
+
+    # --- events ---
+    def read(
+        self,
+        lineage: Lineage,
+        start: int,
+        stop: int,
+        *,
+        terms: tuple[Term, ...] = (),
+        reverse: bool = False,
+        limit: int = limits.PAGE_EVENTS_MAX,
+    ) -> Page:
+        meets = compile_query(Query(terms))
+        events: list[Event] = []
+        held = 0
+        positions = range(stop - 1, start - 1, -1) if reverse else range(start, stop)
+        with self._open():
+            for looked_at, position in enumerate(positions):
+                event = self._event(lineage, position)
+                held += len(event.raw or b"") if meets(event) else 0
+                if len(events) == limit or (events and held > limits.PAGE_BYTES_MAX) or looked_at == limits.SCAN_EVENTS_MAX:
+                    return Page(events, position + 1 if reverse else position)
+                if meets(event):
+                    events.append(event)
+        return Page(events, None)
+
+    def _event(self, lineage: Lineage, position: int) -> Event:
+        segment = lineage.owner(position)
+        row = self._branches[segment.branch].at(position)
+        event = event_of(row, session=lineage.session, branch_id=lineage.branch_id, writer=segment.writer)
+        set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
+        return event
+
+    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+        rows: list[EventRow] = []
+        held = 0
+        with self._open():
+            for position in range(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
+                row = self._branches[lineage.owner(position).branch].at(position)
+                held += len(row.body or b"")
+                if rows and held > limits.PAGE_BYTES_MAX:
+                    break
+                rows.append(row)
+        return rows
+
+    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
+        position = node_position(level, index)
+        with self._open():
+            row = self._branches[lineage.owner(position).branch].at(position)
+        return node_in_row(level, row.leaf, row.nodes)
+
+    def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
+        with self._open():
+            return bisect_left(
+                range(size),
+                micros,
+                key=lambda position: self._branches[lineage.owner(position).branch].at(position).recorded or 0,
+            )
+
+    def find_key(self, key: str, limit: int) -> list[Event]:
+        with self._open():
+            found: list[Event] = []
+            for branch in reversed(self._branches):
+                session = self._sessions[branch.row.session]
+                if key in branch.keys and not session.deleted:
+                    found.append(self._event(self.lineage(branch.row.key, session.row.name), branch.keys[key]))
+            found.sort(key=lambda event: event.recorded_micros, reverse=True)
+            return found[:limit]
+
+    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+        with self._open():
+            return self._branches[lineage.owner(position).branch].attachments.get(position, [])
+
+    # --- the feed ---
+    def feed(self, after: int, limit: int) -> FeedPage:
+        events: list[tuple[int, Event]] = []
+        last: tuple[int, bytes] | None = None
+        with self._open():
+            page = self._feed[after : after + limit]
+            for number, (branch, position) in enumerate(page, start=after + 1):
+                row = self._branches[branch].at(position)
+                last = (number, row.leaf)
+                session = self._sessions[self._branches[branch].row.session]
+                if row.gone != DELETED and not session.deleted:
+                    events.append((number, self._event(self.lineage(branch, session.row.name), position)))
+            return FeedPage(events, last, after + len(page) < len(self._feed))
+
+    def feed_leaf(self, number: int) -> bytes | None:
+        with self._open():
+            if not 1 <= number <= len(self._feed):
+                return None
+            branch, position = self._feed[number - 1]
+            return self._branches[branch].at(position).leaf
+
+    def feed_end(self) -> tuple[int, bytes] | None:
+        with self._open():
+            leaf = self.feed_leaf(len(self._feed))
+            return None if leaf is None else (len(self._feed), leaf)
+
+    def news(self) -> int:
+        return self._commits
+
+    def wait(self, seen: int, timeout: float) -> int:
+        with self._open():
+            self._changed.wait_for(lambda: self._commits > seen or self._closed, timeout)
+            return self._commits
+
+    # --- the rest ---
+    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
+        with self._open():
+            return self._ledger[after : after + limit]
+
+    def now(self) -> int:
+        return self._clock()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Transaction:
+    """Implements everlog.stores.transact.Transaction. Needs no way back, since nothing is written before it is decided."""
+
+    def __init__(self, store: MemoryStorage, now: int) -> None:
+        self.now = now
+        self._store = store
+        self._sessions = store._sessions
+        self._branches = store._branches
+        self._tips: dict[int, Tip] = {}
+
+    def tip(self, session_id: str) -> Tip:
+        session = self.session(session_id)
+        return self.tip_of(session, session.current)
+
+    def tip_of(self, session: SessionRow, branch: int) -> Tip:
+        row = self._branches[branch].row if branch < len(self._branches) else None
+        if row is None or row.session != session.key:
+            raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
+        if branch not in self._tips:
+            self._tips[branch] = Tip(
+                session.key,
+                session.id,
+                session.name,
+                branch,
+                row.id,
+                row.writer,
+                row.size,
+                split_digests(row.peaks),
+                row.leaf,
+                row.recorded,
+                session.family.key_salt,
+            )
+        return self._tips[branch]
+
+    def session(self, session_id: str) -> SessionRow:
+        return self._store.session_by_id(session_id)
+
+    def branches(self, session: int) -> list[BranchRow]:
+        return self._store.branches(session)
+
+    def name_taken(self, name: str) -> bool:
+        return any(session.row.name == name and not session.deleted for session in self._sessions)
+
+    def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
+        found: dict[str, Sequence[EventRow]] = {}
+        if branch is None:
+            return found
+        for segment in self._store.lineage(branch, "").clip(0, size):
+            own = self._branches[segment.branch]
+            for key in keys:
+                position = own.keys.get(key)
+                if position is not None and segment.start <= position < segment.stop:
+                    count = own.at(position).key_count or 1
+                    found[key] = [own.at(position + offset) for offset in range(count)]
+        return found
+
+    def insert_session(self, create: Create) -> int:
+        key = len(self._sessions)
+        family = self._store._families.setdefault(create.family.id, create.family)
+        row = SessionRow(
+            key,
+            create.session_id,
+            create.name,
+            create.title,
+            create.labels,
+            create.metadata,
+            -1,
+            create.parent,
+            self.now,
+            create.salt,
+            family,
+        )
+        self._sessions.append(_Session(row))
+        return key
+
+    def insert_branch(self, session: int, branch: NewBranch) -> int:
+        key, tip = len(self._branches), branch.tip
+        number = 1 + sum(other.row.session == session for other in self._branches)
+        row = BranchRow(
+            key,
+            branch.id,
+            session,
+            number,
+            branch.writer,
+            branch.base,
+            branch.base_size,
+            branch.base_size,
+            b"",
+            None,
+            0,
+            self.now,
+        )
+        self._branches.append(_Branch(row, [], {}, {}))
+        tip.session, tip.branch = session, key
+        self._tips[key] = tip
+        self._store_tip(tip)
+        return key
+
+    def set_current(self, session: int, branch: int) -> None:
+        self._replace(session, current=branch)
+
+    def set_names(self, session: int, title: str | None, labels: dict[str, str], metadata: bytes | None) -> None:
+        self._replace(session, title=title, labels=labels, metadata=metadata)
+
+    def insert_events(
+        self, tip: Tip, rows: Sequence[EventRow], attachments: Sequence[tuple[int, Sequence[PreparedAttachment]]]
+    ) -> None:
+        branch = self._branches[tip.branch]
+        for row in rows:
+            branch.events.append(row)
+            if row.key is not None:
+                branch.keys[row.key] = row.position
+            self._store._feed.append((tip.branch, row.position))
+        branch.attachments.update((position, list(own)) for position, own in attachments)
+        self._store_tip(tip)
+
+    def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        lineage = self._store.lineage(branch, "")
+        erased: list[tuple[int, bytes]] = []
+        for position in sorted(set(positions)):
+            own = self._branches[lineage.owner(position).branch]
+            row = own.at(position)
+            if row.gone is None:
+                own.events[position - own.row.base_size] = msgspec.structs.replace(
+                    row, body=None, salt=None, gone=ERASED
+                )
+                own.attachments[position] = [
+                    msgspec.structs.replace(item, content=None, salt=None)
+                    for item in own.attachments.get(position, [])
+                ]
+                erased.append((position, row.leaf))
+        return erased
+
+    def living_forks(self, session: int) -> list[SessionRow]:
+        own = {row.key for row in self.branches(session)}
+        forks = {branch.row.session for branch in self._branches if branch.row.base in own} - {session}
+        return [self._sessions[fork].row for fork in sorted(forks) if not self._sessions[fork].deleted]
+
+    def end_session(self, session: int) -> None:
+        self._sessions[session].deleted = True
+        self._replace(session, name="", title=None, labels={}, metadata=None, parent=None, salt=b"")
+        for row in self.branches(session):
+            branch = self._branches[row.key]
+            branch.events = [_leaf_only(event) for event in branch.events]
+            branch.keys, branch.attachments = {}, {}
+
+    def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
+        ledger = self._store._ledger
+        ledger.append(LedgerEntry(len(ledger) + 1, encode_record(record), reason))
+
+    def _replace(self, session: int, **members: Any) -> None:
+        kept = self._sessions[session]
+        kept.row = msgspec.structs.replace(kept.row, **members)
+
+    def _store_tip(self, tip: Tip) -> None:
+        branch = self._branches[tip.branch]
+        branch.row = msgspec.structs.replace(
+            branch.row, size=tip.size, peaks=b"".join(tip.peaks), leaf=tip.leaf, recorded=tip.recorded
+        )
+
+
+def _leaf_only(row: EventRow) -> EventRow:
+    """Give what is left of a deleted event."""
+    nothing: list[Any] = [None] * 10
+    return EventRow(row.position, *nothing, DELETED, None, None, row.leaf, row.nodes, None, None)
+
+
+def _is_chosen(chosen: SessionFilter, session: SessionRow, branch: BranchRow) -> bool:
+    if not session.name.startswith(chosen.prefix):
+        return False
+    if chosen.parent is not None and not (session.parent or b"").startswith(chosen.parent):
+        return False
+    return matches_session(
+        chosen.query, name=session.name, title=session.title, labels=session.labels, updated=branch.recorded
+    )
+
+
+_RANKS: dict[str, Callable[[SessionRow, BranchRow], tuple[Any, int]]] = {
+    "updated": lambda session, branch: (branch.recorded, branch.key),
+    "created": lambda session, branch: (session.created, session.key),
+    "id": lambda session, branch: (session.name, session.key),
+}

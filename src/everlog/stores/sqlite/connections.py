@@ -1,0 +1,352 @@
+"""Connections to one SQLite file: a writer, a few readers, and what must hold of the file before any of them is used.
+
+1. The SQLite that is linked must be 3.51.3 or newer: 3.7.0 to 3.51.2 have the WAL-reset bug, which loses commits.
+2. The file is Everlog's, of a version that this code knows, on a local disk, and stays the one that was opened.
+3. A connection is never carried across `fork()`: all are closed before it, and the child's copy of the store raises.
+   SQLite keeps its locks in memory that the child would inherit, without holding them.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Condition, Lock, RLock
+
+import apsw
+
+from everlog.core import limits
+from everlog.errors import (
+    BusyError,
+    CorruptionError,
+    EverlogError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedStoreError,
+)
+from everlog.stores.migrate import load_migrations
+from everlog.stores.sqlite import files
+from everlog.stores.sqlite.turn import Turn
+
+SQLITE_VERSION_MIN = 3051003
+APPLICATION_ID = 0x4576_6C67  # "Evlg"
+PAGE_BYTES = 8192  # twice as fast as 4096 with 1 kB rows (measured)
+READERS_MAX = 4
+BUSY_MILLISECONDS = 5_000
+CACHE_KIBIBYTES = 16 * 1024  # of the writer; the session's memory bound stays far above it
+
+_stores: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+class Connections:
+    """Opens, hands out and closes the connections of one store in one process.
+
+    relaxed: sync at checkpoints only; power loss may then lose the last moments.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool, relaxed: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._relaxed = relaxed
+        self._process = os.getpid()
+        self._identity = (0, 0)
+        self._writer: apsw.Connection | None = None
+        self._watcher: apsw.Connection | None = None
+        self._turn: Turn | None = None
+        self._readers: list[apsw.Connection] = []
+        self._readers_out = 0
+        self._reader_back = Condition(Lock())
+        self._closed = False
+        self.wal_pages = 0  # after the writer's last commit
+        self.writing = RLock()  # held while the writer is used
+        _stores.add(self)
+
+    def open(self, *, make: Callable[[apsw.Connection], None] | None) -> None:
+        """Check the library, the place and the file; make or migrate the file where `make` is given."""
+        refuse_old_sqlite(apsw.sqlite_lib_version())
+        files.refuse_network_file_system(self.path)
+        if self.path.is_dir():
+            raise UnsupportedStoreError(f"{self.path} is a folder where a store is one file; name a file in it")
+        fresh = make is not None and not self.read_only and files.create_file(self.path)
+        self._identity = files.identity(self.path)
+        with translated(self.path):
+            if not self.read_only:
+                _prepare_file(self.writer(), self.path, fresh=fresh, make=make)
+            with self.reader() as connection:
+                _check_version(connection, self.path)
+        if fresh:
+            files.sync_folder(self.path.parent)
+
+    def writer(self) -> apsw.Connection:
+        """Give the writer, opening it where it was closed. Call with `writing` held."""
+        self.check_usable()
+        if self.read_only:
+            raise UnavailableError(f"{self.path} was opened read-only; nothing was written; open it without read_only")
+        if self._writer is None:
+            self._writer = self._connect(apsw.SQLITE_OPEN_READWRITE)
+            self._writer.set_wal_hook(self._note_wal)
+            self._writer.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+        return self._writer
+
+    def drop_writer(self) -> None:
+        """Close the writer, after a commit or sync that failed: what it holds in memory is not to be trusted."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(apsw.Error):
+                writer.close(True)
+
+    def roll_back(self) -> None:
+        """Undo what the writer has not committed; a writer that cannot is closed, which undoes it too."""
+        if self._writer is not None:
+            try:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+            except apsw.Error:
+                self.drop_writer()
+
+    def _note_wal(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        """SQLite's hook after a commit. It replaces the automatic checkpoint, which the store does itself."""
+        self.wal_pages = pages
+        return apsw.SQLITE_OK
+
+    @contextmanager
+    def reader(self) -> Iterator[apsw.Connection]:
+        """Lend a reader. Reads are short: nobody keeps one while waiting."""
+        connection = self._take_reader()
+        sound = True
+        try:
+            with translated(self.path):
+                yield connection
+        except EverlogError as error:
+            sound = not isinstance(error.__cause__, apsw.Error)
+            raise
+        finally:
+            with self._reader_back:
+                self._readers_out -= 1
+                if sound and not self._closed:
+                    self._readers.append(connection)
+                else:
+                    connection.close(True)
+                self._reader_back.notify()
+
+    def data_version(self) -> int:
+        """Give a number that changes when any other connection commits, this process's own included. 4 µs."""
+        with self._reader_back:
+            self.check_usable()
+            if self._watcher is None:
+                self._watcher = self._connect(apsw.SQLITE_OPEN_READWRITE)
+            return self._watcher.pragma("data_version")
+
+    def turn(self) -> Turn:
+        """Give the turn that processes take to write this file. Call with `writing` held."""
+        if self._turn is None:
+            self._turn = Turn(f"{self.path}-lock")
+        return self._turn
+
+    def _take_reader(self) -> apsw.Connection:
+        with self._reader_back:
+            self.check_usable()
+            if not self._reader_back.wait_for(
+                lambda: self._readers_out < READERS_MAX or self._closed, limits.LOCK_SECONDS_MAX
+            ):
+                raise BusyError(f"all {READERS_MAX} readers of {self.path} are busy; try again later")
+            self.check_usable()
+            self._readers_out += 1
+            if self._readers:
+                return self._readers.pop()
+        try:
+            with translated(self.path):
+                return self._connect(apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE)
+        except BaseException:
+            with self._reader_back:
+                self._readers_out -= 1
+                self._reader_back.notify()
+            raise
+
+    def check_usable(self) -> None:
+        """Refuse a closed store, one inherited by `fork()`, and a file that is not the one that was opened."""
+        self.check_process()
+        if self._closed:
+            raise UnavailableError(f"the store {self.path} is closed; nothing was done; open it again")
+        if self._identity != (0, 0):
+            try:
+                found = files.identity(self.path)
+            except NotFoundError:
+                found = None
+            if found != self._identity:
+                raise UnavailableError(
+                    f"the file {self.path} was {'removed' if found is None else 'replaced'} while it was open; nothing was "
+                    "written to what is there now; close this store and open it again"
+                )
+
+    def check_process(self) -> None:
+        """Refuse a store inherited by `fork()`."""
+        if self._process != os.getpid():
+            raise UnsupportedStoreError(
+                f"the store {self.path} was opened before this process was forked; nothing was done; open it again in the child"
+            )
+
+    def close(self) -> None:
+        """Close every connection; readers that are lent are closed when they come back."""
+        with self.writing, self._reader_back:
+            self._closed = True
+            if self._process == os.getpid():
+                self._close_idle()
+            self._reader_back.notify_all()
+
+    def _close_idle(self) -> None:
+        self.drop_writer()
+        idle = self._readers if self._watcher is None else [*self._readers, self._watcher]
+        for connection in idle:
+            with suppress(apsw.Error):
+                connection.close(True)
+        self._readers.clear()
+        self._watcher = None
+        if self._turn is not None:
+            self._turn.close()
+            self._turn = None
+
+    def before_fork(self) -> None:
+        """Close every connection and keep others from opening one until the fork is done."""
+        self.writing.acquire()
+        self._reader_back.acquire()
+        if not self._closed and self._process == os.getpid():
+            self._reader_back.wait_for(lambda: self._readers_out == 0, limits.LOCK_SECONDS_MAX)
+            self._close_idle()
+
+    def after_fork(self) -> None:
+        """Go on, in the parent; in the child the store only raises."""
+        self._reader_back.release()
+        self.writing.release()
+
+    def _connect(self, mode: int) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path), flags=mode, statementcachesize=100)
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._relaxed else 'FULL'}")
+        connection.execute("PRAGMA cell_size_check = ON")
+        if mode == apsw.SQLITE_OPEN_READWRITE:
+            connection.execute("PRAGMA secure_delete = ON")
+            if files.full_sync_needed() and not self._relaxed:
+                connection.execute("PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON")
+        return connection
+
+
+def _hold_for_fork() -> None:
+    for connections in list(_stores):
+        connections.before_fork()
+
+
+def _let_go_after_fork() -> None:
+    for connections in list(_stores):
+        connections.after_fork()
+
+
+os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_let_go_after_fork)
+
+
+def refuse_old_sqlite(version: str) -> None:
+    """Raise UnsupportedStoreError for an SQLite older than 3.51.3."""
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    if major * 1_000_000 + minor * 1_000 + patch < SQLITE_VERSION_MIN:
+        raise UnsupportedStoreError(
+            f"the SQLite linked here is {version}; versions before 3.51.3 can lose commits (the WAL-reset bug); nothing was "
+            "opened; install a current apsw: pip install --upgrade apsw"
+        )
+
+
+def _prepare_file(
+    connection: apsw.Connection, path: Path, *, fresh: bool, make: Callable[[apsw.Connection], None] | None
+) -> None:
+    """Bring a fresh or older file to the schema of this version."""
+    application, version, empty = _read_version(connection)
+    if make is None or not empty:
+        _check_version(connection, path, older_allowed=True)
+    migrations = load_migrations("everlog.stores.sqlite")
+    if not empty and version == len(migrations):
+        return
+    if empty and application == 0:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != ("wal",):
+        raise UnsupportedStoreError(f"{path} cannot use a write-ahead log here ({mode}); nothing was written; use a local disk")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _, version, empty = _read_version(connection)  # another process may have been quicker
+        for number, script in migrations[version:]:
+            connection.execute(script)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if empty and make is not None:
+            make(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _read_version(connection: apsw.Connection) -> tuple[int, int, bool]:
+    application = connection.execute("PRAGMA application_id").fetchone()
+    version = connection.execute("PRAGMA user_version").fetchone()
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    assert application is not None and version is not None and tables is not None
+    return application[0], version[0], tables[0] == 0  # pyright: ignore
+
+
+def _check_version(connection: apsw.Connection, path: Path, *, older_allowed: bool = False) -> None:
+    known = len(load_migrations("everlog.stores.sqlite"))
+    application, version, _ = _read_version(connection)
+    if application != APPLICATION_ID:
+        raise UnsupportedStoreError(
+            f"{path} is a database of something else (application id {application:#x}); nothing was written; name another file"
+        )
+    if version > known:
+        raise UnsupportedStoreError(
+            f"{path} has schema version {version} and this Everlog knows up to {known}; nothing was written; upgrade everlog"
+        )
+    if version < known and not older_allowed:
+        raise UnsupportedStoreError(
+            f"{path} has schema version {version} where {known} is needed; nothing was written; open it once for writing"
+        )
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into Everlog's, once, at the store's edge."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: apsw.Error, path: Path) -> EverlogError:
+    """Give the error that tells a caller what an error of SQLite means. Nothing was written, in each case."""
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return BusyError(
+                f"{path} is locked by another program for more than {BUSY_MILLISECONDS / 1000:.0f} s; nothing was written; see "
+                "what holds it, or try again later"
+            )
+        case apsw.FullError():
+            return UnavailableError(f"the disk that holds {path} is full; nothing was written; free some space and try again")
+        case apsw.ReadOnlyError():
+            return UnavailableError(
+                f"{path} or its folder cannot be written ({error}); nothing was written; correct its permissions, or open it "
+                "with read_only=True"
+            )
+        case apsw.CantOpenError():
+            return UnavailableError(
+                f"{path} cannot be opened ({error}); nothing was written; correct the permissions of the file and its folder"
+            )
+        case apsw.NotADBError():
+            return UnsupportedStoreError(f"{path} is no SQLite database; nothing was written; name another file")
+        case apsw.CorruptError():
+            return CorruptionError(
+                f"{path} is damaged ({error}); nothing was written; keep a copy of it with its -wal file, and restore a backup"
+            )
+        case _:
+            return UnavailableError(f"{path} cannot be used now: {error}; nothing was written; try again later")

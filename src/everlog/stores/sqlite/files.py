@@ -1,0 +1,88 @@
+"""The file itself: made private and durable, refused where SQLite cannot keep its promises, watched for replacement."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from everlog.errors import NotFoundError, UnavailableError, UnsupportedStoreError
+
+# File systems whose locks or shared memory do not hold between machines; SQLite's WAL needs both.
+NETWORK_FILE_SYSTEMS = frozenset(
+    "9p afs ceph cifs coda davfs fuse.ceph fuse.davfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs glusterfs gpfs lustre "
+    "ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs virtiofs webdav beegfs".split()
+)
+_MOUNTS = "/proc/self/mountinfo"
+
+
+def refuse_network_file_system(path: Path, *, mounts: str = _MOUNTS) -> None:
+    """Raise UnsupportedStoreError where a path lies on a network file system. Linux only: elsewhere nothing is known."""
+    kind = file_system_of(path, mounts=mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise UnsupportedStoreError(
+            f"{path} lies on a network file system ({kind}), whose locks cannot keep two machines from corrupting it; "
+            "nothing was written; use a local disk, or a PostgreSQL store"
+        )
+
+
+def file_system_of(path: Path, *, mounts: str = _MOUNTS) -> str | None:
+    """Give the type of the file system that a path lies on, None where it cannot be told."""
+    try:
+        table = Path(mounts).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    folder = os.path.realpath(path if path.exists() else path.parent)
+    found: tuple[int, str] | None = None
+    for line in table.splitlines():  # later lines of the same length mount over earlier ones
+        fields, _, kinds = line.partition(" - ")
+        mount = fields.split(" ")[4].encode().decode("unicode_escape")
+        if folder == mount or folder.startswith(mount.rstrip("/") + "/"):
+            length = len(mount)
+            if found is None or length >= found[0]:
+                found = (length, kinds.split(" ")[0])
+    return None if found is None else found[1]
+
+
+def create_file(path: Path) -> bool:
+    """Make an empty file that only its owner can read, durably; False where it exists already."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be made ({error.strerror}); nothing was written; choose a folder that you may write to, or set "
+            "EVERLOG_STORE"
+        ) from error
+    os.close(descriptor)
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name in a folder survive power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # some file systems refuse it; they have nothing better either
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Give what tells this file from another of the same name: device and inode."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no store at {path}") from None
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read ({error.strerror})") from error
+    return status.st_dev, status.st_ino
+
+
+def full_sync_needed() -> bool:
+    """Tell whether fsync alone does not reach the disk: on macOS it needs F_FULLFSYNC."""
+    return sys.platform == "darwin"

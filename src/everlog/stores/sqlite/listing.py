@@ -1,0 +1,76 @@
+"""Listing sessions: by label, prefix and parent through their indexes, in the order of the last change, making or name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from everlog.core.query import Exact, matches_session
+from everlog.storage import BranchRow, SessionFilter, SessionRow
+from everlog.stores.sqlite.transaction import branch_row, session_row
+
+_ORDERS = {
+    "updated": ("b.recorded", "b.branch", "ASC"),
+    "-updated": ("b.recorded", "b.branch", "DESC"),
+    "created": ("s.created", "s.session", "ASC"),
+    "-created": ("s.created", "s.session", "DESC"),
+    "id": ("s.name", "s.session", "ASC"),
+    "-id": ("s.name", "s.session", "DESC"),
+}
+_SELECT = """
+SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt,
+  b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, b.size, b.peaks, b.leaf, b.recorded, b.created
+FROM session AS s
+JOIN branch AS b ON b.branch = s.current
+JOIN family AS f ON f.family = s.family
+WHERE s.deleted IS NULL
+"""
+
+
+def list_sessions(connection: apsw.Connection, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+    """List living sessions with their current branches; see Storage.sessions."""
+    sql, parameters = _compile(chosen)
+    found: list[tuple[SessionRow, BranchRow]] = []
+    for row in connection.execute(sql, parameters):
+        session, branch = session_row(row[:12]), branch_row(row[12:])
+        if matches_session(
+            chosen.query, name=session.name, title=session.title, labels=session.labels, updated=branch.recorded
+        ):
+            found.append((session, branch))
+            if len(found) == chosen.limit:
+                break
+    return found
+
+
+def _compile(chosen: SessionFilter) -> tuple[str, dict[str, Any]]:
+    column, tie, direction = _ORDERS[chosen.order]
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    for number, term in enumerate(chosen.query.terms):
+        if term.key == "label" and not term.negated and all(isinstance(value, Exact) for value in term.values):
+            names = [f":v{number}_{place}" for place in range(len(term.values))]
+            conditions.append(
+                f"AND s.session IN (SELECT session FROM label WHERE name = :l{number} AND value IN ({', '.join(names)}))"
+            )
+            parameters[f"l{number}"] = term.path[0]
+            for name, value in zip(names, term.values, strict=True):
+                parameters[name[1:]] = value.text if isinstance(value, Exact) else None
+    if chosen.prefix:
+        conditions.append("AND s.name >= :prefix AND s.name <= :prefix_end")
+        parameters |= {"prefix": chosen.prefix, "prefix_end": chosen.prefix + "\U0010ffff"}
+    if chosen.parent is not None:
+        conditions.append("AND s.parent >= :parent AND s.parent < :parent_end")
+        parameters |= {"parent": chosen.parent, "parent_end": chosen.parent + b"\xff" * 57}
+    if chosen.after is not None:
+        session, branch = chosen.after
+        compare = ">" if direction == "ASC" else "<"
+        conditions.append(f"AND ({column}, {tie}) {compare} (:after, :after_tie)")
+        parameters |= {
+            "after": {"b": branch.recorded, "c": session.created, "n": session.name}[
+                "b" if column == "b.recorded" else column[2]
+            ],
+            "after_tie": branch.key if tie == "b.branch" else session.key,
+        }
+    order = f"ORDER BY {column} {direction}, {tie} {direction}"
+    return "\n".join([_SELECT, *conditions, order]), parameters

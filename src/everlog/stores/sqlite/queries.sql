@@ -1,0 +1,198 @@
+-- read_tip: the tip of a living session's current branch (session.id, branch primary key)
+SELECT s.session, s.name, b.branch, b.id, b.writer, b.size, b.peaks, b.leaf, b.recorded, f.key_salt
+FROM session AS s
+JOIN branch AS b ON b.branch = s.current
+JOIN family AS f ON f.family = s.family
+WHERE s.id = :id AND s.deleted IS NULL;
+
+-- read_session_by_id: a living session (session.id)
+SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt
+FROM session AS s
+JOIN family AS f ON f.family = s.family
+WHERE s.id = :id AND s.deleted IS NULL;
+
+-- read_session: a living session by its name (session.name)
+SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt
+FROM session AS s
+JOIN family AS f ON f.family = s.family
+WHERE s.name = :name AND s.deleted IS NULL;
+
+-- read_branch: a branch as it is now (primary key)
+SELECT branch, id, session, number, writer, base, base_size, size, peaks, leaf, recorded, created
+FROM branch
+WHERE branch = :branch;
+
+-- read_current_branch: the current branch of a living session (session.id, branch primary key)
+SELECT b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, b.size, b.peaks, b.leaf, b.recorded, b.created
+FROM session AS s
+JOIN branch AS b ON b.branch = s.current
+WHERE s.id = :id AND s.deleted IS NULL;
+
+-- read_branch_by_id: a branch by its 16 bytes (branch.id)
+SELECT branch, id, session, number, writer, base, base_size, size, peaks, leaf, recorded, created
+FROM branch
+WHERE id = :id;
+
+-- read_branches: a session's branches (branch_number)
+SELECT branch, id, session, number, writer, base, base_size, size, peaks, leaf, recorded, created
+FROM branch
+WHERE session = :session
+ORDER BY number;
+
+-- read_chain: a branch and its bases, the branch first (primary key)
+WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
+  SELECT branch, id, writer, base, base_size, 0 FROM branch WHERE branch = :branch
+  UNION ALL
+  SELECT b.branch, b.id, b.writer, b.base, b.base_size, chain.depth + 1
+  FROM chain
+  JOIN branch AS b ON b.branch = chain.base
+)
+SELECT branch, id, writer, base_size FROM chain ORDER BY depth;
+
+-- read_keyed: an event by its idempotency key in a range of one branch (event_key)
+SELECT position, key_count
+FROM event
+WHERE branch = :branch AND key = :key AND position >= :start AND position < :stop;
+
+-- read_rows: whole rows of one branch's own events (event_position)
+SELECT position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached,
+  commitments, leaf, nodes, salt, body
+FROM event
+WHERE branch = :branch AND position >= :start AND position < :stop
+ORDER BY position;
+
+-- read_leaf: leaf, nodes and time of one event (event_position)
+SELECT leaf, nodes, recorded, gone
+FROM event
+WHERE branch = :branch AND position = :position;
+
+-- read_attachments: an event's attachments, in order (attachment_number)
+SELECT name, size, salt, content
+FROM attachment
+WHERE branch = :branch AND position = :position
+ORDER BY number;
+
+-- read_feed: events of all sessions after a feed number (primary key)
+SELECT e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone,
+  e.attached, e.leaf, e.body
+FROM event AS e
+WHERE e.feed > :after
+ORDER BY e.feed
+LIMIT :limit;
+
+-- read_feed_branch: what an event of the feed is read through (primary keys)
+SELECT b.id, b.writer, s.name
+FROM branch AS b
+JOIN session AS s ON s.session = b.session
+WHERE b.branch = :branch;
+
+-- read_feed_leaf: the leaf at a feed number (primary key)
+SELECT leaf FROM event WHERE feed = :feed;
+
+-- read_feed_end: the last event recorded (primary key)
+SELECT feed, leaf FROM event ORDER BY feed DESC LIMIT 1;
+
+-- read_named: events of living sessions by idempotency key, newest first (event_named)
+SELECT b.id, b.writer, s.name, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key,
+  e.gone, e.attached, e.leaf, e.body
+FROM event AS e
+JOIN branch AS b ON b.branch = e.branch
+JOIN session AS s ON s.session = b.session
+WHERE e.key = :key AND s.deleted IS NULL
+ORDER BY e.feed DESC
+LIMIT :limit;
+
+-- read_forks: living sessions that share events owned by a session's branches (branch_base)
+SELECT DISTINCT s.id
+FROM branch AS own
+JOIN branch AS fork ON fork.base = own.branch
+JOIN session AS s ON s.session = fork.session
+WHERE own.session = :session AND s.session <> :session AND s.deleted IS NULL;
+
+-- read_name: whether a name is taken (session.name)
+SELECT 1 FROM session WHERE name = :name;
+
+-- read_family: a family by its 16 bytes (family.id)
+SELECT family FROM family WHERE id = :id;
+
+-- insert_family: a new family
+INSERT INTO family (id, key_salt) VALUES (:id, :key_salt) RETURNING family;
+
+-- insert_session: a new session, without a current branch
+INSERT INTO session (id, family, name, title, labels, metadata, parent, salt, created)
+VALUES (:id, :family, :name, :title, :labels, :metadata, :parent, :salt, :created)
+RETURNING session;
+
+-- insert_label: one label of a session, for listing
+INSERT INTO label (name, value, session) VALUES (:name, :value, :session);
+
+-- delete_labels: the labels of a session, before new ones (label is found by the session's own list of them)
+DELETE FROM label WHERE name = :name AND value = :value AND session = :session;
+
+-- insert_branch: a new branch, numbered within its session
+INSERT INTO branch (id, session, number, writer, base, base_size, size, recorded, leaf, peaks, created)
+VALUES (:id, :session, (SELECT coalesce(max(number), 0) + 1 FROM branch WHERE session = :session), :writer, :base,
+  :base_size, :size, :recorded, :leaf, :peaks, :created)
+RETURNING branch;
+
+-- set_current: make a branch current
+UPDATE session SET current = :branch WHERE session = :session;
+
+-- set_names: what a session is called
+UPDATE session SET title = :title, labels = :labels, metadata = :metadata WHERE session = :session;
+
+-- insert_event: one event at the end of a branch
+INSERT INTO event (branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers,
+  gone, attached, commitments, leaf, nodes, salt, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- set_tip: the state of a branch after its last event
+UPDATE branch SET size = ?, recorded = ?, leaf = ?, peaks = ? WHERE branch = ?;
+
+-- insert_attachment: an attachment of an event
+INSERT INTO attachment (branch, position, number, name, size, salt, content)
+VALUES (:branch, :position, :number, :name, :size, :salt, :content);
+
+-- erase_event: destroy a body and its salt (event_position)
+UPDATE event SET body = NULL, salt = NULL, gone = 1 WHERE branch = :branch AND position = :position;
+
+-- erase_attachments: destroy attachments and their salts (attachment_number)
+UPDATE attachment SET content = NULL, salt = NULL WHERE branch = :branch AND position = :position;
+
+-- end_session: destroy what a session is called
+UPDATE session
+SET name = NULL, title = NULL, labels = '{}', metadata = NULL, parent = NULL, salt = x'', deleted = :deleted
+WHERE session = :session;
+
+-- begin_sweep: mark the branches of a deleted session for destruction of their own events
+UPDATE branch SET swept = base_size WHERE session = :session;
+
+-- read_swept: whether a deletion is unfinished (branch_swept)
+SELECT 1 FROM branch WHERE swept IS NOT NULL LIMIT 1;
+
+-- read_sweep: a branch whose own events are to be destroyed (branch_swept)
+SELECT branch, swept, size FROM branch WHERE swept IS NOT NULL AND swept < size LIMIT 1;
+
+-- sweep_events: destroy all but leaf and nodes of a range of a branch's own events (event_position)
+UPDATE event
+SET type = NULL, actor = NULL, outcome = NULL, recorded = NULL, occurred = NULL, cause = NULL, key = NULL,
+  key_count = NULL, key_hash = NULL, covers = NULL, gone = 3, attached = NULL, commitments = NULL, salt = NULL, body = NULL
+WHERE branch = :branch AND position >= :start AND position < :stop;
+
+-- sweep_attachments: destroy the attachments of a range of a branch's own events (attachment_number)
+DELETE FROM attachment WHERE branch = :branch AND position >= :start AND position < :stop;
+
+-- set_swept: how far a branch's own events are destroyed
+UPDATE branch SET swept = :swept WHERE branch = :branch;
+
+-- end_sweep: branches whose own events are all destroyed need no more of it (branch_swept)
+UPDATE branch SET swept = NULL WHERE swept IS NOT NULL AND swept >= size;
+
+-- insert_ledger: a pending record
+INSERT INTO ledger (record, reason) VALUES (:record, :reason);
+
+-- read_ledger: pending records by number (primary key)
+SELECT entry, record, reason FROM ledger WHERE entry > :after ORDER BY entry LIMIT :limit;
+
+-- read_store: the store itself
+SELECT id FROM store;

@@ -1,0 +1,270 @@
+"""Reading events: one statement a page, over as many segments of a lineage as the page overlaps.
+
+1. The segments go in as one JSON array and lead the join, so a lineage of a thousand rewinds is one statement too.
+2. Rows come in the order of segments, then positions, because the array leads (CROSS JOIN) and the index follows; the
+   order is checked when they are decoded, since SQL does not promise it without a sort that would cost more.
+3. Terms on key, caused_by and type:checkpoint go through their indexes while they match few enough events; else, as all
+   others, the page looks at a bounded number of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from everlog.core import limits
+from everlog.core.decide import EventRow
+from everlog.core.event import Cause, Event
+from everlog.core.lineage import Lineage, Segment
+from everlog.core.position import parse_event_id
+from everlog.core.query import Exact, Glob, Term, Value
+from everlog.errors import CorruptionError
+from everlog.storage import Page
+from everlog.stores.sqlite.transaction import QUERIES
+
+INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
+REVERSE_SCAN_EVENTS = 1_000  # positions that a filtered page looks at from the end: few, as the last match is often near
+
+_COLUMNS = (
+    "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
+)
+_READ = """
+SELECT {columns}
+FROM json_each(:segments) AS s
+CROSS JOIN event AS e {index}
+WHERE e.branch = s.value ->> '$[0]'
+  AND e.position >= s.value ->> '$[1]'
+  AND e.position < s.value ->> '$[2]'
+  {terms}
+"""
+
+
+def read_page(
+    connection: apsw.Connection,
+    lineage: Lineage,
+    start: int,
+    stop: int,
+    *,
+    terms: tuple[Term, ...],
+    reverse: bool,
+    limit: int,
+) -> Page:
+    """Read one page; see Storage.read."""
+    if start >= stop:
+        return Page([], None)
+    conditions, parameters = compile_terms(terms)
+    index = _index_of(terms)
+    if index is not None and _few(connection, lineage, start, stop, conditions, parameters, index):
+        return _read_indexed(connection, lineage, start, stop, conditions, parameters, index, reverse, limit)
+    if not terms:
+        span = limit
+    else:
+        span = REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
+    low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
+    segments = lineage.clip(low, high)
+    rows = connection.execute(
+        _READ.format(columns=_COLUMNS, index="", terms=conditions), {"segments": _encode(segments), **parameters}
+    )
+    if reverse:
+        return _collect_reverse(rows, lineage, segments, low=low, start=start, limit=limit)
+    return _collect(rows, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
+
+
+def _collect(
+    rows: Any, lineage: Lineage, segments: Sequence[Segment], *, high: int, stop: int, limit: int, gapless: bool
+) -> Page:
+    events: list[Event] = []
+    add = events.append
+    session, branch = lineage.session, lineage.branch_id
+    held = 0
+    remaining = iter(segments)
+    segment = next(remaining)
+    writer, segment_stop = segment.writer, segment.stop
+    for row in rows:
+        position = row[0]
+        while position >= segment_stop:
+            segment = next(remaining)
+            writer, segment_stop = segment.writer, segment.stop
+        body = row[11]
+        if body is not None:
+            held += len(body)
+            if held > limits.PAGE_BYTES_MAX and events:
+                break
+        add(Event(session, branch, writer, *row))
+        if len(events) == limit:
+            break
+    else:
+        if gapless and len(events) != high - segments[0].start:
+            raise _gap(lineage, segments[0].start, high, len(events))
+        return Page(events, high if high < stop else None)
+    following = events[-1].position + 1
+    return Page(events, following if following < stop else None)
+
+
+def _collect_reverse(
+    rows: Any, lineage: Lineage, segments: Sequence[Segment], *, low: int, start: int, limit: int
+) -> Page:
+    """Read a window in its order and keep its end: a descending read over many segments would need a sort."""
+    events = _collect(rows, lineage, segments, high=low, stop=low, limit=limits.SCAN_EVENTS_MAX, gapless=False).events
+    kept = events[-limit:]
+    held = 0
+    for count, event in enumerate(reversed(kept)):
+        held += len(event.raw or b"")
+        if held > limits.PAGE_BYTES_MAX and count:
+            kept = kept[len(kept) - count :]
+            break
+    following = kept[0].position if len(kept) < len(events) else low
+    kept.reverse()
+    return Page(kept, following if following > start else None)
+
+
+def _read_indexed(
+    connection: apsw.Connection,
+    lineage: Lineage,
+    start: int,
+    stop: int,
+    conditions: str,
+    parameters: dict[str, Any],
+    index: str,
+    reverse: bool,
+    limit: int,
+) -> Page:
+    segments = lineage.clip(start, stop)
+    sql = _READ.format(columns="e.position", index=f"INDEXED BY {index}", terms=conditions)
+    found = connection.execute(sql, {"segments": _encode(segments), **parameters}).fetchall()
+    positions = sorted((position for (position,) in found), reverse=reverse)[:limit]  # pyright: ignore
+    events: list[Event] = []
+    held = 0
+    for position in positions:
+        segment = lineage.owner(position)
+        one = Segment(segment.branch, segment.writer, position, position + 1)
+        rows = connection.execute(_READ.format(columns=_COLUMNS, index="", terms=""), {"segments": _encode([one])})
+        event = _collect(rows, lineage, [one], high=position + 1, stop=position + 1, limit=1, gapless=True).events[0]
+        held += len(event.raw or b"")
+        if held > limits.PAGE_BYTES_MAX and events:
+            break
+        events.append(event)
+    if len(events) == len(found) or not events:
+        return Page(events, None)
+    last = events[-1].position
+    return Page(events, last if reverse else last + 1)
+
+
+def _few(
+    connection: apsw.Connection,
+    lineage: Lineage,
+    start: int,
+    stop: int,
+    conditions: str,
+    parameters: dict[str, Any],
+    index: str,
+) -> bool:
+    inner = _READ.format(columns="1", index=f"INDEXED BY {index}", terms=conditions)
+    sql = f"SELECT count(*) FROM ({inner} LIMIT {INDEXED_EVENTS_MAX + 1})"  # fragments of this file only
+    row = connection.execute(sql, {"segments": _encode(lineage.clip(start, stop)), **parameters}).fetchone()
+    return row is not None and row[0] <= INDEXED_EVENTS_MAX  # pyright: ignore
+
+
+def _index_of(terms: Sequence[Term]) -> str | None:
+    for term in terms:
+        if term.negated or len(term.values) != 1:
+            continue
+        value = term.values[0]
+        if term.key == "key" and (isinstance(value, Exact) or (isinstance(value, Glob) and value.prefix)):
+            return "event_key"
+        if term.key == "caused_by":
+            return "event_cause"
+        if term.key == "type" and value == Exact("checkpoint"):
+            return "event_checkpoint"
+    return None
+
+
+def compile_terms(terms: Sequence[Term]) -> tuple[str, dict[str, Any]]:
+    """Compile header terms to SQL conditions and their parameters. Only fragments of this file are put together."""
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    for number, term in enumerate(terms):
+        alternatives = [
+            _compile_value(term.key, value, f"p{number}_{place}", parameters) for place, value in enumerate(term.values)
+        ]
+        condition = " OR ".join(alternatives)
+        # A NULL column meets no term, and so every negated one.
+        conditions.append(f"AND NOT coalesce({condition}, 0)" if term.negated else f"AND ({condition})")
+    return "\n  ".join(conditions), parameters
+
+
+def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]) -> str:
+    if key == "caused_by" and isinstance(value, Exact):
+        place = parse_event_id(value.text)
+        assert place is not None, "check_term lets only event ids through"
+        prefix = Cause(place.writer, place.position, b"").pack()
+        parameters[name] = prefix
+        parameters[f"{name}_end"] = prefix + b"\xff" * 33
+        return f"(e.cause >= :{name} AND e.cause < :{name}_end)"
+    if key == "type" and value == Exact("checkpoint"):
+        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    if isinstance(value, Glob):
+        parameters[name] = value.pattern.replace("[", "[[]").replace("?", "[?]")
+        column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]
+        condition = f"{column} GLOB :{name}"
+        if key == "key" and value.prefix:
+            parameters[f"{name}_low"] = value.prefix
+            parameters[f"{name}_high"] = value.prefix + "\U0010ffff"
+            return f"(e.key >= :{name}_low AND e.key <= :{name}_high AND {condition})"
+        return condition
+    assert isinstance(value, Exact), "header terms hold texts and globs"
+    parameters[name] = value.text
+    match key:
+        case "type":
+            return f"e.type = :{name}"
+        case "actor":
+            return f"e.actor = :{name}"
+        case "key":
+            return f"e.key = :{name}"
+        case _:
+            return f"coalesce(e.outcome, 'none') = :{name}"
+
+
+def read_whole_rows(connection: apsw.Connection, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    """Read a page of whole rows from `start` on; see Storage.rows."""
+    rows: list[EventRow] = []
+    held = 0
+    for segment in lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
+        at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
+        for columns in connection.execute(QUERIES["read_rows"], at):
+            row = EventRow(*columns)  # pyright: ignore
+            held += len(row.body or b"")
+            if held > limits.PAGE_BYTES_MAX and rows:
+                return rows
+            if row.position != start + len(rows):
+                raise _gap(lineage, start, segment.stop, len(rows))
+            rows.append(row)
+    if start < stop and not rows:
+        raise _gap(lineage, start, stop, 0)
+    return rows
+
+
+def read_feed(connection: apsw.Connection, after: int, limit: int) -> tuple[list[tuple[Any, ...]], bool]:
+    """Read a page of feed rows, and whether more may follow."""
+    rows: list[tuple[Any, ...]] = []
+    held = 0
+    for row in connection.execute(QUERIES["read_feed"], {"after": after, "limit": limit}):
+        held += len(row[13] or b"")  # pyright: ignore
+        if held > limits.PAGE_BYTES_MAX and rows:
+            return rows, True
+        rows.append(row)
+    return rows, len(rows) == limit
+
+
+def _encode(segments: Sequence[Segment]) -> str:
+    return msgspec.json.encode([(each.branch, each.start, each.stop) for each in segments]).decode()
+
+
+def _gap(lineage: Lineage, start: int, stop: int, found: int) -> CorruptionError:
+    return CorruptionError(
+        f"session {lineage.session!r} holds {found} events in [{start}, {stop}) where each position should hold one; nothing "
+        "was changed; run verify() and restore a backup"
+    )

@@ -1,0 +1,107 @@
+-- The truth about an Everlog store in SQLite. Numbered files in migrations/ give the same, proven by a test.
+
+-- One row: the store itself.
+CREATE TABLE store (
+  id BLOB NOT NULL,                 -- 16 random bytes; the same in a copy of the file
+  created INTEGER NOT NULL          -- microseconds since 1970 UTC, as all times here
+);
+
+-- Sessions forked from one another share a salt for their idempotency keys.
+CREATE TABLE family (
+  family INTEGER PRIMARY KEY,
+  id BLOB NOT NULL UNIQUE,          -- 16 bytes
+  key_salt BLOB NOT NULL            -- 32 random bytes
+);
+
+-- A session. A deleted one keeps its row, without anything that it was called.
+CREATE TABLE session (
+  session INTEGER PRIMARY KEY,
+  id BLOB NOT NULL UNIQUE,          -- 16 bytes, a UUID
+  family INTEGER NOT NULL REFERENCES family,
+  name TEXT UNIQUE,                 -- NULL once deleted
+  title TEXT,
+  labels TEXT NOT NULL,             -- a JSON object of strings
+  metadata BLOB,                    -- a JSON object
+  current INTEGER,                  -- branch
+  parent BLOB,                      -- Cause.pack() of the event that the session was made for
+  salt BLOB NOT NULL,               -- of the ledger's commitment to name, title and labels; emptied once deleted
+  created INTEGER NOT NULL,
+  deleted INTEGER                   -- NULL while it lives
+);
+CREATE INDEX session_created ON session (created);
+CREATE INDEX session_parent ON session (parent) WHERE parent IS NOT NULL;
+
+CREATE TABLE label (
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  session INTEGER NOT NULL REFERENCES session,
+  PRIMARY KEY (name, value, session)
+) WITHOUT ROWID;
+
+-- A line of events. base is the branch that owns the event at base_size - 1.
+CREATE TABLE branch (
+  branch INTEGER PRIMARY KEY,
+  id BLOB NOT NULL UNIQUE,          -- 16 bytes
+  session INTEGER NOT NULL REFERENCES session,
+  number INTEGER NOT NULL,          -- 1 for the session's first
+  writer BLOB NOT NULL,             -- 16 bytes, under which its own events were hashed
+  base INTEGER REFERENCES branch,
+  base_size INTEGER NOT NULL,
+  size INTEGER NOT NULL,            -- of the lineage
+  recorded INTEGER NOT NULL,        -- of the last event of the lineage
+  leaf BLOB,                        -- of the last event of the lineage
+  peaks BLOB NOT NULL,              -- of the lineage's Merkle tree, 32 bytes each, largest first
+  created INTEGER NOT NULL,
+  swept INTEGER                     -- of a deleted session: own events below this position are destroyed
+);
+CREATE UNIQUE INDEX branch_number ON branch (session, number);
+CREATE INDEX branch_base ON branch (base) WHERE base IS NOT NULL;
+CREATE INDEX branch_recorded ON branch (recorded);
+CREATE INDEX branch_swept ON branch (swept) WHERE swept IS NOT NULL;
+
+-- An event. AUTOINCREMENT, since a bare rowid is used again after its row is gone.
+CREATE TABLE event (
+  feed INTEGER PRIMARY KEY AUTOINCREMENT,
+  branch INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  type TEXT,                        -- NULL, with all but leaf and nodes, once deleted
+  actor TEXT,
+  outcome TEXT,
+  recorded INTEGER,
+  occurred INTEGER,
+  cause BLOB,                       -- writer (16), position (8, big-endian), leaf (32) of the event that caused it
+  key TEXT,
+  key_count INTEGER,                -- events that the key covers, when more than one
+  key_hash BLOB,                    -- only where the plain key is not known here
+  covers TEXT,                      -- JSON [[start, stop, hex hash], ...] of a summary
+  gone INTEGER,                     -- why the body is not there: 1 erased, 2 withheld, 3 deleted
+  attached TEXT,                    -- JSON [[name, size], ...]
+  commitments BLOB,                 -- 32 bytes each: the body's, then each attachment's
+  leaf BLOB NOT NULL,
+  nodes BLOB NOT NULL,              -- that this leaf completes, lowest level first
+  salt BLOB,
+  body BLOB
+);
+CREATE UNIQUE INDEX event_position ON event (branch, position);
+CREATE INDEX event_key ON event (branch, key) WHERE key IS NOT NULL;
+CREATE INDEX event_named ON event (key) WHERE key IS NOT NULL;
+CREATE INDEX event_cause ON event (branch, cause) WHERE cause IS NOT NULL;
+CREATE INDEX event_checkpoint ON event (branch, position) WHERE type = 'checkpoint';
+
+CREATE TABLE attachment (
+  branch INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  number INTEGER NOT NULL,          -- order within the event
+  name TEXT NOT NULL,
+  size INTEGER NOT NULL,
+  salt BLOB,
+  content BLOB
+);
+CREATE UNIQUE INDEX attachment_number ON attachment (branch, position, number);
+
+-- Records of what happened to sessions themselves, pending until they are sealed.
+CREATE TABLE ledger (
+  entry INTEGER PRIMARY KEY AUTOINCREMENT,
+  record BLOB NOT NULL,             -- canonical JSON: what a seal covers
+  reason TEXT                       -- given by the caller; not hashed
+);

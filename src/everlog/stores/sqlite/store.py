@@ -1,0 +1,389 @@
+"""The SQLite store: the door of storage.py on one file.
+
+1. Writes go through group commit, each group one BEGIN IMMEDIATE … COMMIT inside the process's turn (law 2, law 3).
+2. Reads are one statement each on a pooled reader, a page at a time (law 13).
+3. A commit that failed may or may not have happened: the writer is closed, and the group is told so (law 12).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+
+from everlog.core import limits
+from everlog.core.decide import EventRow, StaleExpectationError
+from everlog.core.event import Event, PreparedAttachment
+from everlog.core.lineage import Lineage
+from everlog.core.merkle import node_in_row, node_position
+from everlog.core.query import Term
+from everlog.errors import (
+    BusyError,
+    CorruptionError,
+    EverlogError,
+    NotFoundError,
+    OutcomeUnknownError,
+)
+from everlog.storage import (
+    BranchRow,
+    FeedPage,
+    LedgerEntry,
+    Page,
+    Receipt,
+    Request,
+    Resolve,
+    SessionFilter,
+    SessionRow,
+    Withdraw,
+)
+from everlog.stores.attached import set_attachment_readers
+from everlog.stores.commit import Committer, Outcome
+from everlog.stores.news import News
+from everlog.stores.sqlite import listing, reading
+from everlog.stores.sqlite.connections import Connections, translate
+from everlog.stores.sqlite.transaction import (
+    QUERIES,
+    SqliteTransaction,
+    branch_row,
+    read_branch,
+    read_branches,
+    read_lineage,
+    session_row,
+)
+from everlog.stores.transact import carry_out
+
+CHECKPOINT_PAGES = 2_000  # WAL pages (16 MiB) after which a commit copies them into the file
+RESTART_PAGES = 8_192  # WAL pages (64 MiB) after which it waits for readers, so that the WAL starts again (law 13)
+SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroys
+TRUNCATE_SECONDS = 5.0
+
+
+class SqliteStorage:
+    """Implements everlog.storage.Storage on one file. Open with `open_sqlite`."""
+
+    def __init__(self, connections: Connections, *, store_id: str, clock: Callable[[], int]) -> None:
+        self.id = store_id
+        self._clock = clock
+        self._connections = connections
+        self._committer = Committer(self._commit_group)
+        self._data_version = -1
+        self._news = News(self._look)
+
+    # --- writing ---
+    def write(self, request: Request) -> Receipt:
+        self._connections.check_process()
+        return self._committer.write(request)
+
+    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        self._connections.check_process()
+        return self._committer.submit(request, resolve)
+
+    def _commit_group(self, requests: Sequence[Request]) -> list[Outcome]:
+        with self._connections.writing:
+            connection = self._connections.writer()
+            turn = self._connections.turn()
+            turn.take(limits.LOCK_SECONDS_MAX)
+            try:
+                tx = SqliteTransaction(connection, now=self._clock())
+                outcomes = self._in_transaction(connection, tx, requests)
+                if tx.changed:
+                    self._news.announce()
+                    self._keep_wal_short(connection)
+            finally:
+                turn.release()
+            if tx.sweeps:
+                self.sweep()
+            if tx.erased or tx.sweeps:
+                self._truncate_wal(connection)
+        return outcomes
+
+    def _in_transaction(
+        self, connection: apsw.Connection, tx: SqliteTransaction, requests: Sequence[Request]
+    ) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for request in requests:
+                try:
+                    outcomes.append(carry_out(tx, request))
+                except (EverlogError, StaleExpectationError) as refusal:
+                    outcomes.append(refusal)
+            tx.flush()
+        except BaseException as error:
+            self._connections.roll_back()
+            if isinstance(error, apsw.Error):
+                raise translate(error, self._connections.path) from error
+            raise
+        self._commit(connection)
+        return outcomes
+
+    def _commit(self, connection: apsw.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._connections.drop_writer()
+            # A full disk fails before the frame that would make the transaction valid is written.
+            if isinstance(error, (apsw.FullError, apsw.BusyError)):
+                raise translate(error, self._connections.path) from error
+            raise OutcomeUnknownError(
+                f"the commit to {self._connections.path} failed ({error}); whether it took effect is not known; append again "
+                "with the same key to learn"
+            ) from error
+
+    def _keep_wal_short(self, connection: apsw.Connection) -> None:
+        pages = self._connections.wal_pages
+        if pages < CHECKPOINT_PAGES:
+            return
+        mode = apsw.SQLITE_CHECKPOINT_PASSIVE if pages < RESTART_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
+        try:
+            connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError:
+            return  # a reader is in the way; what was committed is safe in the WAL, and the next commit tries again
+
+    def _truncate_wal(self, connection: apsw.Connection) -> None:
+        """Take what was erased out of the WAL too, which still holds the pages as they were."""
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # pyright: ignore
+        except apsw.Error as error:
+            raise BusyError(
+                f"the bodies are erased, but their bytes may remain in {self._connections.path}-wal until it is checkpointed "
+                f"({error}); close other readers, then erase again"
+            ) from error
+        if busy:
+            raise BusyError(
+                f"the bodies are erased, but a reader keeps their bytes in {self._connections.path}-wal; close it, then erase "
+                "again"
+            )
+
+    def sweep(self) -> None:
+        """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own."""
+        with self._connections.reader() as connection:
+            if connection.execute(QUERIES["read_swept"]).fetchone() is None:
+                return
+        with self._connections.writing:
+            connection = self._connections.writer()
+            while True:
+                turn = self._connections.turn()
+                turn.take(limits.LOCK_SECONDS_MAX)
+                try:
+                    if not self._sweep_some(connection):
+                        return
+                finally:
+                    turn.release()
+
+    def _sweep_some(self, connection: apsw.Connection) -> bool:
+        row = connection.execute(QUERIES["read_sweep"]).fetchone()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if row is None:
+                connection.execute(QUERIES["end_sweep"])
+            else:
+                branch, start, size = row
+                stop = min(size, start + SWEEP_EVENTS)  # pyright: ignore
+                bounds = {"branch": branch, "start": start, "stop": stop}
+                connection.execute(QUERIES["sweep_events"], bounds)
+                connection.execute(QUERIES["sweep_attachments"], bounds)
+                connection.execute(QUERIES["set_swept"], {"branch": branch, "swept": stop})
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._connections.roll_back()
+            if isinstance(error, apsw.Error):
+                raise translate(error, self._connections.path) from error
+            raise
+        return row is not None
+
+    # --- sessions and branches ---
+    def session(self, name: str) -> SessionRow:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_session"], {"name": name}).fetchone()
+        if row is None:
+            raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
+        return session_row(row)
+
+    def session_by_id(self, session_id: str) -> SessionRow:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_session_by_id"], {"id": bytes.fromhex(session_id)}).fetchone()
+        if row is None:
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
+        return session_row(row)
+
+    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+        with self._connections.reader() as connection:
+            return listing.list_sessions(connection, chosen)
+
+    def branches(self, session: int) -> list[BranchRow]:
+        with self._connections.reader() as connection:
+            return read_branches(connection, session)
+
+    def branch(self, branch: int) -> BranchRow:
+        with self._connections.reader() as connection:
+            row = read_branch(connection, branch)
+        if row is None:
+            raise NotFoundError("there is no such branch in this store")
+        return row
+
+    def current_branch(self, session_id: str) -> BranchRow:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_current_branch"], {"id": bytes.fromhex(session_id)}).fetchone()
+        if row is None:
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
+        return branch_row(row)
+
+    def branch_by_id(self, branch_id: str) -> BranchRow | None:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_branch_by_id"], {"id": bytes.fromhex(branch_id)}).fetchone()
+        return None if row is None else branch_row(row)
+
+    def lineage(self, branch: int, session: str) -> Lineage:
+        with self._connections.reader() as connection:
+            return read_lineage(connection, branch, session)
+
+    # --- events ---
+    def read(
+        self,
+        lineage: Lineage,
+        start: int,
+        stop: int,
+        *,
+        terms: tuple[Term, ...] = (),
+        reverse: bool = False,
+        limit: int = limits.PAGE_EVENTS_MAX,
+    ) -> Page:
+        with self._connections.reader() as connection:
+            page = reading.read_page(connection, lineage, start, stop, terms=terms, reverse=reverse, limit=limit)
+        set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
+        return page
+
+    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+        with self._connections.reader() as connection:
+            return reading.read_whole_rows(connection, lineage, start, stop)
+
+    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
+        position = node_position(level, index)
+        leaf, nodes, _, _ = self._leaf(lineage, position)
+        return node_in_row(level, leaf, nodes)
+
+    def _leaf(self, lineage: Lineage, position: int) -> tuple[bytes, bytes, int | None, int | None]:
+        at = {"branch": lineage.owner(position).branch, "position": position}
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_leaf"], at).fetchone()
+        if row is None:
+            raise CorruptionError(
+                f"session {lineage.session!r} lacks the event at position {position}; keep a copy of {self._connections.path} "
+                "with its -wal file, and restore a backup"
+            )
+        return row  # pyright: ignore[reportReturnType]
+
+    def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
+        low, high = 0, size
+        while low < high:
+            middle = (low + high) // 2
+            if (self._leaf(lineage, middle)[2] or 0) < micros:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def find_key(self, key: str, limit: int) -> list[Event]:
+        with self._connections.reader() as connection:
+            rows = connection.execute(QUERIES["read_named"], {"key": key, "limit": limit}).fetchall()
+        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]  # pyright: ignore
+
+    def _event_of_branch(
+        self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[object, ...]
+    ) -> Event:
+        event = Event(session, branch_id.hex(), writer.hex(), *columns)  # pyright: ignore
+        if event.attached is not None:
+            lineage = self.lineage(branch, session)
+            set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
+        return event
+
+    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+        at = {"branch": lineage.owner(position).branch, "position": position}
+        with self._connections.reader() as connection:
+            rows = connection.execute(QUERIES["read_attachments"], at).fetchall()
+        return [PreparedAttachment(*row) for row in rows]  # pyright: ignore
+
+    # --- the feed ---
+    def feed(self, after: int, limit: int) -> FeedPage:
+        with self._connections.reader() as connection:
+            rows, full = reading.read_feed(connection, after, limit)
+            names: dict[int, tuple[bytes, bytes, str | None]] = {}
+            for row in rows:
+                branch: int = row[1]  # pyright: ignore
+                if branch not in names:
+                    names[branch] = connection.execute(QUERIES["read_feed_branch"], {"branch": branch}).fetchone()  # pyright: ignore
+        events: list[tuple[int, Event]] = []
+        for feed, branch, *columns in rows:
+            branch_id, writer, session = names[branch]  # pyright: ignore
+            if session is not None and columns[1] is not None:
+                events.append((feed, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))  # pyright: ignore
+        last = None if not rows else (rows[-1][0], rows[-1][12])
+        return FeedPage(events, last, full)  # pyright: ignore
+
+    def feed_leaf(self, number: int) -> bytes | None:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_feed_leaf"], {"feed": number}).fetchone()
+        return None if row is None else row[0]  # pyright: ignore
+
+    def feed_end(self) -> tuple[int, bytes] | None:
+        with self._connections.reader() as connection:
+            return connection.execute(QUERIES["read_feed_end"]).fetchone()  # pyright: ignore
+
+    def news(self) -> int:
+        return self._news.count
+
+    def wait(self, seen: int, timeout: float) -> int:
+        self._connections.check_usable()
+        return self._news.wait(seen, timeout)
+
+    def _look(self) -> bool:
+        try:
+            version = self._connections.data_version()
+        except (EverlogError, apsw.Error):
+            return True  # whoever waits reads, and learns what is wrong
+        changed, self._data_version = version != self._data_version, version
+        return changed
+
+    # --- the rest ---
+    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
+        with self._connections.reader() as connection:
+            rows = connection.execute(QUERIES["read_ledger"], {"after": after, "limit": limit}).fetchall()
+        return [LedgerEntry(*row) for row in rows]  # pyright: ignore
+
+    def now(self) -> int:
+        return self._clock()
+
+    def close(self) -> None:
+        self._committer.close()
+        self._news.close()
+        self._connections.close()
+
+
+def open_sqlite(
+    path: Path,
+    *,
+    clock: Callable[[], int],
+    draw: Callable[[int], bytes],
+    read_only: bool = False,
+    relaxed: bool = False,
+) -> SqliteStorage:
+    """Open the store at a path, making it where there is none; finish what a deletion left unfinished.
+
+    Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
+    """
+    connections = Connections(Path(os.path.abspath(path)), read_only=read_only, relaxed=relaxed)
+
+    def make(connection: apsw.Connection) -> None:
+        connection.execute("INSERT INTO store (id, created) VALUES (?, ?)", (draw(16), clock()))
+
+    connections.open(make=None if read_only else make)
+    with connections.reader() as connection:
+        row = connection.execute(QUERIES["read_store"]).fetchone()
+    assert row is not None, "a store that was made has a row of its own"
+    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)  # pyright: ignore
+    if not read_only:
+        store.sweep()
+    return store

@@ -1,0 +1,355 @@
+"""One open write transaction on the SQLite file: what `carry_out` needs, with events of the whole group written at once.
+
+1. Tips are read once and kept; events and tips are written together when the group is done, or before a read that must
+   see them.
+2. Whatever is written here is inside BEGIN IMMEDIATE and the process's turn; the store commits or rolls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import apsw
+import msgspec
+
+from everlog.core import limits
+from everlog.core.decide import EventRow, Recorded, Tip
+from everlog.core.event import PreparedAttachment
+from everlog.core.ledger import LedgerRecord, encode_record
+from everlog.core.lineage import Lineage, flatten
+from everlog.core.merkle import split_digests
+from everlog.errors import NotFoundError
+from everlog.storage import BranchRow, Create, Family, SessionRow
+from everlog.stores.queries import load_queries
+from everlog.stores.transact import NewBranch
+
+QUERIES = load_queries("everlog.stores.sqlite")
+
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def session_row(row: tuple[object, ...]) -> SessionRow:
+    """Read a row of read_session."""
+    key, id_, name, title, labels, metadata, current, parent, created, salt, family, key_salt = row
+    return SessionRow(
+        key,  # pyright: ignore[reportArgumentType]
+        id_.hex(),  # pyright: ignore
+        name,  # pyright: ignore
+        title,  # pyright: ignore
+        _decode_labels(labels),  # pyright: ignore
+        metadata,  # pyright: ignore
+        current,  # pyright: ignore
+        parent,  # pyright: ignore
+        created,  # pyright: ignore
+        salt,  # pyright: ignore
+        Family(family.hex(), key_salt),  # pyright: ignore
+    )
+
+
+class SqliteTransaction:
+    """Implements everlog.stores.transact.Transaction."""
+
+    def __init__(self, connection: apsw.Connection, *, now: int) -> None:
+        self.now = now
+        self.sweeps = False  # whether a session was ended, whose events are to be destroyed afterwards
+        self.erased = False  # whether bodies were destroyed, whose bytes are to leave the WAL
+        self._connection = connection
+        self._execute = connection.execute
+        self._tips: dict[int, Tip] = {}  # by branch
+        self._current: dict[str, Tip] = {}  # by session's id
+        self._rows: list[tuple[object, ...]] = []
+        self._grown: dict[int, Tip] = {}
+        self._pending_keys: set[tuple[int, str]] = set()
+        self.changed = False
+
+    # --- reading ---
+    def tip(self, session_id: str) -> Tip:
+        tip = self._current.get(session_id)
+        if tip is not None:
+            return tip
+        row = self._execute(QUERIES["read_tip"], {"id": bytes.fromhex(session_id)}).fetchone()
+        if row is None:
+            raise _no_session(session_id)
+        session, name, branch, branch_id, writer, size, peaks, leaf, recorded, key_salt = row
+        tip = self._tips.get(branch)
+        if tip is None:
+            tip = Tip(
+                session,
+                session_id,
+                name,
+                branch,
+                branch_id.hex(),
+                writer.hex(),
+                size,
+                split_digests(peaks),
+                leaf,
+                recorded,
+                key_salt,
+            )
+            self._tips[branch] = tip
+        self._current[session_id] = tip
+        return tip
+
+    def tip_of(self, session: SessionRow, branch: int) -> Tip:
+        tip = self._tips.get(branch)
+        if tip is None:
+            row = read_branch(self._connection, branch)
+            if row is None or row.session != session.key:
+                raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
+            tip = Tip(
+                session.key,
+                session.id,
+                session.name,
+                row.key,
+                row.id,
+                row.writer,
+                row.size,
+                split_digests(row.peaks),
+                row.leaf,
+                row.recorded,
+                session.family.key_salt,
+            )
+            self._tips[branch] = tip
+        return tip
+
+    def session(self, session_id: str) -> SessionRow:
+        row = self._execute(QUERIES["read_session_by_id"], {"id": bytes.fromhex(session_id)}).fetchone()
+        if row is None:
+            raise _no_session(session_id)
+        return session_row(row)
+
+    def branches(self, session: int) -> list[BranchRow]:
+        self.flush()
+        return read_branches(self._connection, session)
+
+    def name_taken(self, name: str) -> bool:
+        return self._execute(QUERIES["read_name"], {"name": name}).fetchone() is not None
+
+    def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
+        if branch is None:
+            return {}
+        segments = read_lineage(self._connection, branch, "").clip(0, size)
+        if any((segment.branch, key) in self._pending_keys for segment in segments for key in keys):
+            self.flush()
+        found: dict[str, Sequence[EventRow]] = {}
+        for key in keys:
+            for segment in reversed(segments):
+                row = self._execute(
+                    QUERIES["read_keyed"],
+                    {"branch": segment.branch, "key": key, "start": segment.start, "stop": segment.stop},
+                ).fetchone()
+                if row is not None:
+                    position, count = row
+                    covered = position + (count or 1)
+                    found[key] = list(
+                        read_own_rows(
+                            self._connection, segment.branch, position, covered, bytes_max=limits.APPEND_BYTES_MAX
+                        )
+                    )
+                    break
+        return found
+
+    def living_forks(self, session: int) -> list[SessionRow]:
+        rows = self._execute(QUERIES["read_forks"], {"session": session}).fetchall()
+        return [self.session(id_.hex()) for (id_,) in rows]
+
+    # --- writing ---
+    def insert_session(self, create: Create) -> int:
+        self.changed = True
+        family = self._execute(QUERIES["read_family"], {"id": bytes.fromhex(create.family.id)}).fetchone()
+        if family is None:
+            family = self._execute(
+                QUERIES["insert_family"],
+                {"id": bytes.fromhex(create.family.id), "key_salt": create.family.key_salt},
+            ).fetchone()
+        inserted = self._execute(
+            QUERIES["insert_session"],
+            {
+                "id": bytes.fromhex(create.session_id),
+                "family": family[0],  # pyright: ignore[reportOptionalSubscript]
+                "name": create.name,
+                "title": create.title,
+                "labels": msgspec.json.encode(create.labels).decode(),
+                "metadata": create.metadata,
+                "parent": create.parent,
+                "salt": create.salt,
+                "created": self.now,
+            },
+        ).fetchone()
+        session: int = inserted[0]  # pyright: ignore[reportOptionalSubscript]
+        self._insert_labels(session, create.labels)
+        return session
+
+    def insert_branch(self, session: int, branch: NewBranch) -> int:
+        self.changed = True
+        tip = branch.tip
+        row = self._execute(
+            QUERIES["insert_branch"],
+            {
+                "id": bytes.fromhex(branch.id),
+                "session": session,
+                "writer": bytes.fromhex(branch.writer),
+                "base": branch.base,
+                "base_size": branch.base_size,
+                "size": tip.size,
+                "recorded": tip.recorded,
+                "leaf": tip.leaf,
+                "peaks": b"".join(tip.peaks),
+                "created": self.now,
+            },
+        ).fetchone()
+        key: int = row[0]  # pyright: ignore[reportOptionalSubscript]
+        tip.session, tip.branch = session, key
+        self._tips[key] = tip
+        return key
+
+    def set_current(self, session: int, branch: int) -> None:
+        self.changed = True
+        self._execute(QUERIES["set_current"], {"session": session, "branch": branch})
+        tip = self._tips[branch]
+        self._current[tip.session_id] = tip
+
+    def set_names(self, session: int, title: str | None, labels: dict[str, str], metadata: bytes | None) -> None:
+        self.changed = True
+        self._delete_labels(session)
+        self._execute(
+            QUERIES["set_names"],
+            {
+                "session": session,
+                "title": title,
+                "labels": msgspec.json.encode(labels).decode(),
+                "metadata": metadata,
+            },
+        )
+        self._insert_labels(session, labels)
+
+    def insert_events(
+        self, tip: Tip, rows: Sequence[EventRow], attachments: Sequence[tuple[int, Sequence[PreparedAttachment]]]
+    ) -> None:
+        self.changed = True
+        branch = tip.branch
+        self._rows.extend((branch, *msgspec.structs.astuple(row)) for row in rows)
+        self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
+        self._grown[branch] = tip
+        for position, own in attachments:
+            self._insert_attachments(branch, position, own)
+
+    def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        self.flush()
+        lineage = read_lineage(self._connection, branch, "")
+        erased: list[tuple[int, bytes]] = []
+        for position in sorted(set(positions)):
+            at = {"branch": lineage.owner(position).branch, "position": position}
+            leaf, _, _, gone = self._execute(QUERIES["read_leaf"], at).fetchone()  # pyright: ignore
+            if gone is None:
+                self._execute(QUERIES["erase_event"], at)
+                self._execute(QUERIES["erase_attachments"], at)
+                erased.append((position, leaf))
+        if erased:
+            self.changed = self.erased = True
+        return erased
+
+    def end_session(self, session: int) -> None:
+        self.flush()
+        self.changed = self.sweeps = True
+        self._delete_labels(session)
+        self._execute(QUERIES["end_session"], {"session": session, "deleted": self.now})
+        self._execute(QUERIES["begin_sweep"], {"session": session})
+        self._current = {id_: tip for id_, tip in self._current.items() if tip.session != session}
+
+    def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
+        self._execute(QUERIES["insert_ledger"], {"record": encode_record(record), "reason": reason})
+
+    def flush(self) -> None:
+        """Write the events and tips that are kept back."""
+        if self._rows:
+            self._connection.executemany(QUERIES["insert_event"], self._rows)  # pyright: ignore[reportArgumentType]
+            self._rows.clear()
+            self._pending_keys.clear()
+        if self._grown:
+            self._connection.executemany(
+                QUERIES["set_tip"],
+                [
+                    (tip.size, tip.recorded, tip.leaf, b"".join(tip.peaks), branch)
+                    for branch, tip in self._grown.items()
+                ],
+            )
+            self._grown.clear()
+
+    def _insert_attachments(self, branch: int, position: int, own: Iterable[PreparedAttachment]) -> None:
+        self._connection.executemany(
+            QUERIES["insert_attachment"],
+            [
+                {
+                    "branch": branch,
+                    "position": position,
+                    "number": number,
+                    "name": item.name,
+                    "size": item.size,
+                    "salt": item.salt,
+                    "content": item.content,
+                }
+                for number, item in enumerate(own)
+            ],
+        )
+
+    def _insert_labels(self, session: int, labels: dict[str, str]) -> None:
+        self._connection.executemany(
+            QUERIES["insert_label"],
+            [{"name": name, "value": value, "session": session} for name, value in labels.items()],
+        )
+
+    def _delete_labels(self, session: int) -> None:
+        row = self._execute("SELECT labels FROM session WHERE session = ?", (session,)).fetchone()
+        labels = _decode_labels(row[0])  # pyright: ignore
+        self._connection.executemany(
+            QUERIES["delete_labels"],
+            [{"name": name, "value": value, "session": session} for name, value in labels.items()],
+        )
+
+
+def read_branch(connection: apsw.Connection, branch: int) -> BranchRow | None:
+    """Read a branch by its key."""
+    row = connection.execute(QUERIES["read_branch"], {"branch": branch}).fetchone()
+    return None if row is None else branch_row(row)
+
+
+def read_branches(connection: apsw.Connection, session: int) -> list[BranchRow]:
+    """Read a session's branches by number."""
+    return [branch_row(row) for row in connection.execute(QUERIES["read_branches"], {"session": session})]
+
+
+def branch_row(row: tuple[object, ...]) -> BranchRow:
+    """Read a row of read_branch."""
+    key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
+    return BranchRow(
+        key, id_.hex(), session, number, writer.hex(), base, base_size, size, peaks, leaf, recorded, created  # pyright: ignore
+    )
+
+
+def read_lineage(connection: apsw.Connection, branch: int, session: str) -> Lineage:
+    """Flatten a branch's chain of bases."""
+    chain = connection.execute(QUERIES["read_chain"], {"branch": branch}).fetchall()
+    if not chain:
+        raise NotFoundError("there is no such branch in this store")
+    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])  # pyright: ignore
+    return Lineage(branch, chain[0][1].hex(), session, segments)  # pyright: ignore
+
+
+def read_own_rows(
+    connection: apsw.Connection, branch: int, start: int, stop: int, *, bytes_max: int
+) -> Iterator[EventRow]:
+    """Read whole rows of one branch's own events; ends after the row whose body passes bytes_max in all."""
+    held = 0
+    for row in connection.execute(QUERIES["read_rows"], {"branch": branch, "start": start, "stop": stop}):
+        event = EventRow(*row)  # pyright: ignore
+        held += len(event.body or b"")
+        yield event
+        if held > bytes_max:
+            return
+
+
+def _no_session(session_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"session {session_id} is not in this store any more: it was deleted; nothing was written; create another"
+    )

@@ -1,0 +1,357 @@
+"""How a request is carried out inside a store's transaction, the same for every store.
+
+1. Every check comes before the first write, so a refused request leaves nothing behind and spoils no other request of
+   the same group (law 4).
+2. New branches are decided whole, then written: a constant number of rows for a fork or rewind at any position (law 6).
+3. What the ledger must say is written in the same transaction as what it says.
+
+A store gives a `Transaction`: the few reads and writes below, against one open transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from everlog.core.decide import (
+    Batch,
+    EventRow,
+    Recorded,
+    StaleExpectationError,
+    Tip,
+    check_expected,
+    decide_append,
+    event_of,
+)
+from everlog.core.event import PreparedAttachment
+from everlog.core.ledger import (
+    CurrentRecord,
+    DeleteRecord,
+    EraseRecord,
+    LedgerRecord,
+    SessionRecord,
+    commit_session,
+)
+from everlog.core.merkle import push_leaf, split_digests
+from everlog.errors import NotFoundError, SessionExistsError
+from everlog.storage import (
+    Adopt,
+    Append,
+    Base,
+    BranchRow,
+    Create,
+    Delete,
+    Erase,
+    Family,
+    Graft,
+    Receipt,
+    Request,
+    Rewind,
+    SessionRow,
+    Switch,
+    Update,
+)
+
+
+class NewBranch(msgspec.Struct, frozen=True):
+    """A branch to be written with its events already decided. base: key of the branch that owns base_size - 1."""
+
+    id: str
+    writer: str
+    base: int | None
+    base_size: int
+    tip: Tip
+
+
+class Transaction(Protocol):
+    """What a store offers inside one open transaction. Reads see the transaction's own writes."""
+
+    now: int
+
+    def tip(self, session_id: str) -> Tip:
+        """Give the tip of a living session's current branch, the same object each time; NotFoundError."""
+        ...
+
+    def tip_of(self, session: SessionRow, branch: int) -> Tip:
+        """Give the tip of one of a session's branches, the same object each time; NotFoundError."""
+        ...
+
+    def session(self, session_id: str) -> SessionRow:
+        """Read a living session; NotFoundError."""
+        ...
+
+    def branches(self, session: int) -> list[BranchRow]:
+        """Read a session's branches by number."""
+        ...
+
+    def name_taken(self, name: str) -> bool: ...
+
+    def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
+        """Find which of the keys stand in the first `size` events of a branch's lineage, with the events they cover."""
+        ...
+
+    def insert_session(self, create: Create) -> int:
+        """Write a session (and its family, where it is new), without a current branch; give its key."""
+        ...
+
+    def insert_branch(self, session: int, branch: NewBranch) -> int:
+        """Write a branch with the state of its tip; give its key, and set the tip's."""
+        ...
+
+    def set_current(self, session: int, branch: int) -> None: ...
+
+    def set_names(self, session: int, title: str | None, labels: dict[str, str], metadata: bytes | None) -> None: ...
+
+    def insert_events(
+        self, tip: Tip, rows: Sequence[EventRow], attachments: Sequence[tuple[int, Sequence[PreparedAttachment]]]
+    ) -> None:
+        """Write rows at the end of the tip's branch, and the branch's new state. attachments: (position, its own)."""
+        ...
+
+    def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Destroy bodies in a branch's lineage; give (position, leaf) of those that were there. NotFoundError."""
+        ...
+
+    def living_forks(self, session: int) -> list[SessionRow]:
+        """List other living sessions that share events owned by this one's branches."""
+        ...
+
+    def end_session(self, session: int) -> None:
+        """Destroy name, title, labels and metadata, and have the events that the session's branches own destroyed."""
+        ...
+
+    def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None: ...
+
+
+def carry_out(tx: Transaction, request: Request) -> Receipt:
+    """Carry out one request in a transaction, or raise before anything of it is written."""
+    match request:
+        case Append():
+            return _append_at(tx, tx.tip(request.session_id), request.batch)
+        case Create():
+            return _create(tx, request)
+        case Rewind():
+            return _rewind(tx, request)
+        case Switch():
+            return _switch(tx, request)
+        case Update():
+            return _update(tx, request)
+        case Graft():
+            return _graft(tx, request)
+        case Adopt():
+            return _adopt(tx, request)
+        case Erase():
+            return _erase(tx, request)
+        case Delete():
+            return _delete(tx, request)
+
+
+def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
+    keys = batch.keys()
+    recorded: Recorded = tx.recorded(tip.branch, tip.size, keys) if keys else {}
+    before = tip.size
+    rows = decide_append(tip, batch, recorded, now=tx.now)
+    if tip.size > before:
+        new = rows if len(rows) == tip.size - before else [row for row in rows if row.position >= before]
+        tx.insert_events(tip, new, _attachments(batch, rows, before))
+    return _receipt(tip, rows, before)
+
+
+def _attachments(
+    batch: Batch, rows: Sequence[EventRow], before: int
+) -> list[tuple[int, Sequence[PreparedAttachment]]]:
+    return [
+        (row.position, event.attachments)
+        for event, row in zip(batch.events, rows, strict=True)
+        if event.attachments and row.position >= before
+    ]
+
+
+def _receipt(tip: Tip, rows: Sequence[EventRow], before: int) -> Receipt:
+    events = tuple(
+        event_of(row, session=tip.name, branch_id=tip.branch_id, writer=tip.writer, repeated=row.position < before)
+        for row in rows
+    )
+    return Receipt(tip.session_id, tip.branch_id, tip.head(), events)
+
+
+def _new_tip(
+    session_id: str, name: str, branch_id: str, writer: str, base: Base | None, family: Family, session: int = 0
+) -> Tip:
+    """Give the tip of a branch that is not written yet; its keys are set when it is."""
+    if base is None:
+        return Tip(session, session_id, name, 0, branch_id, writer, 0, [], None, 0, family.key_salt)
+    return Tip(
+        session,
+        session_id,
+        name,
+        0,
+        branch_id,
+        writer,
+        base.size,
+        split_digests(base.peaks),
+        base.leaf,
+        base.recorded,
+        family.key_salt,
+    )
+
+
+def _grow(tx: Transaction, tip: Tip, base: Base | None, batch: Batch) -> tuple[NewBranch, list[EventRow]]:
+    """Decide the first events of a new branch."""
+    keys = batch.keys()
+    size = tip.size
+    recorded: Recorded = tx.recorded(base.branch, size, keys) if keys and base is not None else {}
+    rows = decide_append(tip, msgspec.structs.replace(batch, expected=None), recorded, now=tx.now)
+    return NewBranch(tip.branch_id, tip.writer, None if base is None else base.branch, size, tip), rows
+
+
+def _write_branch(tx: Transaction, session: int, branch: NewBranch, batch: Batch, rows: list[EventRow]) -> int:
+    before = branch.base_size
+    key = tx.insert_branch(session, branch)
+    new = [row for row in rows if row.position >= before]
+    if new:
+        tx.insert_events(branch.tip, new, _attachments(batch, rows, before))
+    return key
+
+
+def _create(tx: Transaction, request: Create) -> Receipt:
+    if tx.name_taken(request.name):
+        raise SessionExistsError(
+            f"a session {request.name!r} exists; nothing was written; open it with session() or get_or_create(), or choose "
+            "another id"
+        )
+    if request.forked_from is not None:
+        tx.session(request.forked_from)
+    tip = _new_tip(
+        request.session_id, request.name, request.branch_id, request.writer, request.base, request.family
+    )
+    branch, rows = _grow(tx, tip, request.base, request.batch)
+    session = tx.insert_session(request)
+    tip.session = session
+    tx.set_current(session, _write_branch(tx, session, branch, request.batch, rows))
+    _record_names(tx, request.session_id, request.salt, request.name, request.title, request.labels)
+    return _receipt(tip, rows, branch.base_size)
+
+
+def _record_names(
+    tx: Transaction, session_id: str, salt: bytes, name: str, title: str | None, labels: dict[str, str]
+) -> None:
+    commitment = commit_session(salt, name, title, labels)
+    tx.insert_ledger(SessionRecord(commitment=commitment, session=session_id, t=tx.now))
+
+
+def _rewind(tx: Transaction, request: Rewind) -> Receipt:
+    session = tx.session(request.session_id)
+    left = tx.tip(request.session_id)
+    if left.branch != request.left:
+        raise StaleExpectationError(branch_id=left.branch_id, head=left.head())
+    if request.batch.expected is not None:
+        check_expected(left, request.batch.expected)
+    base = request.base
+    tip = _new_tip(
+        session.id, session.name, request.branch_id, request.branch_id, base, session.family, session.key
+    )
+    branch, rows = _grow(tx, tip, base, request.batch)
+    tx.set_current(session.key, _write_branch(tx, session.key, branch, request.batch, rows))
+    _record_current(tx, tip)
+    return _receipt(tip, rows, branch.base_size)
+
+
+def _record_current(tx: Transaction, tip: Tip) -> None:
+    head = tip.head()
+    tx.insert_ledger(
+        CurrentRecord(branch=tip.branch_id, root=head.root, session=tip.session_id, size=head.size, t=tx.now)
+    )
+
+
+def _switch(tx: Transaction, request: Switch) -> Receipt:
+    session = tx.session(request.session_id)
+    left = tx.tip(request.session_id)
+    if request.left is not None:
+        check_expected(left, request.left)
+    target = tx.tip_of(session, request.target)
+    if target.branch == left.branch:
+        return Receipt(session.id, left.branch_id, left.head())
+    receipt = _append_at(tx, target, request.batch)
+    tx.set_current(session.key, target.branch)
+    _record_current(tx, target)
+    return receipt
+
+
+def _update(tx: Transaction, request: Update) -> Receipt:
+    session = tx.session(request.session_id)
+    receipt = _append_at(tx, tx.tip(request.session_id), request.batch)
+    title = session.title if isinstance(request.title, msgspec.UnsetType) else request.title
+    labels = session.labels if isinstance(request.labels, msgspec.UnsetType) else request.labels
+    metadata = session.metadata if isinstance(request.metadata, msgspec.UnsetType) else request.metadata
+    tx.set_names(session.key, title, labels, metadata)
+    _record_names(tx, session.id, session.salt, session.name, title, labels)
+    return receipt
+
+
+def _graft(tx: Transaction, request: Graft) -> Receipt:
+    session = tx.session(request.session_id)
+    tip = _new_tip(
+        session.id, session.name, request.branch_id, request.writer, request.base, session.family, session.key
+    )
+    base = request.base
+    branch = NewBranch(
+        tip.branch_id, tip.writer, None if base is None else base.branch, 0 if base is None else base.size, tip
+    )
+    tx.insert_branch(session.key, branch)
+    return _receipt(tip, (), tip.size)
+
+
+def _adopt(tx: Transaction, request: Adopt) -> Receipt:
+    tip = tx.tip_of(tx.session(request.session_id), request.branch)
+    if tip.leaf != request.previous or tip.size != request.events[0].row.position:
+        raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
+    rows: list[EventRow] = []
+    for event in request.events:
+        row = event.row
+        nodes = push_leaf(tip.peaks, tip.size, row.leaf)
+        rows.append(row if row.nodes == nodes else msgspec.structs.replace(row, nodes=nodes))
+        tip.size += 1
+        tip.recorded = max(tip.recorded, row.recorded or 0)
+    tip.leaf = rows[-1].leaf
+    attachments = [(event.row.position, event.attachments) for event in request.events if event.attachments]
+    tx.insert_events(tip, rows, attachments)
+    return Receipt(tip.session_id, tip.branch_id, tip.head())
+
+
+def _erase(tx: Transaction, request: Erase) -> Receipt:
+    session = tx.session(request.session_id)
+    tip = tx.tip_of(session, request.branch)
+    outside = [position for position in request.positions if not 0 <= position < tip.size]
+    if outside:
+        raise NotFoundError(
+            f"session {session.name!r} has no event at position {outside[0]} (its size is {tip.size}); nothing was erased"
+        )
+    erased = tx.erase(request.branch, request.positions)
+    if erased:
+        events = [(position, leaf.hex()) for position, leaf in erased]
+        tx.insert_ledger(EraseRecord(events=events, session=session.id, t=tx.now), request.reason)
+    return Receipt(session.id, tip.branch_id, tip.head(), positions=tuple(position for position, _ in erased))
+
+
+def _delete(tx: Transaction, request: Delete) -> Receipt:
+    session = tx.session(request.session_id)
+    ending = [session]
+    for dying in ending:  # grows while it is walked: forks of forks
+        known = {each.key for each in ending}
+        ending.extend(fork for fork in tx.living_forks(dying.key) if fork.key not in known)
+    if len(ending) > 1 and not request.cascade:
+        names = ", ".join(repr(fork.name) for fork in ending[1:6])
+        more = "" if len(ending) <= 6 else f" and {len(ending) - 6} more"
+        raise SessionExistsError(
+            f"session {session.name!r} shares events with its forks {names}{more}; nothing was deleted; delete them first, "
+            "or pass cascade=True to delete them too"
+        )
+    head = tx.tip(session.id).head()
+    for dying in reversed(ending):
+        branches = [(branch.id, branch.size, branch.head().root) for branch in tx.branches(dying.key)]
+        tx.insert_ledger(DeleteRecord(branches=branches, session=dying.id, t=tx.now), request.reason)
+        tx.end_session(dying.key)
+    return Receipt(session.id, "", head)
