@@ -484,16 +484,16 @@ class Session(BranchReader):
         """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`."""
         from everlog.audit import verify_sessions
 
-        return verify_sessions(self._storage, [self._row], progress=progress)
+        return verify_sessions(self._storage, [self._storage.session_by_id(self.uuid)], progress=progress)
 
     def export(self, path: str, *, withhold: str | None = None) -> int:
         """Write the session, with every branch, as a bundle file; give the number of events in it.
 
         withhold: a query; the bodies of events that meet it are left out, and the receiver sees *withheld*.
         """
-        from everlog.transfer import export_session
+        from everlog.bundle import export_session
 
-        return export_session(self._storage, self._row, path, withhold=withhold)
+        return export_session(self._storage, self._storage.session_by_id(self.uuid), path, withhold=withhold)
 
     # --- underneath ---
     def _view(self) -> View:

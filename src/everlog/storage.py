@@ -163,7 +163,6 @@ class Adopt(msgspec.Struct, frozen=True):
     previous: the leaf before the first of them, which must be the branch's last. The service has checked the hashes.
     """
 
-    session_id: str
     branch: int
     previous: bytes | None
     events: tuple[AdoptedEvent, ...]
@@ -291,6 +290,10 @@ class Storage(Protocol):
         """Find a session by its internal id (32 hex digits); NotFoundError once it is deleted."""
         ...
 
+    def session_of(self, branch: int) -> SessionRow:
+        """Read the living session that owns a branch; NotFoundError once it is deleted."""
+        ...
+
     def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
         """List living sessions, each with its current branch; at most `limit`, in `order`, then by key."""
         ...
@@ -382,6 +385,10 @@ class Storage(Protocol):
     # --- the rest ---
     def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
         """Read the ledger's pending records by number."""
+        ...
+
+    def erasure(self, leaf: bytes) -> LedgerEntry | None:
+        """Find the record that says that the body of the event with this leaf was destroyed."""
         ...
 
     def now(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,7 @@ class Store:
         The bundle is checked whole before anything is taken: TamperedError names the first difference. A history that
         went on otherwise here becomes a new branch, never a loss. force: take events that lie in the future too.
         """
-        from everlog.transfer import import_bundle
+        from everlog.bundle import import_bundle
 
         return import_bundle(self._storage, self._settings.draw, path, force=force, progress=progress)
 
@@ -222,15 +222,3 @@ class Store:
             raise NotFoundError(f"caused_by names {event_id!r:.100}, which is not in this store; nothing was written")
         leaf = self._storage.tree_node(self._storage.lineage(branch.key, ""), 0, place.position)
         return Cause(place.writer, place.position, leaf).pack()
-
-
-def every_session(storage: Storage) -> Iterator[Any]:
-    """Give every living session's row, in the order of their making."""
-    after = None
-    while True:
-        page = storage.sessions(SessionFilter(EVERYTHING, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after))
-        for row, branch in page:
-            after = (row, branch)
-            yield row
-        if len(page) < limits.SESSIONS_PAGE_MAX:
-            return

@@ -19,6 +19,7 @@ from everlog.errors import InvalidPlaceError, LimitError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_CALENDAR_MICROS: Final = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # datetime's years 1 to 9999
 _UNIT_MICROS: Final = {
     "ms": 1_000,
     "s": 1_000_000,
@@ -71,7 +72,7 @@ def parse_time(text: str, *, now: int, naive_is_utc: bool = False) -> int:
     """
     ago = parse_ago(text)
     if ago is not None:
-        return now - ago
+        return _in_calendar(now - ago, text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -80,12 +81,16 @@ def parse_time(text: str, *, now: int, naive_is_utc: bool = False) -> int:
         ) from None
     if moment.utcoffset() is None:
         if not naive_is_utc:
-            raise InvalidPlaceError(f"the time {text!r} has no zone; write {text}Z for UTC")
+            raise InvalidPlaceError(f"the time {text!r} has no zone; write {moment.isoformat()}Z for UTC")
         moment = moment.replace(tzinfo=UTC)
-    try:
-        return to_micros(moment)
-    except OverflowError:
-        raise InvalidPlaceError(f"the time {text!r} lies outside the calendar") from None
+    return _in_calendar(to_micros(moment), text)
+
+
+def _in_calendar(micros: int, text: str) -> int:
+    """Refuse what no datetime can say; it would also pass the 64 bits of a store's column."""
+    if not _CALENDAR_MICROS[0] <= micros <= _CALENDAR_MICROS[1]:
+        raise InvalidPlaceError(f"the time {text!r} lies outside the calendar; write one in the years 1 to 9999")
+    return micros
 
 
 # --- places --------------------------------------------------------------------------------------
@@ -164,7 +169,10 @@ def parse_place(value: object, *, now: int, naive_is_utc: bool = False) -> Place
         return CheckpointPlace(value)
     if not value[:1].isdigit() and parse_ago(value) is None:
         raise InvalidPlaceError(f"{value[:100]!r} is no place; a place is {_PLACE_FORMS}")
-    return TimePlace(parse_time(value, now=now, naive_is_utc=naive_is_utc))
+    try:
+        return TimePlace(parse_time(value, now=now, naive_is_utc=naive_is_utc))
+    except InvalidPlaceError as error:
+        raise InvalidPlaceError(f"{error.message}; a place is {_PLACE_FORMS}") from None
 
 
 def check_checkpoint_name(name: object) -> None:

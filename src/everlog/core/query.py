@@ -185,7 +185,22 @@ def text_value(text: object) -> Value:
     """Give the value of a text: a glob where it holds `*`."""
     if not isinstance(text, str):
         raise InvalidQueryError(f"{text!r:.100} is not a string; nothing was read; give a string or a list of strings")
+    check_text(text)
     return Glob(text) if "*" in text else Exact(text)
+
+
+def check_text(text: str) -> None:
+    """Refuse what no header column holds, and what engines cut off or cannot encode: NUL and lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidQueryError(
+            f"a lone surrogate stands at column {error.start + 1} of {text!r:.100}; "
+            "decode the text with errors='replace'"
+        ) from None
+    if "\0" in text:
+        column = text.index("\0") + 1
+        raise InvalidQueryError(f"NUL stands at column {column} of {text!r:.100}; leave it out, or use where=")
 
 
 def split_path(name: str) -> tuple[str, tuple[str, ...]]:
@@ -275,8 +290,7 @@ def _term_test(term: Term) -> Predicate:
         case "session":
             return _text_test(values, lambda event: event.session)
         case "branch":
-            prefixes = tuple(value.text for value in values if isinstance(value, Exact))
-            return lambda event: event.branch.startswith(prefixes)
+            return _branch_test(values)
         case "rationale":
             return _text_test(values, lambda event: event.rationale)
         case "position":
@@ -313,6 +327,17 @@ def _text_test(values: tuple[Value, ...], member: Callable[[EventLike], str | No
     return test
 
 
+def _branch_test(values: tuple[Value, ...]) -> Predicate:
+    for value in values:
+        if isinstance(value, Exact) and len(value.text) < 8:  # `b2` would be taken for the first digits of an id
+            raise InvalidQueryError(
+                f"branch {value.text!r} cannot be told from an event alone; "
+                "write at least 8 hex digits of the branch's id"
+            )
+    begins = tuple(Glob(value.text + "*") if isinstance(value, Exact) else value for value in values)
+    return _text_test(begins, lambda event: event.branch)
+
+
 def _range_test(values: tuple[Value, ...], member: Callable[[EventLike], int | None]) -> Predicate:
     ranges = [value for value in values if isinstance(value, Range)]
 
@@ -343,11 +368,12 @@ def _member_test(term: Term) -> Predicate:
     tests = [_member_value_test(value) for value in term.values]
     path = term.path
     in_data = term.key == "data"
+    present = Glob("*") in term.values  # also an empty list is there
 
     def test(event: EventLike) -> bool:
         found, member = member_at(event.data if in_data else event.metadata, path)
-        if not found:
-            return False
+        if not found or present:
+            return found
         candidates = cast("list[object]", member) if isinstance(member, list) else [member]
         return any(one(candidate) for candidate in candidates for one in tests)
 
@@ -363,7 +389,7 @@ def member_at(value: object, path: Sequence[str]) -> tuple[bool, object]:
             value = cast("dict[str, object]", value)[token]
         elif isinstance(value, list):
             items = cast("list[object]", value)
-            if not (token.isascii() and token.isdigit() and len(token) < 10) or int(token) >= len(items):
+            if _INDEX.fullmatch(token) is None or int(token) >= len(items):
                 return False, None
             value = items[int(token)]
         else:
@@ -375,8 +401,7 @@ def _member_value_test(value: Value) -> Callable[[object], bool]:
     match value:
         case Glob():
             pattern = glob_pattern(value)
-            everything = value.pattern == "*"
-            return lambda member: everything or (isinstance(member, str) and pattern.fullmatch(member) is not None)
+            return lambda member: isinstance(member, str) and pattern.fullmatch(member) is not None
         case Range(low, high):
             return lambda member: (
                 isinstance(member, (int, float))
@@ -395,6 +420,7 @@ def _member_value_test(value: Value) -> Callable[[object], bool]:
 
 _NOT_LITERAL: Final = object()
 _LITERALS: Final[Mapping[str, object]] = {"true": True, "false": False, "null": None}
+_INDEX: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # RFC 6901 §4: no leading zeros
 _NUMBER: Final = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 

@@ -25,6 +25,7 @@ from everlog.core.query import (
     Value,
     check_query,
     check_term,
+    check_text,
     parse_number,
     split_path,
 )
@@ -34,7 +35,8 @@ KEYS: Final = (
     "type actor outcome since until occurred position branch key has caused_by data.PATH meta.PATH session label.NAME rationale"
 )
 _PLAIN: Final = frozenset({"type", "actor", "outcome", "key", "has", "caused_by", "session", "rationale", "branch"})
-_KEY: Final = re.compile(r"([A-Za-z_][^\s:\"]*):", re.ASCII)
+_MEMBERS: Final = ("data.", "data/", "meta.", "meta/", "metadata.", "metadata/")
+_KEY: Final = re.compile(r"([A-Za-z_][^\s:\"]*):")
 
 
 class _Piece(NamedTuple):
@@ -51,6 +53,7 @@ def parse(text: str, *, now: int) -> Query:
     """
     if len(text) > limits.QUERY_CHARACTERS_MAX:
         raise LimitError(f"the query has {len(text)} characters where {limits.QUERY_CHARACTERS_MAX} is the most; shorten it")
+    check_text(text)
     terms: list[Term] = []
     at = 0
     while at < len(text):
@@ -122,6 +125,8 @@ def _make_term(key: str | None, pieces: list[list[_Piece]], negated: bool, now: 
         if not word:
             raise InvalidQueryError("an empty phrase matches everything; write a word")
         return Term("text", (Exact(word),), (), negated)
+    if not _is_key(key):
+        _refuse_key(key, shown)
     if not all(pieces):
         raise InvalidQueryError(f'{key}: has no value; write {key}:VALUE, or {key}:"" for the empty text')
     if key in _PLAIN:
@@ -132,14 +137,25 @@ def _make_term(key: str | None, pieces: list[list[_Piece]], negated: bool, now: 
         return Term(key, tuple(ranges), (), negated)
     if key in ("occurred", "position"):
         texts = ["".join(piece.text for piece in each) for each in pieces]
-        read = _position if key == "position" else (lambda text: _time(text, now))
+
+        def read(text: str) -> int:
+            return _position(text) if key == "position" else _time(text, now)
+
         return Term(key, tuple(_range(text, read) for text in texts), (), negated)
-    if key.startswith(("data.", "data/", "meta.", "meta/", "metadata.")):
+    if key.startswith(_MEMBERS):
         root, path = split_path(key)
         return Term(root, tuple(_member(each) for each in pieces), path, negated)
-    if key.startswith("label.") and len(key) > len("label."):
-        return Term("label", tuple(_text(each) for each in pieces), (key.removeprefix("label."),), negated)
-    _refuse_key(key, shown)
+    return Term("label", tuple(_text(each) for each in pieces), (key.removeprefix("label."),), negated)
+
+
+def _is_key(key: str) -> bool:
+    """Tell whether a term may begin so; `split_path` judges what stands below data and meta."""
+    return (
+        key in _PLAIN
+        or key in ("since", "until", "occurred", "position")
+        or key.startswith(_MEMBERS)
+        or (key.startswith("label.") and key != "label.")
+    )
 
 
 def _refuse_key(key: str, shown: str) -> NoReturn:

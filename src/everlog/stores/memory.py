@@ -17,7 +17,7 @@ import msgspec
 from everlog.core import limits
 from everlog.core.decide import EventRow, Recorded, StaleExpectationError, Tip, event_of
 from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
-from everlog.core.ledger import LedgerRecord, encode_record
+from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import node_in_row, node_position, split_digests
 from everlog.core.query import Query, Term, compile_query, matches_session
@@ -73,6 +73,7 @@ class MemoryStorage:
         self._branches: list[_Branch] = []  # by key
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
         self._ledger: list[LedgerEntry] = []
+        self._erasures: dict[bytes, LedgerEntry] = {}  # by leaf
 
     # --- writing ---
     def write(self, request: Request) -> Receipt:
@@ -112,6 +113,13 @@ class MemoryStorage:
                 if session.row.id == session_id and not session.deleted:
                     return session.row
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
+
+    def session_of(self, branch: int) -> SessionRow:
+        with self._open():
+            session = self._sessions[self._branches[branch].row.session]
+            if session.deleted:
+                raise NotFoundError("the session that owned this branch was deleted")
+            return session.row
 
     def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
         with self._open():
@@ -266,6 +274,10 @@ class MemoryStorage:
         with self._open():
             return self._ledger[after : after + limit]
 
+    def erasure(self, leaf: bytes) -> LedgerEntry | None:
+        with self._open():
+            return self._erasures.get(leaf)
+
     def now(self) -> int:
         return self._clock()
 
@@ -311,6 +323,9 @@ class _Transaction:
 
     def session(self, session_id: str) -> SessionRow:
         return self._store.session_by_id(session_id)
+
+    def session_of(self, branch: int) -> SessionRow:
+        return self._store.session_of(branch)
 
     def branches(self, session: int) -> list[BranchRow]:
         return self._store.branches(session)
@@ -424,6 +439,9 @@ class _Transaction:
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
         ledger = self._store._ledger
         ledger.append(LedgerEntry(len(ledger) + 1, encode_record(record), reason))
+        if isinstance(record, EraseRecord):
+            for _, leaf in record.events:
+                self._store._erasures.setdefault(bytes.fromhex(leaf), ledger[-1])
 
     def _replace(self, session: int, **members: Any) -> None:
         kept = self._sessions[session]

@@ -25,7 +25,7 @@ from everlog.core.decide import (
     decide_append,
     event_of,
 )
-from everlog.core.event import PreparedAttachment
+from everlog.core.event import ERASED, PreparedAttachment
 from everlog.core.ledger import (
     CurrentRecord,
     DeleteRecord,
@@ -55,6 +55,9 @@ from everlog.storage import (
 )
 
 
+ERASE_RECORD_EVENTS = 1_000  # that one ledger record names
+
+
 class NewBranch(msgspec.Struct, frozen=True):
     """A branch to be written with its events already decided. base: key of the branch that owns base_size - 1."""
 
@@ -80,6 +83,10 @@ class Transaction(Protocol):
 
     def session(self, session_id: str) -> SessionRow:
         """Read a living session; NotFoundError."""
+        ...
+
+    def session_of(self, branch: int) -> SessionRow:
+        """Read the living session that owns a branch; NotFoundError."""
         ...
 
     def branches(self, session: int) -> list[BranchRow]:
@@ -305,7 +312,7 @@ def _graft(tx: Transaction, request: Graft) -> Receipt:
 
 
 def _adopt(tx: Transaction, request: Adopt) -> Receipt:
-    tip = tx.tip_of(tx.session(request.session_id), request.branch)
+    tip = tx.tip_of(tx.session_of(request.branch), request.branch)
     if tip.leaf != request.previous or tip.size != request.events[0].row.position:
         raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
     rows: list[EventRow] = []
@@ -318,6 +325,8 @@ def _adopt(tx: Transaction, request: Adopt) -> Receipt:
     tip.leaf = rows[-1].leaf
     attachments = [(event.row.position, event.attachments) for event in request.events if event.attachments]
     tx.insert_events(tip, rows, attachments)
+    erased = [(row.position, row.leaf) for row in rows if row.gone == ERASED]
+    _record_erased(tx, tip.session_id, erased, "erased where it came from")
     return Receipt(tip.session_id, tip.branch_id, tip.head())
 
 
@@ -330,10 +339,14 @@ def _erase(tx: Transaction, request: Erase) -> Receipt:
             f"session {session.name!r} has no event at position {outside[0]} (its size is {tip.size}); nothing was erased"
         )
     erased = tx.erase(request.branch, request.positions)
-    if erased:
-        events = [(position, leaf.hex()) for position, leaf in erased]
-        tx.insert_ledger(EraseRecord(events=events, session=session.id, t=tx.now), request.reason)
+    _record_erased(tx, session.id, erased, request.reason)
     return Receipt(session.id, tip.branch_id, tip.head(), positions=tuple(position for position, _ in erased))
+
+
+def _record_erased(tx: Transaction, session_id: str, erased: Sequence[tuple[int, bytes]], reason: str) -> None:
+    for start in range(0, len(erased), ERASE_RECORD_EVENTS):
+        events = [(position, leaf.hex()) for position, leaf in erased[start : start + ERASE_RECORD_EVENTS]]
+        tx.insert_ledger(EraseRecord(events=events, session=session_id, t=tx.now), reason)
 
 
 def _delete(tx: Transaction, request: Delete) -> Receipt:

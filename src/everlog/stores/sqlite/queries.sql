@@ -189,7 +189,23 @@ UPDATE branch SET swept = :swept WHERE branch = :branch;
 UPDATE branch SET swept = NULL WHERE swept IS NOT NULL AND swept >= size;
 
 -- insert_ledger: a pending record
-INSERT INTO ledger (record, reason) VALUES (:record, :reason);
+INSERT INTO ledger (record, reason) VALUES (:record, :reason) RETURNING entry;
+
+-- insert_erasure: that a record says of an event that its body was destroyed
+INSERT INTO erasure (leaf, entry) VALUES (:leaf, :entry) ON CONFLICT (leaf) DO NOTHING;
+
+-- read_erasure: the record that says that an event's body was destroyed (primary keys)
+SELECT l.entry, l.record, l.reason
+FROM erasure AS e
+JOIN ledger AS l ON l.entry = e.entry
+WHERE e.leaf = :leaf;
+
+-- read_session_of: the living session that owns a branch (primary keys)
+SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt
+FROM branch AS b
+JOIN session AS s ON s.session = b.session
+JOIN family AS f ON f.family = s.family
+WHERE b.branch = :branch AND s.deleted IS NULL;
 
 -- read_ledger: pending records by number (primary key)
 SELECT entry, record, reason FROM ledger WHERE entry > :after ORDER BY entry LIMIT :limit;

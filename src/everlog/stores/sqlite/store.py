@@ -209,6 +209,13 @@ class SqliteStorage:
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
         return session_row(row)
 
+    def session_of(self, branch: int) -> SessionRow:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_session_of"], {"branch": branch}).fetchone()
+        if row is None:
+            raise NotFoundError("the session that owned this branch was deleted")
+        return session_row(row)
+
     def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
         with self._connections.reader() as connection:
             return listing.list_sessions(connection, chosen)
@@ -352,6 +359,11 @@ class SqliteStorage:
         with self._connections.reader() as connection:
             rows = connection.execute(QUERIES["read_ledger"], {"after": after, "limit": limit}).fetchall()
         return [LedgerEntry(*row) for row in rows]  # pyright: ignore
+
+    def erasure(self, leaf: bytes) -> LedgerEntry | None:
+        with self._connections.reader() as connection:
+            row = connection.execute(QUERIES["read_erasure"], {"leaf": leaf}).fetchone()
+        return None if row is None else LedgerEntry(*row)  # pyright: ignore
 
     def now(self) -> int:
         return self._clock()

@@ -15,7 +15,7 @@ import msgspec
 from everlog.core import limits
 from everlog.core.decide import EventRow, Recorded, Tip
 from everlog.core.event import PreparedAttachment
-from everlog.core.ledger import LedgerRecord, encode_record
+from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.errors import NotFoundError
@@ -116,6 +116,12 @@ class SqliteTransaction:
         row = self._execute(QUERIES["read_session_by_id"], {"id": bytes.fromhex(session_id)}).fetchone()
         if row is None:
             raise _no_session(session_id)
+        return session_row(row)
+
+    def session_of(self, branch: int) -> SessionRow:
+        row = self._execute(QUERIES["read_session_of"], {"branch": branch}).fetchone()
+        if row is None:
+            raise NotFoundError("the session that owned this branch was deleted; nothing was written")
         return session_row(row)
 
     def branches(self, session: int) -> list[BranchRow]:
@@ -258,7 +264,15 @@ class SqliteTransaction:
         self._current = {id_: tip for id_, tip in self._current.items() if tip.session != session}
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
-        self._execute(QUERIES["insert_ledger"], {"record": encode_record(record), "reason": reason})
+        row = self._execute(
+            QUERIES["insert_ledger"], {"record": encode_record(record), "reason": reason}
+        ).fetchone()
+        if isinstance(record, EraseRecord):
+            entry: int = row[0]  # pyright: ignore[reportOptionalSubscript]
+            self._connection.executemany(
+                QUERIES["insert_erasure"],
+                [{"leaf": bytes.fromhex(leaf), "entry": entry} for _, leaf in record.events],
+            )
 
     def flush(self) -> None:
         """Write the events and tips that are kept back."""

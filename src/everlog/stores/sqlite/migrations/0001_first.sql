@@ -16,7 +16,7 @@ CREATE TABLE family (
 -- A session. A deleted one keeps its row, without anything that it was called.
 CREATE TABLE session (
   session INTEGER PRIMARY KEY,
-  id BLOB NOT NULL UNIQUE,          -- 16 bytes, a UUID
+  id BLOB NOT NULL,                 -- 16 bytes, a UUID
   family INTEGER NOT NULL REFERENCES family,
   name TEXT UNIQUE,                 -- NULL once deleted
   title TEXT,
@@ -28,6 +28,7 @@ CREATE TABLE session (
   created INTEGER NOT NULL,
   deleted INTEGER                   -- NULL while it lives
 );
+CREATE UNIQUE INDEX session_id ON session (id) WHERE deleted IS NULL; -- a deleted one may be taken in again
 CREATE INDEX session_created ON session (created);
 CREATE INDEX session_parent ON session (parent) WHERE parent IS NOT NULL;
 
@@ -105,3 +106,9 @@ CREATE TABLE ledger (
   record BLOB NOT NULL,             -- canonical JSON: what a seal covers
   reason TEXT                       -- given by the caller; not hashed
 );
+
+-- Which record says that an event's body was destroyed.
+CREATE TABLE erasure (
+  leaf BLOB NOT NULL PRIMARY KEY,
+  entry INTEGER NOT NULL REFERENCES ledger
+) WITHOUT ROWID;

@@ -1,0 +1,284 @@
+"""Verification: re-derive everything from the stored bytes up, and compare.
+
+1. Every own event of every branch of a session, and of the branches below that it shares, is checked: position, body
+   and attachments against commitments, header against leaf, chain, order of times, nodes; then the branch's size, root,
+   last leaf and base.
+2. It goes on after a fault and names each exactly; it streams, a page of rows at a time.
+3. A body that is missing is *erased* where the ledger says so, *withheld* where it came so, and a fault otherwise.
+4. What it did not check is said too: without a seal, a rewrite of everything by whoever holds the file is not excluded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+
+import msgspec
+
+from everlog.core import limits
+from everlog.core.decide import EventRow, header_of
+from everlog.core.event import DELETED, ERASED, WITHHELD, PreparedAttachment, decode_attached
+from everlog.core.header import commit_attachment, commit_body, encode_header
+from everlog.core.ledger import LEDGER_FORMAT
+from everlog.core.lineage import Lineage
+from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
+from everlog.core.query import EVERYTHING
+from everlog.errors import EverlogError, TamperedError
+from everlog.reader import View, base_at
+from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
+
+FAULTS_MAX = 1_000  # after so many, more are counted but not listed
+Progress = Callable[[int], None]
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that does not hold. branch: its id; position: of the event, None where it is of the branch."""
+
+    session: str
+    branch: str
+    position: int | None
+    what: str
+
+    def __str__(self) -> str:
+        place = "" if self.position is None else f"@{self.position}"
+        return f"{self.session}~{self.branch[:8]}{place}: {self.what}"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What verification found. ok: no fault. Counts are of events, branches and sessions looked at.
+
+    erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet.
+    unchecked: what could not be checked, in words.
+    """
+
+    ok: bool
+    events: int
+    branches: int
+    sessions: int
+    erased: int
+    withheld: int
+    unsealed: int
+    faults: tuple[Fault, ...]
+    fault_count: int
+    unchecked: tuple[str, ...]
+
+    def raise_for_faults(self) -> None:
+        """Raise TamperedError where there is a fault."""
+        if self.faults:
+            raise TamperedError(
+                f"{self.fault_count} faults; the first: {self.faults[0]}; keep a copy of the store as it is, and compare with a "
+                "backup or a bundle"
+            )
+
+
+class _Checker:
+    """Collects what is found while walking."""
+
+    def __init__(self, storage: Storage, progress: Progress | None) -> None:
+        self.storage = storage
+        self.progress = progress
+        self.faults: list[Fault] = []
+        self.fault_count = self.events = self.branches = self.sessions = self.erased = self.withheld = 0
+        self._record: tuple[int, frozenset[str]] = (0, frozenset())  # the erase record read last
+        self._branches_seen: set[int] = set()
+
+    def fault(self, session: str, branch: str, position: int | None, what: str) -> None:
+        self.fault_count += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(Fault(session, branch, position, what))
+
+    def was_erased(self, leaf: bytes) -> bool:
+        """Tell whether the ledger holds a record that this event's body was erased."""
+        entry = self.storage.erasure(leaf)
+        if entry is None:
+            return False
+        if entry.number != self._record[0]:
+            self._record = (entry.number, frozenset(erased_leaves(entry.record)))
+        return leaf.hex() in self._record[1]
+
+    def first_look(self, branch: int) -> bool:
+        """Tell whether a branch was not checked yet: forks share theirs."""
+        if branch in self._branches_seen:
+            return False
+        self._branches_seen.add(branch)
+        return True
+
+    def counted(self, rows: int) -> None:
+        self.events += rows
+        if self.progress is not None:
+            self.progress(self.events)
+
+    def report(self) -> Report:
+        unchecked = [
+            "no seal was supplied: a rewrite of the whole store by whoever can write its file is not excluded"
+        ]
+        return Report(
+            not self.fault_count,
+            self.events,
+            self.branches,
+            self.sessions,
+            self.erased,
+            self.withheld,
+            self.events,
+            tuple(self.faults),
+            self.fault_count,
+            tuple(unchecked),
+        )
+
+
+def verify_store(storage: Storage, *, progress: Progress | None = None) -> Report:
+    """Verify every living session of a store, and that each stored branch belongs to one that was made here."""
+    return verify_sessions(storage, all_sessions(storage), progress=progress)
+
+
+def all_sessions(storage: Storage) -> Iterator[SessionRow]:
+    """Give every living session, in the order of their making."""
+    after: tuple[SessionRow, BranchRow] | None = None
+    while True:
+        chosen = SessionFilter(EVERYTHING, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after)
+        page = storage.sessions(chosen)
+        for pair in page:
+            after = pair
+            yield pair[0]
+        if len(page) < limits.SESSIONS_PAGE_MAX:
+            return
+
+
+def verify_sessions(
+    storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None
+) -> Report:
+    """Verify sessions, each with all its branches and what they share."""
+    checker = _Checker(storage, progress)
+    for session in sessions:
+        checker.sessions += 1
+        branches = storage.branches(session.key)
+        if all(branch.key != session.current for branch in branches):
+            checker.fault(session.name, "", None, "its current branch is none of its own")
+        for branch in branches:
+            try:
+                _check_branch(checker, session, branch)
+            except (EverlogError, ValueError, msgspec.MsgspecError) as error:
+                checker.fault(session.name, branch.id, None, f"cannot be read: {error}")
+    return checker.report()
+
+
+def _check_branch(checker: _Checker, session: SessionRow, branch: BranchRow) -> None:
+    """Check a branch's own events, and those below it that no other branch has brought to light yet."""
+    lineage = checker.storage.lineage(branch.key, session.name)
+    *shared, own = lineage.segments
+    for segment in shared:
+        if checker.first_look(segment.branch):
+            row = checker.storage.branch(segment.branch)
+            _check_own(checker, session, row, checker.storage.lineage(segment.branch, session.name))
+    if own.branch != branch.key:
+        checker.fault(session.name, branch.id, None, "its chain of bases does not end in itself")
+    if checker.first_look(branch.key):
+        _check_own(checker, session, branch, lineage)
+
+
+def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineage: Lineage) -> None:
+    checker.branches += 1
+    peaks, previous, recorded = _state_at_base(checker.storage, branch, lineage)
+    position = branch.base_size
+    while position < branch.size:
+        rows = checker.storage.rows(lineage, position, branch.size)
+        for row in rows:
+            try:
+                _check_row(checker, session, branch, lineage, row, previous, recorded)
+            except ValueError as error:
+                checker.fault(session.name, branch.id, row.position, str(error))
+            if push_leaf(peaks, row.position, row.leaf) != row.nodes:
+                checker.fault(session.name, branch.id, row.position, "its stored nodes are not those of the tree")
+            previous = row.leaf
+            recorded = max(recorded, row.recorded or 0)
+        position += len(rows)
+        checker.counted(len(rows))
+    _check_tip(checker, session, branch, peaks, previous, recorded)
+
+
+def _state_at_base(storage: Storage, branch: BranchRow, lineage: Lineage) -> tuple[list[bytes], bytes | None, int]:
+    """Give peaks, last leaf and its time at a branch's base, from nodes that are checked with the branch below."""
+    base = base_at(storage, View(branch, lineage), branch.base_size)
+    if base is None:
+        return [], None, 0
+    return split_digests(base.peaks), base.leaf, base.recorded
+
+
+def _check_tip(
+    checker: _Checker, session: SessionRow, branch: BranchRow, peaks: list[bytes], leaf: bytes | None, recorded: int
+) -> None:
+    if split_digests(branch.peaks) != peaks:
+        stored, derived = branch.head().root, root_of_peaks(peaks).hex()
+        checker.fault(session.name, branch.id, None, f"its root is stored as {stored} and derived as {derived}")
+    if branch.leaf != leaf:
+        checker.fault(session.name, branch.id, None, "its last leaf is not that of its last event")
+    if branch.recorded != recorded:
+        checker.fault(session.name, branch.id, None, "its last time is not that of its last event")
+
+
+def _check_row(
+    checker: _Checker,
+    session: SessionRow,
+    branch: BranchRow,
+    lineage: Lineage,
+    row: EventRow,
+    previous: bytes | None,
+    recorded: int,
+) -> None:
+    """Check one event; ValueError says what differs."""
+    if row.gone == DELETED:
+        raise ValueError("only its leaf is left, in a session that was not deleted")
+    header = header_of(row, writer=branch.writer, previous=previous, key_salt=session.family.key_salt)
+    if leaf_hash(encode_header(header)) != row.leaf:
+        raise ValueError(
+            "its header (type, actor, outcome, times, key, cause, commitments, position or the event before) is not what its "
+            "leaf was made of"
+        )
+    if (row.recorded or 0) < recorded:
+        raise ValueError("its time lies before that of the event before it")
+    if row.gone is None:
+        attachments = checker.storage.attachments(lineage, row.position) if row.attached else []
+        check_contents(row, attachments)
+    elif row.gone == ERASED:
+        checker.erased += 1
+        if row.body is not None or row.salt is not None:
+            raise ValueError("it is marked as erased, and its body or salt is still there")
+        if not checker.was_erased(row.leaf):
+            raise ValueError("its body is missing, and the ledger has no record that it was erased")
+    elif row.gone == WITHHELD:
+        checker.withheld += 1
+    else:
+        raise ValueError(f"its body is missing for the unknown reason {row.gone}")
+
+
+def check_contents(row: EventRow, attachments: list[PreparedAttachment]) -> None:
+    """Check a body and attachments against the commitments in the header; ValueError says what differs."""
+    assert row.commitments is not None, "the header was rebuilt from them"
+    commitments = split_digests(row.commitments)
+    if row.body is None or row.salt is None:
+        raise ValueError("its body is missing, and nothing says why")
+    if len(row.salt) != DIGEST_BYTES or commit_body(row.salt, row.body) != commitments[0]:
+        raise ValueError("its body is not the one that was committed to")
+    named = [] if row.attached is None else decode_attached(row.attached)
+    if [(item.name, item.size) for item in attachments] != named or len(attachments) != len(commitments) - 1:
+        raise ValueError("its attachments are not those that were committed to")
+    for item, commitment in zip(attachments, commitments[1:], strict=True):
+        if item.content is None or item.salt is None:
+            raise ValueError(f"its attachment {item.name!r} is missing, and nothing says why")
+        if len(item.content) != item.size or commit_attachment(item.salt, item.name, item.content) != commitment:
+            raise ValueError(f"its attachment {item.name!r} is not the one that was committed to")
+
+
+class _AnyRecord(msgspec.Struct):
+    v: str
+    kind: str
+    events: list[tuple[int, str]] = []
+
+
+def erased_leaves(record: bytes) -> list[str]:
+    """Give the leaves (hex) that a ledger record says were erased; none for a record of another kind."""
+    try:
+        read = msgspec.json.decode(record, type=_AnyRecord)
+    except msgspec.MsgspecError:
+        return []
+    return [leaf for _, leaf in read.events] if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else []

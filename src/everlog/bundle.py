@@ -1,0 +1,344 @@
+"""Bundle files (`.everlog`): a session as a deterministic tar, to keep, to hand on, and to take in elsewhere (FORMAT §6).
+
+    manifest.json                    the session, its branches and their roots
+    branches/BBBB/NNNNNN.headers     canonical headers, one a line; their SHA-256 leaves are what everything hangs on
+    branches/BBBB/NNNNNN.bodies      for each header: body and salt and attachments, or why they are not there
+    ledger.jsonl                     the records that say what was erased
+
+1. Names, order, owners, modes and times are fixed, so the same session gives the same bytes.
+2. Reading trusts nothing: members are regular files of these names in this order, of bounded size.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from everlog.audit import erased_leaves
+from everlog.core import limits
+from everlog.core.decide import EventRow, event_of, header_of
+from everlog.core.event import DELETED, ERASED, WITHHELD, Cause, PreparedAttachment, encode_attached
+from everlog.core.header import Header, decode_header, encode_header
+from everlog.core.merkle import leaf_hash
+from everlog.core.position import parse_event_id
+from everlog.core.prepare import Draw
+from everlog.core.query import Query, compile_query
+from everlog.core.query_text import parse
+from everlog.errors import NotFoundError, TamperedError, UnavailableError
+from everlog.storage import SessionRow, Storage
+from everlog.transfer import (
+    BUNDLE_FORMAT,
+    EventParcel,
+    Pages,
+    Progress,
+    SessionParcel,
+    Transferred,
+    check_parcel,
+    pack_session,
+    take_checked,
+)
+
+MANIFEST_BYTES_MAX = 64 * 1024 * 1024
+MEMBER_BYTES_MAX = 2 * 1024 * 1024 * 1024  # a page of events whose attachments are all of the largest size
+BRANCHES_MAX = 100_000
+_MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
+_GONE: Final = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
+
+
+class _Attachment(msgspec.Struct, omit_defaults=True):
+    name: str
+    size: int
+    salt: str | None = None
+    content: str | None = None
+
+
+class _Contents(msgspec.Struct, omit_defaults=True):
+    """A line of .bodies: body is the body's own JSON text, as it was hashed."""
+
+    n: int
+    body: str | None = None
+    salt: str | None = None
+    gone: str | None = None
+    key: str | None = None
+    caused_by: str | None = None
+    attachments: list[_Attachment] = []
+
+
+# --- writing -------------------------------------------------------------------------------------
+def export_session(
+    storage: Storage, session: SessionRow, path: str | os.PathLike[str], *, withhold: str | Query | None = None
+) -> int:
+    """Write a session as a bundle, whole or not at all; give the number of events in it.
+
+    withhold: a query; bodies, keys and attachments of events that meet it are left out.
+    """
+    query = parse(withhold, now=storage.now()) if isinstance(withhold, str) else withhold
+    parcel, pages = pack_session(storage, session)
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                count = _write(tar, storage, parcel, pages, query)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise UnavailableError(
+            f"the bundle {target} cannot be written ({error.strerror}); nothing is there; choose another place"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages: Pages, withhold: Query | None) -> int:
+    meets = None if withhold is None else compile_query(withhold)
+    _add(tar, "manifest.json", msgspec.json.format(msgspec.json.encode(parcel), indent=1) + b"\n")
+    key_salt = bytes.fromhex(parcel.key_salt)
+    count = 0
+    records: dict[int, bytes] = {}
+    for index, branch in enumerate(parcel.branches):
+        previous = _leaf_before(pages, parcel, index)
+        for number, page in enumerate(pages(index, branch.base_size), start=1):
+            headers: list[bytes] = []
+            contents: list[bytes] = []
+            for event in page:
+                row = event.row
+                header = header_of(row, writer=branch.writer, previous=previous, key_salt=key_salt)
+                headers.append(encode_header(header))
+                previous = row.leaf
+                seen = event_of(row, session=parcel.id, branch_id=branch.id, writer=branch.writer)
+                contents.append(msgspec.json.encode(_contents(event, withheld=meets is not None and meets(seen))))
+                if row.gone == ERASED:
+                    entry = storage.erasure(row.leaf)
+                    if entry is not None:
+                        records[entry.number] = entry.record
+            folder = f"branches/{index:04d}/{number:06d}"
+            _add(tar, f"{folder}.headers", b"\n".join(headers) + b"\n")
+            _add(tar, f"{folder}.bodies", b"\n".join(contents) + b"\n")
+            count += len(page)
+    _add(tar, "ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(records.items())))
+    return count
+
+
+def _leaf_before(pages: Pages, parcel: SessionParcel, index: int) -> bytes | None:
+    """Give the leaf of the event that a branch's first own one follows."""
+    branch = parcel.branches[index]
+    if branch.base is None:
+        return None
+    return next(pages(branch.base, branch.base_size - 1))[0].row.leaf
+
+
+def _contents(event: EventParcel, *, withheld: bool) -> _Contents:
+    row = event.row
+    cause = None if row.cause is None else Cause.unpack(row.cause).id
+    if withheld or row.body is None or row.salt is None:
+        gone = _GONE.get(row.gone or 0, "withheld")
+        bare = [_Attachment(item.name, item.size) for item in event.attachments]
+        return _Contents(row.position, gone=gone, key=None if withheld else row.key, caused_by=cause, attachments=bare)
+    attachments = [
+        _Attachment(
+            item.name,
+            item.size,
+            None if item.salt is None else item.salt.hex(),
+            None if item.content is None else b64encode(item.content).decode(),
+        )
+        for item in event.attachments
+    ]
+    return _Contents(row.position, row.body.decode(), row.salt.hex(), None, row.key, cause, attachments)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o600
+    tar.addfile(member, io.BytesIO(content))
+
+
+# --- reading -------------------------------------------------------------------------------------
+class Bundle:
+    """An open bundle: its manifest, and its events in pages. Nothing in it is checked against hashes yet."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            self._tar = tarfile.open(self.path, mode="r:")  # noqa: SIM115  # closed by close()
+            self._members = self._tar.getmembers()
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no bundle at {self.path}") from None
+        except (OSError, tarfile.TarError, ValueError) as error:
+            raise self._broken(f"it cannot be read as a tar ({error})") from error
+        self._index: list[list[tuple[tarfile.TarInfo, tarfile.TarInfo]]] = []
+        self.parcel = self._manifest()
+        self._check_members()
+        self.erased = frozenset(
+            leaf for line in self._read(self._members[-1]).splitlines() for leaf in erased_leaves(line)
+        )
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def pages(self, branch: int, start: int) -> Iterator[list[EventParcel]]:
+        """Give the events of a branch from a position on, a member's at a time."""
+        position = self.parcel.branches[branch].base_size
+        for headers, bodies in self._index[branch]:
+            head_lines = self._read(headers).splitlines()
+            if position + len(head_lines) > start:
+                body_lines = self._read(bodies).splitlines()
+                if len(head_lines) != len(body_lines):
+                    raise self._broken(f"{headers.name} and {bodies.name} differ in length")
+                pairs = zip(head_lines, body_lines, strict=True)
+                page = [self._event(header, body, headers.name) for header, body in pairs]
+                yield page[max(0, start - position) :]
+            position += len(head_lines)
+
+    def _manifest(self) -> SessionParcel:
+        if not self._members or self._members[0].name != "manifest.json" or not self._members[0].isreg():
+            raise self._broken("it does not begin with manifest.json")
+        if self._members[0].size > MANIFEST_BYTES_MAX:
+            raise self._broken("its manifest is larger than any can be")
+        try:
+            parcel = msgspec.json.decode(self._read(self._members[0]), type=SessionParcel)
+        except msgspec.MsgspecError as error:
+            raise self._broken(f"its manifest cannot be read ({error})") from error
+        if parcel.v != BUNDLE_FORMAT:
+            raise self._broken(f"it is of format {parcel.v[:50]!r}, and this Everlog reads {BUNDLE_FORMAT}")
+        self._check_branches(parcel)
+        return parcel
+
+    def _check_branches(self, parcel: SessionParcel) -> None:
+        branches = parcel.branches
+        if not 1 <= len(branches) <= BRANCHES_MAX or not 0 <= parcel.current < len(branches):
+            raise self._broken("its manifest names no current branch")
+        texts = [parcel.session, parcel.family, *(text for each in branches for text in (each.id, each.writer))]
+        if not all(re.fullmatch(r"[0-9a-f]{32}", text) for text in texts):
+            raise self._broken("its manifest holds an id that is not 32 hex digits")
+        if re.fullmatch(r"[0-9a-f]{64}", parcel.key_salt) is None:
+            raise self._broken("its key salt is not 32 bytes")
+        if parcel.parent is not None and re.fullmatch(r"[0-9a-f]{112}", parcel.parent) is None:
+            raise self._broken("its parent is not an event's id with its leaf")
+        for place, branch in enumerate(branches):
+            below = None if branch.base is None else branches[branch.base] if 0 <= branch.base < place else branch
+            floor = 0 if below is None else below.base_size + 1
+            ceiling = 0 if below is None else below.size
+            if below is branch or not floor <= branch.base_size <= ceiling or branch.size < branch.base_size:
+                raise self._broken(f"its branch {place} does not stand on a branch before it")
+
+    def _check_members(self) -> None:
+        rest = self._members[1:]
+        if not rest or rest[-1].name != "ledger.jsonl":
+            raise self._broken("it is cut off: it does not end with ledger.jsonl")
+        self._index = [[] for _ in self.parcel.branches]
+        names = [member.name for member in rest[:-1]]
+        for member in rest:
+            if not member.isreg() or member.size > MEMBER_BYTES_MAX:
+                raise self._broken(f"its member {member.name[:100]!r} is no regular file of a possible size")
+        for place in range(0, len(names) - 1, 2):
+            match, other = _MEMBER.fullmatch(names[place]), _MEMBER.fullmatch(names[place + 1])
+            if match is None or other is None or match[3] != "headers" or other[3] != "bodies":
+                raise self._broken(f"its member {names[place][:100]!r} is not one that a bundle has there")
+            branch = int(match[1])
+            if branch >= len(self._index) or int(match[2]) != len(self._index[branch]) + 1 or match.groups()[:2] != other.groups()[:2]:
+                raise self._broken(f"its member {names[place][:100]!r} is out of order")
+            self._index[branch].append((rest[place], rest[place + 1]))
+        if len(names) % 2:
+            raise self._broken(f"its member {names[-1][:100]!r} stands alone")
+
+    def _read(self, member: tarfile.TarInfo) -> bytes:
+        file = self._tar.extractfile(member)
+        content = b"" if file is None else file.read()
+        if len(content) != member.size:
+            raise self._broken(f"it is cut off within {member.name}")
+        return content
+
+    def _event(self, line: bytes, body_line: bytes, name: str) -> EventParcel:
+        try:
+            header = decode_header(line)
+            contents = msgspec.json.decode(body_line, type=_Contents)
+            if contents.n != header.n:
+                raise ValueError(f"body {contents.n} stands beside header {header.n}")
+            return EventParcel(_row(header, line, contents), _attachments(contents))
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise self._broken(f"an event in {name} cannot be read ({error})") from error
+
+    def _broken(self, what: str) -> TamperedError:
+        return TamperedError(
+            f"the bundle {self.path} is not whole: {what}; nothing was taken; get it again from where it was made"
+        )
+
+
+def _row(header: Header, line: bytes, contents: _Contents) -> EventRow:
+    gone = {None: None, "erased": ERASED, "withheld": WITHHELD}[contents.gone]
+    cause = None
+    if header.r is not None:
+        place = parse_event_id(contents.caused_by or "")
+        if place is None:
+            raise ValueError("its cause is not named")
+        cause = Cause(place.writer, place.position, bytes.fromhex(header.r)).pack()
+    covers = None
+    if header.g is not None:
+        covers = msgspec.json.encode([(each["a"], each["z"], each["h"]) for each in header.g]).decode()
+    bare = [PreparedAttachment(item.name, item.size, None, None) for item in contents.attachments]
+    return EventRow(
+        header.n,
+        header.y,
+        header.a,
+        header.o,
+        header.t,
+        header.w,
+        cause,
+        contents.key,
+        header.m,
+        bytes.fromhex(header.k) if header.k is not None and contents.key is None else None,
+        covers,
+        gone,
+        encode_attached(bare),
+        bytes.fromhex("".join(header.c)),
+        leaf_hash(line),
+        b"",
+        None if contents.salt is None else bytes.fromhex(contents.salt),
+        None if contents.body is None else contents.body.encode(),
+    )
+
+
+def _attachments(contents: _Contents) -> tuple[PreparedAttachment, ...]:
+    return tuple(
+        PreparedAttachment(
+            item.name,
+            item.size,
+            None if item.salt is None else bytes.fromhex(item.salt),
+            None if item.content is None else b64decode(item.content, validate=True),
+        )
+        for item in contents.attachments
+    )
+
+
+def import_bundle(
+    target: Storage,
+    draw: Draw,
+    path: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Check a bundle whole, then take from it what the target lacks."""
+    with Bundle(path) as bundle:
+        latest = None if force else target.now() + limits.CLOCK_AHEAD_MICROS_MAX
+        check_parcel(
+            bundle.parcel, bundle.pages, latest=latest, erased=lambda leaf: leaf.hex() in bundle.erased
+        )
+        return take_checked(target, draw, bundle.parcel, bundle.pages, progress)
+
