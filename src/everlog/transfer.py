@@ -43,7 +43,7 @@ Progress = Callable[[int], None]
 class BranchParcel(msgspec.Struct, frozen=True, kw_only=True):
     """A branch as it is moved. base: index among the parcel's branches, always a smaller one.
 
-    size: of the lineage as far as the parcel holds it; root: there.
+    size: of the lineage as far as the parcel holds it; root: there. own: whether it is of the moved session itself.
     """
 
     id: str
@@ -52,6 +52,7 @@ class BranchParcel(msgspec.Struct, frozen=True, kw_only=True):
     base_size: int
     size: int
     root: str
+    own: bool
 
 
 class SessionParcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +116,15 @@ def pack_session(storage: Storage, session: SessionRow) -> tuple[SessionParcel, 
         size = row.size if row.session == session.key else sizes[row.key]
         at = base_at(storage, View(row, lineage), size)
         root = root_of_peaks([]) if at is None else root_of_peaks(split_digests(at.peaks))
-        base = None if row.base is None else index[row.base]
         parcels.append(
             BranchParcel(
-                id=row.id, writer=row.writer, base=base, base_size=row.base_size, size=size, root=root.hex()
+                id=row.id,
+                writer=row.writer,
+                base=None if row.base is None else index[row.base],
+                base_size=row.base_size,
+                size=size,
+                root=root.hex(),
+                own=row.session == session.key,
             )
         )
     parcel = SessionParcel(
@@ -273,24 +279,44 @@ class _Taker:
     def _place(self, session: SessionRow | None, index: int, branch: BranchParcel) -> BranchRow:
         """Give the target's branch that holds this one's events, after storing what it lacked."""
         present = self.target.branch_by_id(branch.id)
-        if present is not None and self._stands_here(present, branch):
-            shared = self._shared(present, index, branch)
-            self.known += shared - branch.base_size
-            if shared == branch.size:
-                return present
-            if shared == present.size:
-                return self._append(present, index, shared)
-            return self._diverge(session, present, index, branch, shared)
-        base = None if branch.base is None else base_at(self.target, *self._base(branch))
-        branch_id = branch.id if present is None else self.draw(16).hex()
+        if present is None or not self._stands_here(present, branch):
+            base = None if branch.base is None else base_at(self.target, *self._base(branch))
+            made = self._make(session, branch.id if present is None else self.draw(16).hex(), branch, base)
+            return self._append(made, index, branch.base_size)
+        shared = self._shared(present, index, branch)
+        self.known += shared - branch.base_size
+        if branch.own and (session is None or present.session != session.key):
+            return self._mirror(session, present, index, branch, shared)
+        if shared == branch.size:
+            return present
+        if shared == present.size:
+            return self._append(present, index, shared)
+        return self._diverge(session, present, index, branch, shared)
+
+    def _make(self, session: SessionRow | None, branch_id: str, branch: BranchParcel, base: Base | None) -> BranchRow:
+        """Make a branch, and the session with it where it is not here yet."""
         if session is None:
             self._create(branch_id, branch.writer, base)
         else:
-            self.target.write(Graft(self.parcel.session, branch_id, branch.writer, base))
+            self.target.write(Graft(session.id, branch_id, branch.writer, base))
         self.branches += 1
         made = self.target.branch_by_id(branch_id)
         assert made is not None, "the branch was just made"
-        return self._append(made, index, branch.base_size)
+        return made
+
+    def _mirror(
+        self, session: SessionRow | None, present: BranchRow, index: int, branch: BranchParcel, shared: int
+    ) -> BranchRow:
+        """Give the session a branch of its own on events that came here with a fork of it."""
+        own = [] if session is None else self.target.branches(session.key)
+        for row in own:
+            if row.writer == branch.writer:
+                at = self._shared(row, index, branch)
+                if at == min(row.size, branch.size):
+                    self.known += max(0, at - shared)
+                    return row if at == branch.size else self._append(row, index, at)
+        base = base_at(self.target, View(present, self.target.lineage(present.key, "")), shared)
+        return self._append(self._make(session, self.draw(16).hex(), branch, base), index, shared)
 
     def _base(self, branch: BranchParcel) -> tuple[View, int]:
         assert branch.base is not None, "asked only of branches with a base"
@@ -331,11 +357,7 @@ class _Taker:
             at = self._shared(made_before, index, msgspec.structs.replace(branch, base_size=made_before.base_size))
             self.known += at - shared
             return made_before if at == branch.size else self._append(made_before, index, at)
-        branch_id = self.draw(16).hex()
-        self.target.write(Graft(self.parcel.session, branch_id, branch.writer, base_at(self.target, view, shared)))
-        made = self.target.branch_by_id(branch_id)
-        assert made is not None, "the branch was just made"
-        self.branches += 1
+        made = self._make(session, self.draw(16).hex(), branch, base_at(self.target, view, shared))
         self.diverged.append(f"b{made.number}")
         return self._append(made, index, shared)
 
