@@ -9,6 +9,16 @@ from everlog.open import open_store as open
 from everlog.session import Branch, Session, SessionInfo
 from everlog.store import Store
 
+
+def __getattr__(name: str) -> object:
+    """Load the async face when it is first asked for: asyncio takes a third of the time that the import may take."""
+    if name in ("open_async", "AsyncBranch", "AsyncFeed", "AsyncSession", "AsyncStore"):
+        from everlog import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module 'everlog' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [

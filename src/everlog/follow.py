@@ -30,9 +30,10 @@ CURSOR_START: Final = f"1:0:{'0' * 64}"
 class Followable(Protocol):
     """A session, as far as a follower needs it."""
 
-    _storage: Storage
+    @property
+    def storage(self) -> Storage: ...
 
-    def _view(self) -> View: ...
+    def view(self) -> View: ...
 
     def cut(self, place: PlaceLike = "end") -> int: ...
 
@@ -41,8 +42,8 @@ class Follower:
     """Follows a session's current line from a cut on."""
 
     def __init__(self, session: Followable, start: PlaceLike) -> None:
-        self.storage = session._storage  # pyright: ignore[reportPrivateUsage]
-        self._read_view = session._view  # pyright: ignore[reportPrivateUsage]
+        self.storage = session.storage
+        self._read_view = session.view
         self._line = self._read_view()
         self._next = session.cut(start)
 

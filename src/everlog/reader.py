@@ -51,16 +51,16 @@ class View(msgspec.Struct, frozen=True):
 class BranchReader:
     """Reads one line of events. Subclasses say which: a session's current branch, or a branch that was named."""
 
-    _storage: Storage
+    storage: Storage
     _lineages: dict[int, Lineage]
 
-    def _view(self) -> View:
+    def view(self) -> View:
         raise NotImplementedError
 
     def _view_of(self, branch: BranchRow, session: str) -> View:
         lineage = self._lineages.get(branch.key)
         if lineage is None:
-            lineage = self._storage.lineage(branch.key, session)
+            lineage = self.storage.lineage(branch.key, session)
             if len(self._lineages) >= 8:
                 self._lineages.pop(next(iter(self._lineages)))
             self._lineages[branch.key] = lineage
@@ -69,18 +69,18 @@ class BranchReader:
     # --- slices ---
     def size(self) -> int:
         """Give the number of events in the lineage as it is now."""
-        return self._view().size
+        return self.view().size
 
     def slice(self, start: PlaceLike = "start", stop: PlaceLike = "end") -> list[Event]:
         """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""
-        view = self._view()
+        view = self.view()
         low, high = self._clamped_cut(view, start), self._clamped_cut(view, stop)
         return [event for page in self._read_pages(view, low, high, EVERYTHING) for event in page]
 
     def event(self, place: PlaceLike) -> Event:
         """Give one event: by position (negative from the end), id, or checkpoint's name; NotFoundError."""
-        view = self._view()
-        return self._read_one(view, resolve_event(self._storage, view, place))
+        view = self.view()
+        return self._read_one(view, resolve_event(self.storage, view, place))
 
     @overload
     def __getitem__(self, index: int) -> Event: ...
@@ -130,8 +130,12 @@ class BranchReader:
         where: "data.PATH" or "meta.PATH" to a JSON scalar, or any of several. limit: at most so many events.
         Reads a page at a time; what is recorded after the call is not among them.
         """
-        asked = self._query(
+        pages = self.pages(
             query,
+            start=start,
+            stop=stop,
+            reverse=reverse,
+            limit=limit,
             types=types,
             actor=actor,
             outcome=outcome,
@@ -142,18 +146,31 @@ class BranchReader:
             caused_by=caused_by,
             has=has,
         )
-        pages = self._pages(asked, start=start, stop=stop, reverse=reverse, limit=limit)
         return (event for page in pages for event in page)
+
+    def pages(
+        self,
+        query: str | Query | None = None,
+        *,
+        start: PlaceLike = "start",
+        stop: PlaceLike = "end",
+        reverse: bool = False,
+        limit: int | None = None,
+        **keywords: Any,
+    ) -> Iterator[list[Event]]:
+        """Iterate what `events` with the same arguments gives, a page at a time; no page is empty."""
+        asked = self._query(query, **keywords)
+        view = self.view()
+        low, high = self._clamped_cut(view, start), self._clamped_cut(view, stop)
+        return self._read_pages(view, low, high, asked, reverse=reverse, limit=limit)
 
     def count(self, query: str | Query | None = None, **keywords: Any) -> int:
         """Count the events that `events` with the same arguments would give."""
-        asked, bounds = self._split_keywords(query, keywords)
-        return sum(len(page) for page in self._pages(asked, **bounds))
+        return sum(len(page) for page in self.pages(query, **keywords))
 
     def last(self, types: str | Sequence[str] | None = None, **keywords: Any) -> Event | None:
         """Give the newest event of these types (and that meets the other keywords of `events`), or None."""
-        asked, bounds = self._split_keywords(keywords.pop("query", None), {"types": types, **keywords})
-        pages = self._pages(asked, **{**bounds, "reverse": True, "limit": 1})
+        pages = self.pages(types=types, **{**keywords, "reverse": True, "limit": 1})
         return next((event for page in pages for event in page), None)
 
     def find(self, key: str) -> Event | None:
@@ -162,8 +179,8 @@ class BranchReader:
 
     def around(self, place: PlaceLike, *, before: int = 5, after: int = 5) -> list[Event]:
         """Give an event with those before and after it."""
-        view = self._view()
-        position = resolve_event(self._storage, view, place)
+        view = self.view()
+        position = resolve_event(self.storage, view, place)
         start, stop = max(0, position - _count(before)), min(view.size, position + 1 + _count(after))
         return [event for page in self._read_pages(view, start, stop, EVERYTHING) for event in page]
 
@@ -191,12 +208,12 @@ class BranchReader:
 
     def cut(self, place: PlaceLike = "end") -> int:
         """Give the cut that a place names in this line now, 0 .. size; InvalidPlaceError or NotFoundError."""
-        return resolve_cut(self._storage, self._view(), place)
+        return resolve_cut(self.storage, self.view(), place)
 
     def head_at(self, place: PlaceLike = "end") -> Head:
         """Give the head (size and root) at a place. O(log size) reads."""
-        view = self._view()
-        return head_at(self._storage, view, resolve_cut(self._storage, view, place))
+        view = self.view()
+        return head_at(self.storage, view, resolve_cut(self.storage, view, place))
 
     # --- underneath ---
     def _query(
@@ -208,7 +225,7 @@ class BranchReader:
         caused_by: Event | str | None = None,
         **others: Any,
     ) -> Query:
-        now = self._storage.now()
+        now = self.storage.now()
         text = EVERYTHING if query is None else parse(query, now=now) if isinstance(query, str) else query
         keywords = from_keywords(
             since=None if since is None else _time(since, now),
@@ -217,25 +234,6 @@ class BranchReader:
             **others,
         )
         return text & keywords
-
-    def _split_keywords(
-        self, query: str | Query | None, keywords: dict[str, Any]
-    ) -> tuple[Query, dict[str, Any]]:
-        bounds = {name: keywords.pop(name) for name in ("start", "stop", "reverse", "limit") if name in keywords}
-        return self._query(query, **keywords), bounds
-
-    def _pages(
-        self,
-        query: Query,
-        *,
-        start: PlaceLike = "start",
-        stop: PlaceLike = "end",
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> Iterator[list[Event]]:
-        view = self._view()
-        low, high = self._clamped_cut(view, start), self._clamped_cut(view, stop)
-        return self._read_pages(view, low, high, query, reverse=reverse, limit=limit)
 
     def _read_pages(
         self, view: View, start: int, stop: int, query: Query, *, reverse: bool = False, limit: int | None = None
@@ -248,7 +246,7 @@ class BranchReader:
         while start < stop and left != 0:
             # With a test of our own, how many rows make `left` events is not known.
             size = limits.PAGE_EVENTS_MAX if left is None or meets else min(left, limits.PAGE_EVENTS_MAX)
-            page = self._storage.read(view.lineage, start, stop, terms=terms, reverse=reverse, limit=size)
+            page = self.storage.read(view.lineage, start, stop, terms=terms, reverse=reverse, limit=size)
             events = page.events if meets is None else [event for event in page.events if meets(event)]
             if left is not None:
                 events = events[:left]
@@ -269,20 +267,20 @@ class BranchReader:
             assert isinstance(bounds, Range), "range terms hold ranges"
             low, high = bounds.low, bounds.high
             if term.key != "position":
-                low = None if low is None else self._storage.cut_at(view.lineage, view.size, int(low))
-                high = None if high is None else self._storage.cut_at(view.lineage, view.size, int(high))
+                low = None if low is None else self.storage.cut_at(view.lineage, view.size, int(low))
+                high = None if high is None else self.storage.cut_at(view.lineage, view.size, int(high))
             yield int(low or 0), view.size if high is None else int(high)
 
     def _clamped_cut(self, view: View, place: PlaceLike) -> int:
         if isinstance(place, int) and not isinstance(place, bool):
             return min(place, view.size) if place >= 0 else max(0, view.size + place)
-        return resolve_cut(self._storage, view, place)
+        return resolve_cut(self.storage, view, place)
 
     def _read_one(self, view: View, position: int) -> Event:
-        return self._storage.read(view.lineage, position, position + 1, limit=1).events[0]
+        return self.storage.read(view.lineage, position, position + 1, limit=1).events[0]
 
     def _caused_from(self, cause: Cause) -> Event | None:
-        view = self._view()
+        view = self.view()
         place = EventPlace(cause.writer, cause.position)
         if not _holds(view, place):
             return None
@@ -294,13 +292,13 @@ class BranchReader:
         place = parse_event_id(event_id)
         if place is None:
             raise InvalidPlaceError(f"caused_by {event_id!r:.100} is no event's id; nothing was written; give an Event or its id")
-        view = self._view()
+        view = self.view()
         if not _holds(view, place):
-            branch = self._storage.branch_by_id(place.writer)
+            branch = self.storage.branch_by_id(place.writer)
             if branch is None or not branch.base_size <= place.position < branch.size:
                 raise NotFoundError(f"caused_by names {event_id}, which is not in this store; nothing was written")
-            view = View(branch, self._storage.lineage(branch.key, ""))
-        leaf = self._storage.tree_node(view.lineage, 0, place.position)
+            view = View(branch, self.storage.lineage(branch.key, ""))
+        leaf = self.storage.tree_node(view.lineage, 0, place.position)
         return Cause(place.writer, place.position, leaf).pack()
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class Branch(BranchReader):
     """
 
     def __init__(self, storage: Storage, row: BranchRow, session: str, *, current: bool) -> None:
-        self._storage = storage
+        self.storage = storage
         self._lineages = {}
         self._row = row
         self.session_id = session
@@ -97,15 +98,15 @@ class Branch(BranchReader):
     def __repr__(self) -> str:
         return f"<Branch {self.session_id!r}~{self.name} size={self.head.size}{' current' if self.current else ''}>"
 
-    def _view(self) -> View:
-        return self._view_of(self._storage.branch(self._row.key), self.session_id)
+    def view(self) -> View:
+        return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
 class Session(BranchReader):
     """A durable, append-only log of one agent's run. Made by `Store.create`, `Store.session` or `fork`."""
 
     def __init__(self, storage: Storage, settings: Settings, row: SessionRow, branch: BranchRow) -> None:
-        self._storage = storage
+        self.storage = storage
         self._settings = settings
         self._lineages = {}
         self._row = row
@@ -136,13 +137,13 @@ class Session(BranchReader):
 
     def refresh(self) -> Head:
         """Look at the session as it is now; give the head that was seen."""
-        branch = self._storage.current_branch(self._row.id)
+        branch = self.storage.current_branch(self._row.id)
         self._seen = (branch.id, branch.head())
         return self._seen[1]
 
     def info(self) -> SessionInfo:
         """Read the session's title, labels, size and times as they are now."""
-        return session_info(self._storage.session_by_id(self._row.id), self._storage.current_branch(self._row.id))
+        return session_info(self.storage.session_by_id(self._row.id), self.storage.current_branch(self._row.id))
 
     # --- appending ---
     def append(
@@ -179,7 +180,7 @@ class Session(BranchReader):
             occurred_at=occurred_at,
             key=key,
         )
-        return self._write(self._append_request((new,), expected=expected)).events[0]
+        return self._write(self.append_request((new,), expected=expected)).events[0]
 
     def extend(
         self,
@@ -195,9 +196,10 @@ class Session(BranchReader):
         repeats: where some of the events' own keys are recorded already, "refuse" the append or "skip" those events.
         Raises what `append` raises.
         """
-        return list(self._write(self._append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
+        return list(self._write(self.append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
 
-    def _append_request(
+    # The three parts of an append, which the async face puts together in its own way.
+    def append_request(
         self,
         events: Sequence[NewEvent],
         *,
@@ -205,6 +207,7 @@ class Session(BranchReader):
         key: str | None = None,
         repeats: Repeats = "refuse",
     ) -> Append:
+        """Check and encode an append of 1 .. APPEND_EVENTS_MAX events."""
         if not events:
             raise LimitError("an append of no events says nothing; nothing was written; give at least one")
         prepared = self._prepare(events, key=key)
@@ -234,16 +237,17 @@ class Session(BranchReader):
 
     def _write(self, request: Request) -> Receipt:
         try:
-            receipt = self._storage.write(request)
+            receipt = self.storage.write(request)
         except StaleExpectationError as stale:
-            raise self._conflict(stale, request) from None
-        return self._saw(receipt)
+            raise self.conflict(stale, request) from None
+        return self.saw(receipt)
 
-    def _saw(self, receipt: Receipt) -> Receipt:
+    def saw(self, receipt: Receipt) -> Receipt:
+        """Note what a receipt says of the session's head; give the receipt."""
         self._seen = (receipt.branch_id, receipt.head)
         return receipt
 
-    def _conflict(self, stale: StaleExpectationError, request: Request) -> ConflictError:
+    def conflict(self, stale: StaleExpectationError, request: Request) -> ConflictError:
         """Say what a refused writer had not seen, so that it can decide again without another read (law 4)."""
         expected = request.batch.expected if isinstance(request, (Append, Rewind, Update)) else None
         if isinstance(request, Switch):
@@ -251,19 +255,19 @@ class Session(BranchReader):
         branch_id, size = self._seen[0], self._seen[1].size
         if expected is not None:
             branch_id, size = expected.branch_id, expected.size
-        actual = self._storage.branch_by_id(stale.branch_id)
+        actual = self.storage.branch_by_id(stale.branch_id)
         assert actual is not None, "a branch that refused is in the store"
-        view = View(actual, self._storage.lineage(actual.key, self.id))
+        view = View(actual, self.storage.lineage(actual.key, self.id))
         ancestor, moved = min(size, stale.head.size), stale.branch_id != branch_id
         if moved:
-            seen = self._storage.branch_by_id(branch_id)
+            seen = self.storage.branch_by_id(branch_id)
             if seen is not None:
-                line = self._storage.lineage(seen.key, self.id)
+                line = self.storage.lineage(seen.key, self.id)
                 ancestor = common_ancestor(line, view.lineage, one_size=size, other_size=stale.head.size)
         missed = stale.head.size - ancestor
         events: list[Event] = []
         if missed:
-            page = self._storage.read(
+            page = self.storage.read(
                 view.lineage, ancestor, stale.head.size, limit=min(missed, limits.CONFLICT_EVENTS_MAX)
             )
             held = 0
@@ -287,10 +291,10 @@ class Session(BranchReader):
     # --- branches ---
     def branches(self) -> list[Branch]:
         """Give every branch of the session, oldest first."""
-        current = self._storage.current_branch(self._row.id).key
+        current = self.storage.current_branch(self._row.id).key
         return [
-            Branch(self._storage, row, self.id, current=row.key == current)
-            for row in self._storage.branches(self._row.key)
+            Branch(self.storage, row, self.id, current=row.key == current)
+            for row in self.storage.branches(self._row.key)
         ]
 
     def branch(self, name: str | None = None) -> Branch:
@@ -325,8 +329,8 @@ class Session(BranchReader):
         id: of the new session, a UUIDv7 by default. events: appended after `session.forked` in the same transaction.
         Costs the same at ten events and at ten million (law 6).
         """
-        view = self._view()
-        cut = resolve_cut(self._storage, view, at)
+        view = self.view()
+        cut = resolve_cut(self.storage, view, at)
         prepared = self._prepare([self._moved_event("session.forked", view, cut, reason, actor)], own_verb=True)
         request = new_session(
             self._settings.draw,
@@ -335,12 +339,12 @@ class Session(BranchReader):
             labels=labels,
             metadata=metadata,
             family=self._row.family,
-            base=base_at(self._storage, view, cut),
+            base=base_at(self.storage, view, cut),
             forked_from=self._row.id,
             batch=Batch(prepared + self._prepare(events)),
         )
-        self._storage.write(request)
-        return open_session(self._storage, self._settings, request.name)
+        self.storage.write(request)
+        return open_session(self.storage, self._settings, request.name)
 
     def rewind(
         self,
@@ -356,14 +360,14 @@ class Session(BranchReader):
         The line that was left stays readable, and `switch` returns to it. events: appended in the same transaction.
         Refused with ConflictError where the current branch is not the one that `to` was looked up on.
         """
-        view = self._view()
-        cut = resolve_cut(self._storage, view, to)
+        view = self.view()
+        cut = resolve_cut(self.storage, view, to)
         prepared = self._prepare([self._moved_event("session.rewound", view, cut, reason, actor)], own_verb=True)
         request = Rewind(
             self._row.id,
             self._settings.draw(16).hex(),
             view.branch.key,
-            base_at(self._storage, view, cut),
+            base_at(self.storage, view, cut),
             Batch(prepared + self._prepare(events), self._expect(expected)),
         )
         return self._write(request).events[0]
@@ -380,7 +384,7 @@ class Session(BranchReader):
         target = branch if isinstance(branch, Branch) else self.branch(branch)
         wanted = self._expect(expected)
         for last_try in (number == _SWITCH_TRIES for number in range(1, _SWITCH_TRIES + 1)):
-            view = self._view()
+            view = self.view()
             left = view.branch
             if left.id == target.id:
                 raise InvalidPlaceError(f"{target.name} is the current branch of session {self.id!r} already; nothing was written")
@@ -388,20 +392,20 @@ class Session(BranchReader):
                 [self._moved_event("session.switched", view, view.size, reason, actor)], own_verb=True
             )
             seen = wanted or Expected(left.id, left.size, None)
-            row = self._storage.branch_by_id(target.id)
+            row = self.storage.branch_by_id(target.id)
             assert row is not None, "a branch that was read is in the store"
             request = Switch(self._row.id, row.key, seen, Batch(prepared))
             try:
-                return self._saw(self._storage.write(request)).events[0]
+                return self.saw(self.storage.write(request)).events[0]
             except StaleExpectationError as stale:
                 if wanted is not None or last_try:
-                    raise self._conflict(stale, request) from None
+                    raise self.conflict(stale, request) from None
         raise AssertionError("the last try returns or raises")
 
     def _moved_event(
         self, type: str, view: View, cut: int, reason: str | None, actor: str | None
     ) -> NewEvent:
-        root = head_at(self._storage, view, cut).root
+        root = head_at(self.storage, view, cut).root
         origin = {"session": self._row.id, "branch": view.branch.id, "position": cut, "root": root}
         data: dict[str, Any] = {"from": origin}
         if reason is not None:
@@ -446,7 +450,7 @@ class Session(BranchReader):
             Batch(prepared, self._expect(expected)),
         )
         event = self._write(request).events[0]
-        self._row = self._storage.session_by_id(self._row.id)
+        self._row = self.storage.session_by_id(self._row.id)
         return event
 
     def erase(self, places: Sequence[PlaceLike], *, reason: str) -> list[int]:
@@ -457,11 +461,11 @@ class Session(BranchReader):
         Raises BusyError where they are erased but a reader keeps old bytes in the file's write-ahead log.
         """
         check_reason(reason)
-        view = self._view()
-        positions = tuple(sorted({resolve_event(self._storage, view, place) for place in places}))
+        view = self.view()
+        positions = tuple(sorted({resolve_event(self.storage, view, place) for place in places}))
         if not positions:
             return []
-        return list(self._storage.write(Erase(self._row.id, view.branch.key, positions, reason)).positions)
+        return list(self.storage.write(Erase(self._row.id, view.branch.key, positions, reason)).positions)
 
     # --- live ---
     def follow(
@@ -484,20 +488,20 @@ class Session(BranchReader):
         """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`."""
         from everlog.audit import verify_sessions
 
-        return verify_sessions(self._storage, [self._storage.session_by_id(self.uuid)], progress=progress)
+        return verify_sessions(self.storage, [self.storage.session_by_id(self.uuid)], progress=progress)
 
-    def export(self, path: str, *, withhold: str | None = None) -> int:
+    def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """Write the session, with every branch, as a bundle file; give the number of events in it.
 
         withhold: a query; the bodies of events that meet it are left out, and the receiver sees *withheld*.
         """
         from everlog.bundle import export_session
 
-        return export_session(self._storage, self._storage.session_by_id(self.uuid), path, withhold=withhold)
+        return export_session(self.storage, self.storage.session_by_id(self.uuid), path, withhold=withhold)
 
     # --- underneath ---
-    def _view(self) -> View:
-        return self._view_of(self._storage.current_branch(self._row.id), self.id)
+    def view(self) -> View:
+        return self._view_of(self.storage.current_branch(self._row.id), self.id)
 
 
 def open_session(storage: Storage, settings: Settings, name: str) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,8 @@ class Store:
     """
 
     def __init__(self, storage: Storage, settings: Settings, *, url: str) -> None:
-        self._storage = storage
-        self._settings = settings
+        self.storage = storage
+        self.settings = settings
         self.url = url
 
     def __repr__(self) -> str:
@@ -51,11 +52,11 @@ class Store:
     @property
     def id(self) -> str:
         """The store's own id, 32 hex digits; a copy of its file has the same."""
-        return self._storage.id
+        return self.storage.id
 
     def close(self) -> None:
         """Finish what was queued and let go of the store; later calls raise UnavailableError."""
-        self._storage.close()
+        self.storage.close()
 
     # --- sessions ---
     def create(
@@ -73,9 +74,9 @@ class Store:
         id: 1 to 256 printable characters; a UUIDv7 by default. parent: the event that this session is made for, as a
         sub-agent's is: linked, not forked. Raises SessionExistsError where the id is taken.
         """
-        draw = self._settings.draw
+        draw = self.settings.draw
         prepared = prepare_batch(
-            events, draw=draw, read_cause=self._pack_cause, body_bytes_max=self._settings.body_bytes_max
+            events, draw=draw, read_cause=self._pack_cause, body_bytes_max=self.settings.body_bytes_max
         )
         request = new_session(
             draw,
@@ -89,12 +90,12 @@ class Store:
             batch=Batch(prepared),
             parent=None if parent is None else Cause(parent.writer, parent.position, parent.leaf).pack(),
         )
-        self._storage.write(request)
+        self.storage.write(request)
         return self.session(request.name)
 
     def session(self, id: str) -> Session:
         """Open a session by its id; NotFoundError."""
-        return open_session(self._storage, self._settings, id)
+        return open_session(self.storage, self.settings, id)
 
     def get_or_create(self, id: str, **made_with: Any) -> Session:
         """Open a session, or make it with the given title, labels, metadata, parent and events, whoever comes first."""
@@ -130,13 +131,13 @@ class Store:
             raise LimitError(f"limit {limit!r:.50} is not in 1 .. {limits.SESSIONS_PAGE_MAX}; page on with after=")
         asked = EVERYTHING if query is None else query
         if isinstance(asked, str):
-            asked = parse(asked, now=self._storage.now())
+            asked = parse(asked, now=self.storage.now())
         last = None
         if after is not None:
-            row = self._storage.session_by_id(after.uuid)
-            last = (row, self._storage.current_branch(row.id))
+            row = self.storage.session_by_id(after.uuid)
+            last = (row, self.storage.current_branch(row.id))
         chosen = SessionFilter(check_session_query(asked), prefix, self._parent_prefix(parent), order, limit, last)
-        return [session_info(row, branch) for row, branch in self._storage.sessions(chosen)]
+        return [session_info(row, branch) for row, branch in self.storage.sessions(chosen)]
 
     def _parent_prefix(self, parent: Event | Session | str | None) -> bytes | None:
         if parent is None:
@@ -152,14 +153,14 @@ class Store:
         Refused with SessionExistsError, which names them, while other sessions forked from it live;
         cascade: delete those too. Raises BusyError where it is deleted but a reader keeps old bytes in the file's log.
         """
-        row = self._storage.session(id)
-        self._storage.write(Delete(row.id, check_reason(reason), cascade))
+        row = self.storage.session(id)
+        self.storage.write(Delete(row.id, check_reason(reason), cascade))
 
     # --- all sessions ---
     def find(self, key: str, *, limit: int = 100) -> list[Event]:
         """Give the events of any session with this idempotency key, newest first. By index."""
         check_key(key)
-        return self._storage.find_key(key, limit)
+        return self.storage.find_key(key, limit)
 
     def feed(self, cursor: str | None = None) -> Feed:
         """Read the events of all sessions in the order in which they were recorded, after a cursor; then end.
@@ -167,7 +168,7 @@ class Store:
         cursor: what `Feed.cursor` or `Store.cursor()` gave; None for the start. Events of deleted sessions are left out.
         Raises StaleCursorError where the store was restored to before the cursor.
         """
-        return Feed(self._storage, cursor)
+        return Feed(self.storage, cursor)
 
     def follow(
         self, cursor: str | None = None, *, idle: float | None = None, stop: Callable[[], bool] | None = None
@@ -176,22 +177,22 @@ class Store:
 
         idle: end after so many seconds without an event. stop: asked at least every half second; True ends it.
         """
-        return Feed(self._storage, cursor, waits=True, idle=idle, stop=stop)
+        return Feed(self.storage, cursor, waits=True, idle=idle, stop=stop)
 
     def cursor(self) -> str:
         """Give the cursor after the last event recorded so far."""
-        end = self._storage.feed_end()
+        end = self.storage.feed_end()
         return CURSOR_START if end is None else f"1:{end[0]}:{end[1].hex()}"
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
         """Re-derive every session from the stored bytes and compare; see `everlog.audit.Report`."""
         from everlog.audit import verify_store
 
-        return verify_store(self._storage, progress=progress)
+        return verify_store(self.storage, progress=progress)
 
     # --- moving ---
     def import_bundle(
-        self, path: str, *, force: bool = False, progress: Callable[[int], None] | None = None
+        self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int], None] | None = None
     ) -> Transferred:
         """Take a bundle in, every hash unchanged; what is here already is not taken again.
 
@@ -200,7 +201,7 @@ class Store:
         """
         from everlog.bundle import import_bundle
 
-        return import_bundle(self._storage, self._settings.draw, path, force=force, progress=progress)
+        return import_bundle(self.storage, self.settings.draw, path, force=force, progress=progress)
 
     def copy(
         self,
@@ -212,13 +213,13 @@ class Store:
         """Copy sessions (all by default) to another store, every hash unchanged. Again copies only what is new."""
         from everlog.transfer import copy_sessions
 
-        return copy_sessions(self._storage, target._storage, target._settings.draw, sessions, progress=progress)
+        return copy_sessions(self.storage, target.storage, target.settings.draw, sessions, progress=progress)
 
     # --- underneath ---
     def _pack_cause(self, event_id: str) -> bytes:
         place = parse_event_id(event_id)
-        branch = None if place is None else self._storage.branch_by_id(place.writer)
+        branch = None if place is None else self.storage.branch_by_id(place.writer)
         if place is None or branch is None or not branch.base_size <= place.position < branch.size:
             raise NotFoundError(f"caused_by names {event_id!r:.100}, which is not in this store; nothing was written")
-        leaf = self._storage.tree_node(self._storage.lineage(branch.key, ""), 0, place.position)
+        leaf = self.storage.tree_node(self.storage.lineage(branch.key, ""), 0, place.position)
         return Cause(place.writer, place.position, leaf).pack()
