@@ -414,6 +414,7 @@ class AsyncSession(AsyncReader[Session]):
         self,
         at: PlaceLike = "end",
         *,
+        branch: str | Branch | AsyncBranch | None = None,
         id: str | None = None,
         title: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -426,6 +427,7 @@ class AsyncSession(AsyncReader[Session]):
         forked = await self._engine.run(
             self.sync.fork,
             at,
+            branch=branch.sync if isinstance(branch, AsyncBranch) else branch,
             id=id,
             title=title,
             labels=labels,

@@ -316,6 +316,7 @@ class Session(BranchReader):
         self,
         at: PlaceLike = "end",
         *,
+        branch: str | Branch | None = None,
         id: str | None = None,
         title: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -326,10 +327,12 @@ class Session(BranchReader):
     ) -> Session:
         """Make a new session that shares [0, at) with this one; its first own event is `session.forked`.
 
+        branch: the line that `at` is on, the current one by default.
         id: of the new session, a UUIDv7 by default. events: appended after `session.forked` in the same transaction.
         Costs the same at ten events and at ten million (law 6).
         """
-        view = self.view()
+        line = self.branch(branch) if isinstance(branch, str) else branch
+        view = self.view() if line is None else line.view()
         cut = resolve_cut(self.storage, view, at)
         prepared = self._prepare([self._moved_event("session.forked", view, cut, reason, actor)], own_verb=True)
         request = new_session(

@@ -298,6 +298,10 @@ class Storage(Protocol):
         """List living sessions, each with its current branch; at most `limit`, in `order`, then by key."""
         ...
 
+    def forks(self, session: int) -> list[SessionRow]:
+        """List the other living sessions that share events owned by this one's branches."""
+        ...
+
     def branches(self, session: int) -> list[BranchRow]:
         """List a session's branches by number, also those of a deleted session."""
         ...

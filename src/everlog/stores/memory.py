@@ -137,6 +137,12 @@ class MemoryStorage:
             found = [pair for pair in found if (rank(*pair) < last if descending else rank(*pair) > last)]
         return found[: chosen.limit]
 
+    def forks(self, session: int) -> list[SessionRow]:
+        with self._open():
+            own = {row.key for row in self.branches(session)}
+            forks = {branch.row.session for branch in self._branches if branch.row.base in own} - {session}
+            return [self._sessions[fork].row for fork in sorted(forks) if not self._sessions[fork].deleted]
+
     def branches(self, session: int) -> list[BranchRow]:
         with self._open():
             return [branch.row for branch in self._branches if branch.row.session == session]
@@ -424,9 +430,7 @@ class _Transaction:
         return erased
 
     def living_forks(self, session: int) -> list[SessionRow]:
-        own = {row.key for row in self.branches(session)}
-        forks = {branch.row.session for branch in self._branches if branch.row.base in own} - {session}
-        return [self._sessions[fork].row for fork in sorted(forks) if not self._sessions[fork].deleted]
+        return self._store.forks(session)
 
     def end_session(self, session: int) -> None:
         self._sessions[session].deleted = True

@@ -103,10 +103,12 @@ ORDER BY e.feed DESC
 LIMIT :limit;
 
 -- read_forks: living sessions that share events owned by a session's branches (branch_base)
-SELECT DISTINCT s.id
+SELECT DISTINCT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id,
+  f.key_salt
 FROM branch AS own
 JOIN branch AS fork ON fork.base = own.branch
 JOIN session AS s ON s.session = fork.session
+JOIN family AS f ON f.family = s.family
 WHERE own.session = :session AND s.session <> :session AND s.deleted IS NULL;
 
 -- read_name: whether a name is taken (session.name)

@@ -49,6 +49,7 @@ from everlog.stores.sqlite.transaction import (
     branch_row,
     read_branch,
     read_branches,
+    read_forks,
     read_lineage,
     session_row,
 )
@@ -219,6 +220,10 @@ class SqliteStorage:
     def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
         with self._connections.reader() as connection:
             return listing.list_sessions(connection, chosen)
+
+    def forks(self, session: int) -> list[SessionRow]:
+        with self._connections.reader() as connection:
+            return read_forks(connection, session)
 
     def branches(self, session: int) -> list[BranchRow]:
         with self._connections.reader() as connection:

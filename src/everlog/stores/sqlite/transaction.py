@@ -156,8 +156,7 @@ class SqliteTransaction:
         return found
 
     def living_forks(self, session: int) -> list[SessionRow]:
-        rows = self._execute(QUERIES["read_forks"], {"session": session}).fetchall()
-        return [self.session(id_.hex()) for (id_,) in rows]
+        return read_forks(self._connection, session)
 
     # --- writing ---
     def insert_session(self, create: Create) -> int:
@@ -331,6 +330,11 @@ def read_branch(connection: apsw.Connection, branch: int) -> BranchRow | None:
 def read_branches(connection: apsw.Connection, session: int) -> list[BranchRow]:
     """Read a session's branches by number."""
     return [branch_row(row) for row in connection.execute(QUERIES["read_branches"], {"session": session})]
+
+
+def read_forks(connection: apsw.Connection, session: int) -> list[SessionRow]:
+    """Read the other living sessions that share events owned by a session's branches."""
+    return [session_row(row) for row in connection.execute(QUERIES["read_forks"], {"session": session})]
 
 
 def branch_row(row: tuple[object, ...]) -> BranchRow:

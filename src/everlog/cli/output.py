@@ -1,0 +1,154 @@
+"""What the command line prints: bounded, escaped, coloured only on a terminal, or JSON.
+
+Transcripts hold hostile text. Control characters could move the cursor or rewrite what was printed, and bidirectional
+marks could make text read as what it is not; both are made visible before anything reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+import click
+import msgspec
+
+from everlog.core.event import Event
+from everlog.core.position import format_micros
+
+TEXT_CHARACTERS = 160  # of one event in a listing
+_COLOURS = {"user": "green", "agent": "cyan", "system": "magenta", "session": "yellow", "checkpoint": "yellow"}
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Make control characters, bidirectional and other format marks visible. lines: let line breaks and tabs be."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible_character(character, lines) for character in text)
+
+
+def _visible_character(character: str, lines: bool) -> str:
+    if character.isprintable() or (lines and character in "\n\t"):
+        return character
+    if character == "\n":
+        return "⏎"
+    if unicodedata.category(character) == "Zs":
+        return " "
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
+
+
+def shorten(text: str, characters: int = TEXT_CHARACTERS) -> str:
+    """Cut a text to so many characters, saying so with an ellipsis."""
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+
+
+def say(text: str = "") -> None:
+    """Print a line to standard output."""
+    click.echo(text)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def note(text: str) -> None:
+    """Print a line to standard error: progress, and what is not the answer itself."""
+    click.echo(text, err=True)
+
+
+def event_line(event: Event) -> str:
+    """Give an event as one line: position, time, type, who, outcome, and the beginning of what it says."""
+    kind = event.type.partition(".")[0]
+    position = click.style(f"{event.position:>6}", dim=True)
+    moment = click.style(format_micros(event.recorded_micros)[11:19], dim=True)
+    name = click.style(f"{visible(event.type):<18}", fg=_COLOURS.get(kind))
+    parts = [position, moment, name]
+    if event.outcome is not None:
+        parts.append(click.style(event.outcome, fg="green" if event.outcome == "ok" else "red"))
+    if event.actor is not None:
+        parts.append(click.style(visible(event.actor), fg="blue"))
+    parts.append(shorten(visible(gist(event)[: 4 * TEXT_CHARACTERS])))
+    return "  ".join(parts)
+
+
+def gist(event: Event) -> str:
+    """Give what an event says, in short: its text, its tool's name and input, its state."""
+    if event.erased:
+        return "(erased)"
+    if event.withheld:
+        return "(withheld)"
+    data = event.data
+    if not isinstance(data, dict):
+        return "" if data is None else compact(data)
+    match event.type:
+        case "agent.tool_use":
+            return f"{data['name']} {_text(data['input'])}"
+        case "agent.tool_result":
+            return _text(data.get("content"))
+        case "state.set":
+            return f"{data['path'] or '/'} = {_text(data['value'])}"
+        case "checkpoint":
+            return str(data["name"])
+        case "session.forked" | "session.rewound" | "session.switched":
+            origin = data["from"]
+            reason = f": {data['reason']}" if "reason" in data else ""
+            return f"from {str(origin['branch'])[:8]}@{origin['position']}{reason}"
+        case _:
+            return _text(data.get("content", data.get("message", data)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and len(value) == 1:
+        (only,) = value.values()
+        if isinstance(only, str):
+            return only
+    if isinstance(value, list):
+        texts = [block["text"] for block in value if isinstance(block, dict) and isinstance(block.get("text"), str)]
+        if texts:
+            return " ".join(texts)
+    return compact(value)
+
+
+def compact(value: Any) -> str:
+    """Give a value as one line of JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def event_page(event: Event) -> Iterable[str]:
+    """Give an event in full, a line at a time."""
+    members = event.to_dict()
+    body = {name: members.pop(name, None) for name in ("data", "metadata", "rationale")}
+    for name, value in members.items():
+        shown = value if isinstance(value, str) else compact(value)
+        yield f"{click.style(f'{name:<12}', dim=True)}{visible(shown)}"
+    for name, value in body.items():
+        if value is not None:
+            yield click.style(name, bold=True)
+            yield visible(value if isinstance(value, str) else _pretty(value), lines=True)
+
+
+def _pretty(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def progress_bar(label: str, total: int | None) -> Any:
+    """Give a progress bar on standard error, or something that shows nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    progress.add_task(label, total=total)
+    return progress
