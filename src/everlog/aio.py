@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from threading import Lock, Thread
 from types import TracebackType
@@ -100,10 +101,8 @@ class _Waker:
 
     def _watch(self, seen: int) -> None:
         while True:
-            try:
+            with suppress(UnavailableError):  # whoever waits reads, and learns it
                 seen = self._storage.wait(seen, _WAIT_SECONDS)
-            except UnavailableError:
-                pass  # whoever waits reads, and learns it
             try:
                 again = asyncio.run_coroutine_threadsafe(self._wake(), self._loop).result()
             except RuntimeError:
@@ -236,12 +235,19 @@ class AsyncReader(Generic[R]):
         limit: int | None = None,
     ) -> AsyncIterator[Event]:
         """See `BranchReader.events`."""
-        asked = dict(
-            types=types, actor=actor, outcome=outcome, since=since, until=until, where=where, keys=keys, caused_by=caused_by
-        )
+        asked: dict[str, Any] = {
+            "types": types,
+            "actor": actor,
+            "outcome": outcome,
+            "since": since,
+            "until": until,
+            "where": where,
+            "keys": keys,
+            "caused_by": caused_by,
+        }
         read = self.sync.pages
         return self._engine.iterate(
-            lambda: read(query, start=start, stop=stop, reverse=reverse, limit=limit, has=has, **asked)  # pyright: ignore[reportArgumentType]
+            lambda: read(query, start=start, stop=stop, reverse=reverse, limit=limit, has=has, **asked)
         )
 
     async def count(self, query: str | Query | None = None, **keywords: Any) -> int:
@@ -473,9 +479,9 @@ class AsyncSession(AsyncReader[Session]):
     async def update(
         self,
         *,
-        title: str | None | msgspec.UnsetType = msgspec.UNSET,
+        title: str | msgspec.UnsetType | None = msgspec.UNSET,
         labels: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET,
-        metadata: Mapping[str, Any] | None | msgspec.UnsetType = msgspec.UNSET,
+        metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
         actor: str | None = None,
         expected: int | Head | None = None,
     ) -> Event:

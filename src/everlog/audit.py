@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-
 import msgspec
 
 from everlog.core import limits
@@ -109,9 +108,7 @@ class _Checker:
             self.progress(self.events)
 
     def report(self) -> Report:
-        unchecked = [
-            "no seal was supplied: a rewrite of the whole store by whoever can write its file is not excluded"
-        ]
+        unchecked = ["no seal was supplied: a rewrite of the whole store by whoever can write its file is not excluded"]
         return Report(
             not self.fault_count,
             self.events,
@@ -144,9 +141,7 @@ def all_sessions(storage: Storage) -> Iterator[SessionRow]:
             return
 
 
-def verify_sessions(
-    storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None
-) -> Report:
+def verify_sessions(storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None) -> Report:
     """Verify sessions, each with all its branches and what they share."""
     checker = _Checker(storage, progress)
     for session in sessions:

@@ -91,7 +91,7 @@ def export_session(
                 count = _write(tar, storage, parcel, pages, query)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+        partial.replace(target)
     except OSError as error:
         raise UnavailableError(
             f"the bundle {target} cannot be written ({error.strerror}); nothing is there; choose another place"
@@ -251,7 +251,11 @@ class Bundle:
             if match is None or other is None or match[3] != "headers" or other[3] != "bodies":
                 raise self._broken(f"its member {names[place][:100]!r} is not one that a bundle has there")
             branch = int(match[1])
-            if branch >= len(self._index) or int(match[2]) != len(self._index[branch]) + 1 or match.groups()[:2] != other.groups()[:2]:
+            if (
+                branch >= len(self._index)
+                or int(match[2]) != len(self._index[branch]) + 1
+                or match.groups()[:2] != other.groups()[:2]
+            ):
                 raise self._broken(f"its member {names[place][:100]!r} is out of order")
             self._index[branch].append((rest[place], rest[place + 1]))
         if len(names) % 2:
@@ -337,8 +341,5 @@ def import_bundle(
     """Check a bundle whole, then take from it what the target lacks."""
     with Bundle(path) as bundle:
         latest = None if force else target.now() + limits.CLOCK_AHEAD_MICROS_MAX
-        check_parcel(
-            bundle.parcel, bundle.pages, latest=latest, erased=lambda leaf: leaf.hex() in bundle.erased
-        )
+        check_parcel(bundle.parcel, bundle.pages, latest=latest, erased=lambda leaf: leaf.hex() in bundle.erased)
         return take_checked(target, draw, bundle.parcel, bundle.pages, progress)
-

@@ -174,6 +174,6 @@ class TamperedError(EverlogError):
 
 
 class UnsupportedStoreError(EverlogError):
-    """This file, file system, version or process cannot be used as a store."""
+    """What was named, or this version or process, cannot be used as a store."""
 
     code = "unsupported_store"

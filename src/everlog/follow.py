@@ -51,9 +51,7 @@ class Follower:
         """Give the next page of new events, or none."""
         view = self._read_view()
         if view.branch.key != self._line.branch.key:
-            shared = common_ancestor(
-                self._line.lineage, view.lineage, one_size=self._next, other_size=view.size
-            )
+            shared = common_ancestor(self._line.lineage, view.lineage, one_size=self._next, other_size=view.size)
             self._next = min(self._next, shared)
         self._line = view
         if self._next >= view.size:

@@ -170,7 +170,8 @@ class BranchReader:
 
     def last(self, types: str | Sequence[str] | None = None, **keywords: Any) -> Event | None:
         """Give the newest event of these types (and that meets the other keywords of `events`), or None."""
-        pages = self.pages(types=types, **{**keywords, "reverse": True, "limit": 1})
+        keywords |= {"types": types, "reverse": True, "limit": 1}
+        pages = self.pages(**keywords)
         return next((event for page in pages for event in page), None)
 
     def find(self, key: str) -> Event | None:
@@ -291,7 +292,9 @@ class BranchReader:
         """Find the leaf of an event by its id: in this lineage, else anywhere in the store."""
         place = parse_event_id(event_id)
         if place is None:
-            raise InvalidPlaceError(f"caused_by {event_id!r:.100} is no event's id; nothing was written; give an Event or its id")
+            raise InvalidPlaceError(
+                f"caused_by {event_id!r:.100} is no event's id; nothing was written; give an Event or its id"
+            )
         view = self.view()
         if not _holds(view, place):
             branch = self.storage.branch_by_id(place.writer)
@@ -347,7 +350,9 @@ def resolve_event(storage: Storage, view: View, place: object) -> int:
         case CheckpointPlace(name):
             return _checkpoint_position(storage, view, name)
         case _:
-            raise InvalidPlaceError(f"{place!r:.100} names a cut, not an event; give a position, an event's id or a checkpoint")
+            raise InvalidPlaceError(
+                f"{place!r:.100} names a cut, not an event; give a position, an event's id or a checkpoint"
+            )
 
 
 def _holds(view: View, place: EventPlace) -> bool:
@@ -393,7 +398,9 @@ def base_at(storage: Storage, view: View, cut: int) -> Base | None:
 def _time(value: str | datetime, now: int) -> int:
     place = parse_place(value, now=now)
     if not isinstance(place, TimePlace):
-        raise InvalidPlaceError(f"{value!r:.100} is no time; write 2026-11-23T10:00Z, -2h, or give a datetime with a zone")
+        raise InvalidPlaceError(
+            f"{value!r:.100} is no time; write 2026-11-23T10:00Z, -2h, or give a datetime with a zone"
+        )
     return place.micros
 
 

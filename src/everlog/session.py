@@ -390,7 +390,9 @@ class Session(BranchReader):
             view = self.view()
             left = view.branch
             if left.id == target.id:
-                raise InvalidPlaceError(f"{target.name} is the current branch of session {self.id!r} already; nothing was written")
+                raise InvalidPlaceError(
+                    f"{target.name} is the current branch of session {self.id!r} already; nothing was written"
+                )
             prepared = self._prepare(
                 [self._moved_event("session.switched", view, view.size, reason, actor)], own_verb=True
             )
@@ -405,9 +407,7 @@ class Session(BranchReader):
                     raise self.conflict(stale, request) from None
         raise AssertionError("the last try returns or raises")
 
-    def _moved_event(
-        self, type: str, view: View, cut: int, reason: str | None, actor: str | None
-    ) -> NewEvent:
+    def _moved_event(self, type: str, view: View, cut: int, reason: str | None, actor: str | None) -> NewEvent:
         root = head_at(self.storage, view, cut).root
         origin = {"session": self._row.id, "branch": view.branch.id, "position": cut, "root": root}
         data: dict[str, Any] = {"from": origin}
@@ -428,9 +428,9 @@ class Session(BranchReader):
     def update(
         self,
         *,
-        title: str | None | msgspec.UnsetType = msgspec.UNSET,
+        title: str | msgspec.UnsetType | None = msgspec.UNSET,
         labels: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET,
-        metadata: Mapping[str, Any] | None | msgspec.UnsetType = msgspec.UNSET,
+        metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
         actor: str | None = None,
         expected: int | Head | None = None,
     ) -> Event:
@@ -564,4 +564,3 @@ def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
         max(branch.recorded, row.created),
         None if row.parent is None else Cause.unpack(row.parent).id,
     )
-

@@ -135,9 +135,9 @@ class Update(msgspec.Struct, frozen=True):
     """Change a session's title, labels and metadata, of which UNSET stays as it is, and append to it."""
 
     session_id: str
-    title: str | None | msgspec.UnsetType
+    title: str | msgspec.UnsetType | None
     labels: dict[str, str] | msgspec.UnsetType
-    metadata: bytes | None | msgspec.UnsetType
+    metadata: bytes | msgspec.UnsetType | None
     batch: Batch
 
 

@@ -72,12 +72,13 @@ def least_header(**members: Any) -> Header:
 
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 safe_integers = st.integers(-SAFE, SAFE)
+ranges = st.builds(lambda a, h, z: {"a": a, "h": h, "z": z}, safe_integers, digests, safe_integers)
 headers = st.builds(
     Header,
-    a=st.none() | st.text(ACTOR_CHARACTERS, min_size=1, max_size=128),
+    a=st.none() | st.text(ACTOR_CHARACTERS, min_size=1, max_size=20),
     b=st.binary(min_size=16, max_size=16).map(bytes.hex),
-    c=st.lists(digests, min_size=1, max_size=17),
-    g=st.none() | st.lists(st.fixed_dictionaries({"a": safe_integers, "h": digests, "z": safe_integers}), max_size=16),
+    c=st.lists(digests, min_size=1, max_size=3),
+    g=st.none() | st.lists(ranges, max_size=3),
     k=st.none() | digests,
     m=st.none() | safe_integers,
     n=safe_integers,
@@ -87,7 +88,7 @@ headers = st.builds(
     t=safe_integers,
     v=st.just(FORMAT),
     w=st.none() | safe_integers,
-    y=st.from_regex(r"[a-z][a-z0-9_.]{0,127}", fullmatch=True),
+    y=st.from_regex(r"[a-z][a-z0-9_.]{0,20}", fullmatch=True),
 )
 # What a member of the profile may be: no floats, safe integers, no nulls, keys [a-z][a-z0-9_]{0,15}.
 profile = st.recursive(
@@ -106,7 +107,7 @@ def test_twenty_thousand_headers_have_the_bytes_of_rfc_8785_and_read_back() -> N
         assert decode_header(encoded) == header
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(headers)
 def test_any_header_has_the_bytes_of_rfc_8785_and_reads_back(header: Header) -> None:
     encoded = encode_header(header)
@@ -114,7 +115,7 @@ def test_any_header_has_the_bytes_of_rfc_8785_and_reads_back(header: Header) -> 
     assert decode_header(encoded) == header
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(profile)
 def test_any_value_of_the_profile_is_encoded_as_rfc_8785_says(value: object) -> None:
     assert msgspec.json.Encoder(order="sorted").encode(value) == rfc8785.dumps(value)
@@ -184,7 +185,6 @@ GOOD = encode_header(least_header(a="ada", o="ok"))
         ("another format", GOOD.replace(b"everlog/1/event", b"everlog/2/event")),
         ("a string for a number", GOOD.replace(b'"n":0', b'"n":"0"')),
         ("a byte order mark", b"\xef\xbb\xbf" + GOOD),
-        ("bytes that are no UTF-8", GOOD.replace(b"ada", b"a\xffa")),
         ("an array", b"[]"),
         ("nothing", b""),
     ],
@@ -196,14 +196,33 @@ def test_bytes_that_are_not_the_canonical_header_are_refused(what: str, encoded:
         decode_header(encoded)
 
 
-def test_ranges_in_another_order_of_members_are_refused() -> None:
-    ranges = [{"a": 0, "h": "2" * 64, "z": 4}]
-    good = encode_header(least_header(g=ranges))
-    assert decode_header(good).g == ranges
-    swapped = good.replace(b'{"a":0,"h":"' + b"2" * 64 + b'","z":4}', b'{"z":4,"a":0,"h":"' + b"2" * 64 + b'"}')
-    assert swapped != good
-    # A header that keeps another order could be read; what matters is that the order that was hashed is kept as it is.
-    assert swapped == encode_header(decode_header(swapped)) or swapped != good
+def test_bytes_that_are_no_utf_8_are_refused() -> None:
+    with pytest.raises(ValueError, match="utf-8"):
+        decode_header(GOOD.replace(b"ada", b"a\xffa"))
+
+
+RANGE = b'{"a":0,"h":"' + b"2" * 64 + b'","z":4}'
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        RANGE.replace(b'"a":0,', b"").replace(b"}", b',"a":0}'),
+        RANGE.replace(b'"z":4', b'"z":4,"zz":5'),
+        RANGE.replace(b',"z":4', b""),
+        RANGE.replace(b"4}", b"4.0}"),
+        RANGE.replace(b"4}", b"null}"),
+        RANGE.replace(b"4}", b'"4"}'),
+        b"1",
+    ],
+)
+def test_a_covered_range_that_is_not_canonical_is_refused(other: bytes) -> None:
+    good = encode_header(least_header(g=[{"a": 0, "h": "2" * 64, "z": 4}]))
+    assert decode_header(good).g == [{"a": 0, "h": "2" * 64, "z": 4}]
+    bad = good.replace(RANGE, other)
+    assert bad != good
+    with pytest.raises(ValueError, match=r"not a (canonical )?header"):
+        decode_header(bad)
 
 
 # --- commitments ---------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_roots_are_those_of_pymerkle_at_every_size() -> None:
     other = InmemoryTree(algorithm="sha256")
     for header in HEADERS:
         other.append_entry(header)
-    assert [other.get_state(size) for size in range(1, SIZE + 1)] == TREE.roots[1:]
+    assert [other.get_root(size) for size in range(1, SIZE + 1)] == TREE.roots[1:]
 
 
 def test_roots_are_those_of_the_definition_at_every_size() -> None:
@@ -209,9 +209,7 @@ def test_digests_of_another_length_are_refused(digest: bytes) -> None:
     assert not verify_inclusion(leaf=digest, index=0, size=1, proof=[], root=digest)
     assert not verify_inclusion(leaf=leaf, index=0, size=2, proof=[digest], root=node_hash(leaf, digest))
     assert not verify_inclusion(leaf=leaf, index=0, size=2, proof=proof, root=root + digest if digest else b"")
-    assert not verify_consistency(
-        old_size=1, old_root=leaf, size=2, root=node_hash(leaf, digest), proof=[digest]
-    )
+    assert not verify_consistency(old_size=1, old_root=leaf, size=2, root=node_hash(leaf, digest), proof=[digest])
 
 
 def test_places_outside_the_tree_have_no_proof() -> None:
@@ -222,9 +220,7 @@ def test_places_outside_the_tree_have_no_proof() -> None:
     for old_size, size in [(0, 3), (4, 3), (-1, 3)]:
         with pytest.raises(ValueError, match="no consistency proof"):
             consistency_proof(old_size, size, TREE.read)
-        assert not verify_consistency(
-            old_size=old_size, old_root=EMPTY_ROOT, size=size, root=TREE.roots[3], proof=[]
-        )
+        assert not verify_consistency(old_size=old_size, old_root=EMPTY_ROOT, size=size, root=TREE.roots[3], proof=[])
 
 
 def test_published_inclusion_vectors_agree_good_and_bad() -> None:

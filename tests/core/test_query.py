@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -72,40 +72,16 @@ def holds(text: str, event: Sample = EVENT) -> bool:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "   ",
-        "type:agent.tool_result",
-        "type:agent.tool_* outcome:error data.name:bash since:2h timed",
-        "type:note,agent.*",
-        "actor:plan*",
-        "outcome:ok,error",
-        "key:write:cp1:*",
-        f"caused_by:{CAUSE}",
-        "session:run-*",
-        f"branch:{BRANCH}",
-        f"branch:{BRANCH[:8]}",
-        "branch:b2*",
-        "position:5",
-        "position:5..6",
-        "position:..6",
-        "position:1,5",
-        "since:1h",
-        "since:-1h",
-        "since:2026-11-23T09:00Z",
-        "since:2026-11-23T09:00",
-        "since:2026-11-23",
-        "until:2026-11-23T09:00:00.000001Z",
-        "has:rationale has:key has:caused_by has:actor has:outcome has:data",
-        "has:attachments,key",
-        'rationale:"A failing test first"',
-        "rationale:*test*",
-        "timed",
-        '"timed OUT"',
-        "STRASSE",
-        '"failing test"',
-        "bash",
+        "", "   ", "type:agent.tool_result", "type:agent.tool_* outcome:error data.name:bash since:2h timed",
+        "type:note,agent.*", "actor:plan*", "outcome:ok,error", "key:write:cp1:*", f"caused_by:{CAUSE}",
+        "session:run-*", f"branch:{BRANCH}", f"branch:{BRANCH[:8]}", "branch:b2*", "position:5",
+        "position:5..6", "position:..6", "position:1,5", "since:1h", "since:-1h", "since:2026-11-23T09:00Z",
+        "since:2026-11-23T09:00", "since:2026-11-23", "until:2026-11-23T09:00:00.000001Z",
+        "has:rationale has:key has:caused_by has:actor has:outcome has:data", "has:attachments,key",
+        'rationale:"A failing test first"', "rationale:*test*", "timed", '"timed OUT"', "STRASSE", "Straße",
+        '"failing test"', "bash",
     ],
-)
+)  # fmt: skip
 def test_an_event_meets_what_it_is_asked_for(text: str) -> None:
     assert holds(text)
     for term in parse(text, now=NOW).terms:
@@ -115,28 +91,12 @@ def test_an_event_meets_what_it_is_asked_for(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "type:agent",
-        "type:AGENT.*",
-        'type:"agent.*"',
-        "type:agent.tool_result outcome:ok",
-        "outcome:none",
-        "actor:x,y",
-        "key:write",
-        "position:6",
-        "position:..5",
-        "position:6..",
-        "since:59m",
-        "until:1h",
-        "occurred:..2026-11-23",
-        "has:attachments",
-        "has:metadata,occurred_at,state,erased,withheld",
-        "rationale:failing",
-        "name",
-        '"out  in"',
-        "session:run",
-        "branch:bbbbbbbb",
+        "type:agent", "type:AGENT.*", 'type:"agent.*"', "type:agent.tool_result outcome:ok", "outcome:none",
+        "actor:x,y", "key:write", "position:6", "position:..5", "position:6..", "since:59m", "until:1h",
+        "occurred:..2026-11-23", "has:attachments", "has:metadata,occurred_at,state,erased,withheld",
+        "rationale:failing", "name", '"out  in"', "session:run", "branch:bbbbbbbb",
     ],
-)
+)  # fmt: skip
 def test_an_event_does_not_meet_what_it_is_not(text: str) -> None:
     assert not holds(text)
     assert holds("-" + text) or " " in text
@@ -229,7 +189,16 @@ def test_a_member_of_another_value_kind_or_path_does_not(term: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "met"),
-    [(3, True), (3.0, True), ("3", False), (True, False), (None, False), ([1, 3], True), ([], None), ({"a": 1}, None)],
+    [
+        (3, True),
+        (3.0, True),
+        ("3", False),
+        (True, False),
+        (None, False),
+        ([1, 3], True),
+        ([], None),
+        ({"a": 1}, None),
+    ],
 )
 def test_where_compares_by_value_and_kind(value: Any, met: bool | None) -> None:
     if met is None:
@@ -273,12 +242,17 @@ def test_where_tells_true_from_one() -> None:
 )
 def test_a_term_is_read(text: str, term: Term) -> None:
     assert parse(text, now=NOW) == Query((term,))
-    assert parse(f"\t{text}\u3000word\n", now=NOW) == Query((term, Term("text", (Exact("word"),))))
+    word = Term("text", (Exact("word"),))
+    assert parse(f"\tword\u3000{text}\u3000word\n", now=NOW) == Query((word, term, word))
 
 
 @pytest.mark.parametrize(
-    "text", ["http://x", "foo:bar", "Error: timeout", "TYPE:x", "café:x", "label:x", "label.:x", "data:x", "text:x", "-foo:x"]
-)
+    "text",
+    [
+        "http://x", "foo:bar", "Error: timeout", "TYPE:x", "café:x", "label:x", "label.:x", "data:x",
+        "text:x", "-foo:x",
+    ],
+)  # fmt: skip
 def test_an_unknown_key_is_refused_with_the_way_to_quote_it(text: str) -> None:
     with pytest.raises(InvalidQueryError, match="is no key of a query") as caught:
         parse("type:note " + text, now=NOW)
@@ -459,18 +433,15 @@ calendar = st.datetimes(timezones=st.just(UTC))
 @moderate
 @given(
     st.lists(plain_texts, min_size=1, max_size=3),
-    st.lists(st.sampled_from(["a*", "*", "w:*:x"]) | plain_texts.map(quote), min_size=1, max_size=3),
+    st.lists(st.sampled_from(["a*", "*", "w:*:x", "k1"]), min_size=1, max_size=3),
     calendar,
 )
 @example(["a,b", '"', "\\", "x:y", ".."], ["a*"], datetime(2026, 1, 1, tzinfo=UTC))
 def test_a_rendered_keyword_query_reads_back_equal(types: list[str], keys: list[str], since: datetime) -> None:
-    micros = round((since - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1_000_000
-    moment = since.replace(microsecond=0)
-    made = from_keywords(types=types, keys=[parse(f"key:{key}", now=0).terms[0].values[0] for key in keys] and None)
-    text = "type:" + ",".join(map(quote, types))
+    micros = (since - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    made = from_keywords(types=types, keys=keys, since=micros)
+    text = f"type:{','.join(map(quote, types))} key:{','.join(keys)} since:{since.isoformat()}"
     assert parse(text, now=0) == made
-    low = parse(f"since:{moment.isoformat()}", now=0).terms[0].values[0]
-    assert isinstance(low, Range) and abs(cast("int", low.low) - micros) <= 1_000_000
 
 
 def glob_by_hand(pattern: str, text: str) -> bool:
@@ -504,7 +475,17 @@ events = st.builds(
     rationale=st.sampled_from([None, "ab", "because"]),
 ).flatmap(lambda event: st.sampled_from([event, replace(event, data=None, metadata=None, rationale=None, erased=True)]))
 text_values = st.sampled_from(
-    [Exact("a.x"), Glob("a.*"), Exact("p"), Glob("*"), Exact("k1"), Glob("k*"), Exact("ok"), Exact("none"), Exact("ab")]
+    [
+        Exact("a.x"),
+        Glob("a.*"),
+        Exact("p"),
+        Glob("*"),
+        Exact("k1"),
+        Glob("k*"),
+        Exact("ok"),
+        Exact("none"),
+        Exact("ab"),
+    ]
 )
 member_values = st.one_of(
     st.sampled_from(["1", "true", "null", "ab", "2", ""]).map(Exact),
@@ -519,26 +500,19 @@ def several(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]
     return st.lists(values, min_size=1, max_size=2).map(tuple)
 
 
+def terms_of(keys: str, values: st.SearchStrategy[Any], *paths: tuple[str, ...]) -> st.SearchStrategy[Term]:
+    return st.builds(
+        Term, st.sampled_from(keys.split()), several(values), st.sampled_from(paths or ((),)), st.booleans()
+    )
+
+
+has_values = st.sampled_from(["data", "erased", "key", "rationale", "occurred_at"]).map(Exact)
 terms = st.one_of(
-    st.builds(
-        Term, st.sampled_from(["type", "actor", "outcome", "key", "rationale"]), several(text_values), st.just(()), st.booleans()
-    ),
-    st.builds(Term, st.sampled_from(["position", "occurred"]), several(ranges), st.just(()), st.booleans()),
-    st.builds(
-        Term,
-        st.sampled_from(["data", "meta"]),
-        several(member_values),
-        st.sampled_from([("a",), ("b",), ("a", "0"), ("a", "b")]),
-        st.booleans(),
-    ),
-    st.builds(Term, st.just("text"), several(st.sampled_from(["A", "b", "ec"]).map(Exact)), st.just(()), st.booleans()),
-    st.builds(
-        Term,
-        st.just("has"),
-        several(st.sampled_from(["data", "erased", "key", "rationale", "occurred_at"]).map(Exact)),
-        st.just(()),
-        st.booleans(),
-    ),
+    terms_of("type actor outcome key rationale", text_values),
+    terms_of("position occurred", ranges),
+    terms_of("data meta", member_values, ("a",), ("b",), ("a", "0"), ("a", "b")),
+    terms_of("text", st.sampled_from(["A", "b", "ec"]).map(Exact)),
+    terms_of("has", has_values),
 )
 
 
@@ -562,17 +536,21 @@ def value_by_hand(term: Term, value: Any, event: Sample) -> bool:
         number = event.position if term.key == "position" else event.occurred_micros
         low = 0 if value.low is None else value.low
         high = 10**9 if value.high is None else value.high
-        return number in range(low, high)
+        return number is not None and low <= number < high
     if term.key == "has":
         return {
             "data": event.data is not None, "erased": event.erased, "key": event.key is not None,
             "rationale": event.rationale is not None, "occurred_at": event.occurred_micros is not None,
         }[value.text]  # fmt: skip
     if term.key == "text":
-        members = [] if event.data is None else list(event.data.values())
-        flat = [one for member in members for one in (member if isinstance(member, list) else [member])]
+        members: list[Any] = [] if event.data is None else list(event.data.values())
+        flat = [one for member in members for one in elements(member)]
         return any(value.text.lower() in one.lower() for one in [*flat, event.rationale] if isinstance(one, str))
     return member_by_hand(term.path, value, event.data if term.key == "data" else event.metadata)
+
+
+def elements(member: Any) -> list[Any]:
+    return cast("list[Any]", member) if isinstance(member, list) else [member]
 
 
 def member_by_hand(path: tuple[str, ...], value: Any, root: Any) -> bool:
@@ -585,23 +563,25 @@ def member_by_hand(path: tuple[str, ...], value: Any, root: Any) -> bool:
         member = cast("list[Any]", member)[0]
     if value == Glob("*"):
         return True
-    return any(scalar_by_hand(value, one) for one in (member if isinstance(member, list) else [member]))
+    return any(scalar_by_hand(value, one) for one in elements(member))
+
+
+def kind_of(value: Any) -> str:
+    return "bool" if isinstance(value, bool) else "number" if isinstance(value, (int, float)) else type(value).__name__
 
 
 def scalar_by_hand(value: Any, one: Any) -> bool:
-    kind = "bool" if isinstance(one, bool) else "number" if isinstance(one, (int, float)) else type(one).__name__
+    kind = kind_of(one)
     match value:
         case Glob(pattern=pattern):
-            return kind == "str" and glob_by_hand(pattern, one)
+            return kind == "str" and glob_by_hand(pattern, str(one))
         case Range(low=low, high=high):
             return kind == "number" and (low is None or low <= one) and (high is None or one <= high)
         case Typed(value=wanted):
-            wanted_kind = "bool" if isinstance(wanted, bool) else "number" if isinstance(wanted, (int, float)) else None
-            return (wanted_kind or type(wanted).__name__) == kind and wanted == one
+            return kind_of(wanted) == kind and wanted == one
         case _:
-            spellings: dict[str, Any] = {"bool": {True: "true", False: "false"}.get(one) if kind == "bool" else None}
-            spellings |= {"NoneType": "null", "number": str(int(one)) if kind == "number" else None, "str": one}
-            return spellings[kind] == value.text
+            spelled = {"bool": str(one).lower(), "NoneType": "null", "str": one}
+            return (spelled[kind] if kind in spelled else str(int(one))) == value.text
 
 
 @settings(max_examples=250, deadline=None)

@@ -48,19 +48,13 @@ ADDRESS = "ADDRESS is SESSION[~BRANCH][@PLACE]: run-42, run-42@17, run-42@tests-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Failure(click.ClickException):
-    """An Everlog error, printed as one line with the exit code of its kind."""
-
-    def __init__(self, error: EverlogError) -> None:
-        super().__init__(visible(error.message))
-        self.code = error.code
-        self.exit_code = next((code for kinds, code in _CODES if isinstance(error, kinds)), 2)
-
-    def show(self, file: Any = None) -> None:
-        if "--json" in sys.argv:
-            note(compact({"error": self.code, "message": self.message}))
-        else:
-            note(f"everlog: {self.message}")
+def _fail(error: EverlogError) -> int:
+    """Print an Everlog error as one line; give the exit code of its kind."""
+    if "--json" in sys.argv:
+        note(compact({"error": error.code, "message": error.message}))
+    else:
+        note(f"everlog: {visible(error.message)}")
+    return next((code for kinds, code in _CODES if isinstance(error, kinds)), 2)
 
 
 class _Group(click.Group):
@@ -73,7 +67,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EverlogError as error:
-            raise _Failure(error) from error
+            raise SystemExit(_fail(error)) from error
         except BrokenPipeError:
             sys.stderr.close()  # the reader went away, as `head` does; nothing is wrong
             raise SystemExit(0) from None
@@ -83,7 +77,9 @@ class _Group(click.Group):
     cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXIT_CODES
 )
 @click.version_option(__version__, prog_name="everlog")
-@click.option("--store", metavar="PATH", help="The store's file. Default: $EVERLOG_STORE, else one in your data folder.")
+@click.option(
+    "--store", metavar="PATH", help="The store's file. Default: $EVERLOG_STORE, else one in your data folder."
+)
 @click.pass_context
 def everlog(ctx: click.Context, store: str | None) -> None:
     """A durable session log for LLM agents.
@@ -343,7 +339,9 @@ def fork(
             say(f"{visible(forked.id)}  shares [0, {shared}) with {visible(session.id)}")
 
 
-@everlog.command(epilog='Examples:  everlog rewind run-42@17 --reason "wrong path"   |   everlog rewind run-42@before-refactor')
+@everlog.command(
+    epilog='Examples:  everlog rewind run-42@17 --reason "wrong path"   |   everlog rewind run-42@before-refactor'
+)
 @click.argument("address")
 @click.option("--reason")
 @_json_option
@@ -396,7 +394,9 @@ def verify(ctx: click.Context, address: str | None, as_json: bool) -> None:
     else:
         for fault in report.faults:
             say(click.style(visible(str(fault)), fg="red"))
-        verdict = click.style("good", fg="green") if report.ok else click.style(f"{report.fault_count} faults", fg="red")
+        verdict = (
+            click.style("good", fg="green") if report.ok else click.style(f"{report.fault_count} faults", fg="red")
+        )
         say(
             f"{verdict}: {report.events} events on {report.branches} branches of {report.sessions} sessions; "
             f"{report.erased} erased, {report.withheld} withheld"
@@ -409,7 +409,9 @@ def verify(ctx: click.Context, address: str | None, as_json: bool) -> None:
 
 
 @everlog.command(epilog="Example:  everlog demo")
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where to play; a new folder by default.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), help="Where to play; a new folder by default."
+)
 def demo(folder: Path | None) -> None:
     """A small agent works on a bug and records itself; it is killed midway, and another process goes on."""
     from everlog.cli.demo import run_demo

@@ -25,10 +25,10 @@ def visible(text: str, *, lines: bool = False) -> str:
     """Make control characters, bidirectional and other format marks visible. lines: let line breaks and tabs be."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_visible_character(character, lines) for character in text)
+    return "".join(_visible_character(character, lines=lines) for character in text)
 
 
-def _visible_character(character: str, lines: bool) -> str:
+def _visible_character(character: str, *, lines: bool) -> str:
     if character.isprintable() or (lines and character in "\n\t"):
         return character
     if character == "\n":

@@ -139,7 +139,7 @@ def check_expected(tip: Tip, expected: Expected) -> None:
 def record(tip: Tip, event: PreparedEvent, *, key: str | None, key_count: int | None, now: int) -> EventRow:
     """Give an event its position, time, leaf and nodes at the tip, and move the tip past it."""
     position = tip.size
-    recorded = now if now > tip.recorded else tip.recorded
+    recorded = max(tip.recorded, now)
     commitments = event.commitments
     cause = event.cause
     covers = event.covers
@@ -253,7 +253,9 @@ def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventR
     if batch.key is not None and batch.key in recorded:
         covered = recorded[batch.key]
         if len(covered) != len(batch.events):
-            _refuse_reuse(tip, batch.key, covered[0], f"covered {len(covered)} events, and this append has {len(batch.events)}")
+            _refuse_reuse(
+                tip, batch.key, covered[0], f"covered {len(covered)} events, and this append has {len(batch.events)}"
+            )
         for index, event in enumerate(batch.events):
             _check_same(tip, batch.key, event, covered[index])
             rows[index] = covered[index]

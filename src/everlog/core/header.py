@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from hmac import digest
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 
@@ -22,13 +22,21 @@ SALT_BYTES = 32
 _encode = msgspec.json.Encoder().encode
 
 
+class CoveredRange(TypedDict):
+    """A range [a, z) that a summary covers, and the hex tree hash of its leaves. Build it in this order of members."""
+
+    a: int
+    h: str
+    z: int
+
+
 class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
     """The members of a header, in canonical order. Hashes are lower-case hex; times are microseconds since 1970 UTC."""
 
     a: str | None = None  # actor
     b: str  # writer, 32 hex digits
     c: list[str]  # commitments: the body's, then each attachment's
-    g: list[dict[str, Any]] | None = None  # {a, h, z}: ranges that a summary covers
+    g: list[CoveredRange] | None = None  # ranges that a summary covers
     k: str | None = None  # idempotency key, hashed
     m: int | None = None  # number of events that the key covers, when more than one
     n: int  # position
@@ -42,6 +50,7 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 _decoder = msgspec.json.Decoder(Header)
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode  # `g` keeps the order it was read in
 
 
 def encode_header(header: Header) -> bytes:
@@ -57,7 +66,7 @@ def decode_header(encoded: bytes) -> Header:
         header = _decoder.decode(encoded)
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a header: {error}") from error
-    if header.v != FORMAT or _encode(header) != encoded:
+    if header.v != FORMAT or _encode_sorted(header) != encoded:
         raise ValueError(f"not a canonical header of format {FORMAT}")
     return header
 

@@ -31,7 +31,9 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(labels, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidEventError(f"labels is a {type(labels).__name__} where it takes a mapping; nothing was written")
     if len(labels) > limits.LABELS_MAX:
-        raise LimitError(f"{len(labels)} labels where {limits.LABELS_MAX} is the most; nothing was written; leave some out")
+        raise LimitError(
+            f"{len(labels)} labels where {limits.LABELS_MAX} is the most; nothing was written; leave some out"
+        )
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidEventError(f"label {name!r:.100} is not a string with a string; nothing was written")
@@ -49,7 +51,9 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> bytes | None:
     if metadata is None:
         return None
     if not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidEventError(f"metadata is a {type(metadata).__name__} where it takes an object; nothing was written")
+        raise InvalidEventError(
+            f"metadata is a {type(metadata).__name__} where it takes an object; nothing was written"
+        )
     encoded = encode_json(dict(metadata), what="metadata")
     if len(encoded) > limits.METADATA_BYTES_MAX:
         raise LimitError(

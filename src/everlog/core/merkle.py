@@ -172,9 +172,7 @@ def verify_inclusion(*, leaf: bytes, index: int, size: int, proof: Sequence[byte
     return last == 0 and node == root
 
 
-def verify_consistency(
-    *, old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]
-) -> bool:
+def verify_consistency(*, old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]) -> bool:
     """Tell whether `proof` shows that the tree (size, root) begins with the tree (old_size, old_root).
 
     old_size: at least 1 (FORMAT §4). Never raises on bad proofs.

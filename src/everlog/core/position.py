@@ -54,7 +54,8 @@ def from_micros(micros: int) -> datetime:
 def format_micros(micros: int) -> str:
     """Give microseconds since 1970 UTC in RFC 3339, in UTC, with six digits of a second."""
     try:
-        return from_micros(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        # Not strftime: its %Y leaves years below 1000 without their leading zeros on Linux.
+        return from_micros(micros).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     except OverflowError:  # a writer's occurred_at may lie outside the calendar
         return f"{micros}us"
 
@@ -89,7 +90,7 @@ def parse_time(text: str, *, now: int, naive_is_utc: bool = False) -> int:
 def _in_calendar(micros: int, text: str) -> int:
     """Refuse what no datetime can say; it would also pass the 64 bits of a store's column."""
     if not _CALENDAR_MICROS[0] <= micros <= _CALENDAR_MICROS[1]:
-        raise InvalidPlaceError(f"the time {text!r} lies outside the calendar; write one in the years 1 to 9999")
+        raise InvalidPlaceError(f"the time {text!r} lies outside the calendar; write one of years 1 to 9999")
     return micros
 
 

@@ -58,7 +58,9 @@ def prepare_batch(
     for index, new in enumerate(events):
         try:
             salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
-            event = prepare_event(new, salt, draw, read_cause, body_bytes_max, own_verb)
+            event = prepare_event(
+                new, salt, draw=draw, read_cause=read_cause, body_bytes_max=body_bytes_max, own_verb=own_verb
+            )
         except (InvalidEventError, LimitError) as error:
             if len(events) == 1:
                 raise
@@ -74,12 +76,14 @@ def prepare_batch(
 
 
 def prepare_event(
-    new: NewEvent, salt: bytes, draw: Draw, read_cause: CauseReader, body_bytes_max: int, own_verb: bool
+    new: NewEvent, salt: bytes, *, draw: Draw, read_cause: CauseReader, body_bytes_max: int, own_verb: bool
 ) -> PreparedEvent:
     """Check and encode one event. salt: 32 random bytes for its body."""
     if type(new) is not NewEvent:
         raise InvalidEventError(f"{new!r:.100} is no NewEvent; nothing was written; give NewEvent(type, data, …)")
-    _check_columns(new, own_verb)
+    _check_columns(new)
+    if not own_verb:
+        check_reserved(new.type)
     body = _encode_checked_body(new, body_bytes_max)
     commitment = commit_body(salt, body)
     attachments = () if not new.attachments else _prepare_attachments(new.attachments, draw)
@@ -101,14 +105,12 @@ def prepare_event(
     )
 
 
-def _check_columns(new: NewEvent, own_verb: bool) -> None:
+def _check_columns(new: NewEvent) -> None:
     if not isinstance(new.type, str) or TYPE_PATTERN.fullmatch(new.type) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidEventError(
             f"type {new.type!r:.200} is not of the form [a-z][a-z0-9_.]*, at most {limits.TYPE_CHARACTERS_MAX} characters; "
             "nothing was written; rename it"
         )
-    if not own_verb:
-        check_reserved(new.type)
     if new.actor is not None and (not isinstance(new.actor, str) or ACTOR_PATTERN.fullmatch(new.actor) is None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidEventError(
             f"actor {new.actor!r:.200} is not of the form [A-Za-z0-9._:/+-]{{1,{limits.ACTOR_CHARACTERS_MAX}}}; nothing "
@@ -127,14 +129,18 @@ def _encode_checked_body(new: NewEvent, body_bytes_max: int) -> bytes:
     check_value(data, what="data")
     if rationale is not None:
         if not isinstance(rationale, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidEventError(f"rationale is a {type(rationale).__name__} where it takes a string; nothing was written")
+            raise InvalidEventError(
+                f"rationale is a {type(rationale).__name__} where it takes a string; nothing was written"
+            )
         if len(rationale) > limits.RATIONALE_BYTES_MAX:
             raise LimitError(
                 f"rationale has {len(rationale)} characters where {limits.RATIONALE_BYTES_MAX} is the most; nothing was written"
             )
     if metadata is not None:
         if not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidEventError(f"metadata is a {type(metadata).__name__} where it takes an object; nothing was written")
+            raise InvalidEventError(
+                f"metadata is a {type(metadata).__name__} where it takes an object; nothing was written"
+            )
         metadata = dict(metadata)
         check_value(metadata, what="metadata")
     check_standard(new.type, data)
@@ -190,7 +196,9 @@ def _check_keys(prepared: Sequence[PreparedEvent], key: str | None) -> None:
         keys.append(key)
     if len(set(keys)) != len(keys):
         double = next(one for one in keys if keys.count(one) > 1)
-        raise InvalidEventError(f"key {double!r:.100} stands twice in one append; nothing was written; make keys unique")
+        raise InvalidEventError(
+            f"key {double!r:.100} stands twice in one append; nothing was written; make keys unique"
+        )
 
 
 def _prepare_attachments(attachments: Mapping[str, bytes], draw: Draw) -> tuple[PreparedAttachment, ...]:
@@ -206,13 +214,13 @@ def _prepare_attachments(attachments: Mapping[str, bytes], draw: Draw) -> tuple[
             raise InvalidEventError(
                 f"attachment {name!r} is a {type(content).__name__} where it takes bytes; nothing was written; encode it"
             )
-        content = bytes(content)
-        if len(content) > limits.ATTACHMENT_BYTES_MAX:
+        copied = bytes(content)
+        if len(copied) > limits.ATTACHMENT_BYTES_MAX:
             raise LimitError(
-                f"attachment {name!r} has {len(content)} bytes where {limits.ATTACHMENT_BYTES_MAX} is the most; nothing was "
+                f"attachment {name!r} has {len(copied)} bytes where {limits.ATTACHMENT_BYTES_MAX} is the most; nothing was "
                 "written; keep it elsewhere and record where"
             )
-        prepared.append(PreparedAttachment(name, len(content), draw(SALT_BYTES), content))
+        prepared.append(PreparedAttachment(name, len(copied), draw(SALT_BYTES), copied))
     return tuple(prepared)
 
 

@@ -190,7 +190,7 @@ def text_value(text: object) -> Value:
 
 
 def check_text(text: str) -> None:
-    """Refuse what no header column holds, and what engines cut off or cannot encode: NUL and lone surrogates."""
+    """Refuse NUL and lone surrogates: no header column holds them, and engines cut off or cannot encode them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -200,7 +200,7 @@ def check_text(text: str) -> None:
         ) from None
     if "\0" in text:
         column = text.index("\0") + 1
-        raise InvalidQueryError(f"NUL stands at column {column} of {text!r:.100}; leave it out, or use where=")
+        raise InvalidQueryError(f"NUL stands at column {column} of {text!r:.100}; leave it out or use where=")
 
 
 def split_path(name: str) -> tuple[str, tuple[str, ...]]:
@@ -259,7 +259,7 @@ def compile_query(query: Query) -> Predicate:
     ordered = sorted(query.terms, key=lambda term: term.key in BODY_KEYS or term.key == "has")
     predicates = [_compile_term(term) for term in ordered]
     if not predicates:
-        return lambda event: True
+        return lambda _event: True
     if len(predicates) == 1:
         return predicates[0]
     return lambda event: all(predicate(event) for predicate in predicates)
@@ -329,7 +329,7 @@ def _text_test(values: tuple[Value, ...], member: Callable[[EventLike], str | No
 
 def _branch_test(values: tuple[Value, ...]) -> Predicate:
     for value in values:
-        if isinstance(value, Exact) and len(value.text) < 8:  # `b2` would be taken for the first digits of an id
+        if isinstance(value, Exact) and len(value.text) < 8:  # `b2` would pass for the first digits of an id
             raise InvalidQueryError(
                 f"branch {value.text!r} cannot be told from an event alone; "
                 "write at least 8 hex digits of the branch's id"
@@ -413,8 +413,13 @@ def _member_value_test(value: Value) -> Callable[[object], bool]:
             return lambda member: member == wanted and isinstance(member, bool) == isinstance(wanted, bool)
         case Exact(text):
             literal = _literal(text)
-            return lambda member: member == text or (
-                literal is not _NOT_LITERAL and member == literal and isinstance(member, bool) == isinstance(literal, bool)
+            return lambda member: (
+                member == text
+                or (
+                    literal is not _NOT_LITERAL
+                    and member == literal
+                    and isinstance(member, bool) == isinstance(literal, bool)
+                )
             )
 
 
@@ -455,9 +460,7 @@ def _texts(event: EventLike) -> list[str]:
 # --- meaning, on sessions ------------------------------------------------------------------------
 def matches_session(query: Query, *, name: str, title: str | None, labels: Mapping[str, str], updated: int) -> bool:
     """Tell whether a session meets every term: session, label, since, until (of its last change) and words."""
-    return all(
-        _session_term(term, name, title or "", labels, updated) is not term.negated for term in query.terms
-    )
+    return all(_session_term(term, name, title or "", labels, updated) is not term.negated for term in query.terms)
 
 
 def check_session_query(query: Query) -> Query:

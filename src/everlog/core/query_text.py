@@ -31,9 +31,7 @@ from everlog.core.query import (
 )
 from everlog.errors import InvalidPlaceError, InvalidQueryError, LimitError
 
-KEYS: Final = (
-    "type actor outcome since until occurred position branch key has caused_by data.PATH meta.PATH session label.NAME rationale"
-)
+KEYS: Final = "type actor outcome since until occurred position branch key has caused_by data.PATH meta.PATH session label.NAME rationale"
 _PLAIN: Final = frozenset({"type", "actor", "outcome", "key", "has", "caused_by", "session", "rationale", "branch"})
 _MEMBERS: Final = ("data.", "data/", "meta.", "meta/", "metadata.", "metadata/")
 _KEY: Final = re.compile(r"([A-Za-z_][^\s:\"]*):")
@@ -52,7 +50,9 @@ def parse(text: str, *, now: int) -> Query:
     Raises InvalidQueryError, which names the term and its column, or LimitError.
     """
     if len(text) > limits.QUERY_CHARACTERS_MAX:
-        raise LimitError(f"the query has {len(text)} characters where {limits.QUERY_CHARACTERS_MAX} is the most; shorten it")
+        raise LimitError(
+            f"the query has {len(text)} characters where {limits.QUERY_CHARACTERS_MAX} is the most; shorten it"
+        )
     check_text(text)
     terms: list[Term] = []
     at = 0
@@ -77,7 +77,7 @@ def _read_term(text: str, start: int, now: int) -> tuple[Term, int]:
     pieces, at = _read_values(text, at, commas=key is not None)
     shown = text[start:at]
     try:
-        return _make_term(key, pieces, negated, now, shown), at
+        return _make_term(key, pieces, now, shown, negated=negated), at
     except (InvalidQueryError, InvalidPlaceError) as error:
         raise InvalidQueryError(f"{error.message} (in {shown[:100]!r} at column {start + 1})") from None
 
@@ -90,17 +90,17 @@ def _read_values(text: str, at: int, *, commas: bool) -> tuple[list[list[_Piece]
         character = text[at]
         if character == '"':
             quoted, at = _read_quoted(text, at)
-            alternatives[-1].extend([_Piece(plain, False), _Piece(quoted, True)])
+            alternatives[-1].extend([_Piece(plain, quoted=False), _Piece(quoted, quoted=True)])
             plain = ""
             continue
         if character == "," and commas:
-            alternatives[-1].append(_Piece(plain, False))
+            alternatives[-1].append(_Piece(plain, quoted=False))
             alternatives.append([])
             plain = ""
         else:
             plain += character
         at += 1
-    alternatives[-1].append(_Piece(plain, False))
+    alternatives[-1].append(_Piece(plain, quoted=False))
     return [[piece for piece in pieces if piece.text or piece.quoted] for pieces in alternatives], at
 
 
@@ -119,7 +119,7 @@ def _read_quoted(text: str, start: int) -> tuple[str, int]:
     raise InvalidQueryError(f'a quote is opened at column {start + 1} and never closed; close it with "')
 
 
-def _make_term(key: str | None, pieces: list[list[_Piece]], negated: bool, now: int, shown: str) -> Term:
+def _make_term(key: str | None, pieces: list[list[_Piece]], now: int, shown: str, *, negated: bool) -> Term:
     if key is None:
         word = "".join(piece.text for piece in pieces[0])
         if not word:
@@ -192,7 +192,9 @@ def _range(text: str, read: Callable[[str], int]) -> Range:
 
 def _position(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise InvalidQueryError(f"position {text[:50]!r} is no integer of at least 0; write position:10..20 for [10, 20)")
+        raise InvalidQueryError(
+            f"position {text[:50]!r} is no integer of at least 0; write position:10..20 for [10, 20)"
+        )
     return int(text)
 
 

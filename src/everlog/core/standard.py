@@ -68,7 +68,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_any(value: object) -> bool:
+def _is_any(_: object) -> bool:
     return True
 
 

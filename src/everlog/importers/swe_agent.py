@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -125,10 +126,8 @@ def _step_events(place: int, step: dict[str, Any]) -> Sequence[NewEvent]:
     key = _key("step", place, step)
     state = step.get("state")
     if isinstance(state, str):
-        try:
+        with suppress(InvalidEventError):  # a state that is no JSON is kept as the text that it is
             state = decode_json(state.encode(), what="state")
-        except InvalidEventError:
-            pass  # a state that is no JSON is kept as the text that it is
     thought = step.get("thought")
     use = NewEvent(
         "agent.tool_use",

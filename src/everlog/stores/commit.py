@@ -131,7 +131,7 @@ class Committer:
             group = self._take()
         try:
             outcomes = self._commit_group([entry.request for entry in group]) if group else []
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever befell the group is told to each who waits for it
             outcomes = [error] * len(group)
         except BaseException:
             interrupted = OutcomeUnknownError(
@@ -190,7 +190,9 @@ class Committer:
 def bytes_held(request: Request) -> int:
     """Give the bytes of bodies and attachments that a request brings."""
     if isinstance(request, Adopt):
-        return sum(len(event.row.body or b"") + sum(item.size for item in event.attachments) for event in request.events)
+        return sum(
+            len(event.row.body or b"") + sum(item.size for item in event.attachments) for event in request.events
+        )
     if isinstance(request, (Graft, Erase, Delete)):
         return 0
     return sum(event.bytes_held for event in request.batch.events)

@@ -129,12 +129,14 @@ class MemoryStorage:
                 if not session.deleted
             ]
         descending = chosen.order.startswith("-")
-        rank = _RANKS[chosen.order.removeprefix("-")]
+        order = chosen.order.removeprefix("-")
         found = [pair for pair in found if _is_chosen(chosen, *pair)]
-        found.sort(key=lambda pair: rank(*pair), reverse=descending)
+        found.sort(key=lambda pair: _rank(order, *pair), reverse=descending)
         if chosen.after is not None:
-            last = rank(*chosen.after)
-            found = [pair for pair in found if (rank(*pair) < last if descending else rank(*pair) > last)]
+            last = _rank(order, *chosen.after)
+            found = [
+                pair for pair in found if (_rank(order, *pair) < last if descending else _rank(order, *pair) > last)
+            ]
         return found[: chosen.limit]
 
     def forks(self, session: int) -> list[SessionRow]:
@@ -188,7 +190,11 @@ class MemoryStorage:
             for looked_at, position in enumerate(positions):
                 event = self._event(lineage, position)
                 held += len(event.raw or b"") if meets(event) else 0
-                if len(events) == limit or (events and held > limits.PAGE_BYTES_MAX) or looked_at == limits.SCAN_EVENTS_MAX:
+                if (
+                    len(events) == limit
+                    or (events and held > limits.PAGE_BYTES_MAX)
+                    or looked_at == limits.SCAN_EVENTS_MAX
+                ):
                     return Page(events, position + 1 if reverse else position)
                 if meets(event):
                     events.append(event)
@@ -423,8 +429,7 @@ class _Transaction:
                     row, body=None, salt=None, gone=ERASED
                 )
                 own.attachments[position] = [
-                    msgspec.structs.replace(item, content=None, salt=None)
-                    for item in own.attachments.get(position, [])
+                    msgspec.structs.replace(item, content=None, salt=None) for item in own.attachments.get(position, [])
                 ]
                 erased.append((position, row.leaf))
         return erased
@@ -460,8 +465,10 @@ class _Transaction:
 
 def _leaf_only(row: EventRow) -> EventRow:
     """Give what is left of a deleted event."""
-    nothing: list[Any] = [None] * 10
-    return EventRow(row.position, *nothing, DELETED, None, None, row.leaf, row.nodes, None, None)
+    return EventRow(
+        row.position, None, None, None, None, None, None, None, None, None, None, DELETED, None, None, row.leaf, row.nodes,
+        None, None,
+    )  # fmt: skip
 
 
 def _is_chosen(chosen: SessionFilter, session: SessionRow, branch: BranchRow) -> bool:
@@ -474,8 +481,11 @@ def _is_chosen(chosen: SessionFilter, session: SessionRow, branch: BranchRow) ->
     )
 
 
-_RANKS: dict[str, Callable[[SessionRow, BranchRow], tuple[Any, int]]] = {
-    "updated": lambda session, branch: (branch.recorded, branch.key),
-    "created": lambda session, branch: (session.created, session.key),
-    "id": lambda session, branch: (session.name, session.key),
-}
+def _rank(order: str, session: SessionRow, branch: BranchRow) -> tuple[Any, int]:
+    match order:
+        case "updated":
+            return branch.recorded, branch.key
+        case "created":
+            return session.created, session.key
+        case _:
+            return session.name, session.key

@@ -54,7 +54,6 @@ from everlog.storage import (
     Update,
 )
 
-
 ERASE_RECORD_EVENTS = 1_000  # that one ledger record names
 
 
@@ -166,9 +165,7 @@ def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
     return _receipt(tip, rows, before)
 
 
-def _attachments(
-    batch: Batch, rows: Sequence[EventRow], before: int
-) -> list[tuple[int, Sequence[PreparedAttachment]]]:
+def _attachments(batch: Batch, rows: Sequence[EventRow], before: int) -> list[tuple[int, Sequence[PreparedAttachment]]]:
     return [
         (row.position, event.attachments)
         for event, row in zip(batch.events, rows, strict=True)
@@ -231,9 +228,7 @@ def _create(tx: Transaction, request: Create) -> Receipt:
         )
     if request.forked_from is not None:
         tx.session(request.forked_from)
-    tip = _new_tip(
-        request.session_id, request.name, request.branch_id, request.writer, request.base, request.family
-    )
+    tip = _new_tip(request.session_id, request.name, request.branch_id, request.writer, request.base, request.family)
     branch, rows = _grow(tx, tip, request.base, request.batch)
     session = tx.insert_session(request)
     tip.session = session
@@ -257,9 +252,7 @@ def _rewind(tx: Transaction, request: Rewind) -> Receipt:
     if request.batch.expected is not None:
         check_expected(left, request.batch.expected)
     base = request.base
-    tip = _new_tip(
-        session.id, session.name, request.branch_id, request.branch_id, base, session.family, session.key
-    )
+    tip = _new_tip(session.id, session.name, request.branch_id, request.branch_id, base, session.family, session.key)
     branch, rows = _grow(tx, tip, base, request.batch)
     tx.set_current(session.key, _write_branch(tx, session.key, branch, request.batch, rows))
     _record_current(tx, tip)

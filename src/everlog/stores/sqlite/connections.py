@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock, RLock
@@ -73,7 +73,7 @@ class Connections:
         self._identity = files.identity(self.path)
         with translated(self.path):
             if not self.read_only:
-                _prepare_file(self.writer(), self.path, fresh=fresh, make=make)
+                _prepare_file(self.writer(), self.path, make=make)
             with self.reader() as connection:
                 _check_version(connection, self.path)
         if fresh:
@@ -106,13 +106,13 @@ class Connections:
             except apsw.Error:
                 self.drop_writer()
 
-    def _note_wal(self, connection: apsw.Connection, name: str, pages: int) -> int:
+    def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         """SQLite's hook after a commit. It replaces the automatic checkpoint, which the store does itself."""
         self.wal_pages = pages
         return apsw.SQLITE_OK
 
     @contextmanager
-    def reader(self) -> Iterator[apsw.Connection]:
+    def reader(self) -> Generator[apsw.Connection]:
         """Lend a reader. Reads are short: nobody keeps one while waiting."""
         connection = self._take_reader()
         sound = True
@@ -259,9 +259,7 @@ def refuse_old_sqlite(version: str) -> None:
         )
 
 
-def _prepare_file(
-    connection: apsw.Connection, path: Path, *, fresh: bool, make: Callable[[apsw.Connection], None] | None
-) -> None:
+def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[apsw.Connection], None] | None) -> None:
     """Bring a fresh or older file to the schema of this version."""
     application, version, empty = _read_version(connection)
     if make is None or not empty:
@@ -273,7 +271,9 @@ def _prepare_file(
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != ("wal",):
-        raise UnsupportedStoreError(f"{path} cannot use a write-ahead log here ({mode}); nothing was written; use a local disk")
+        raise UnsupportedStoreError(
+            f"{path} cannot use a write-ahead log here ({mode}); nothing was written; use a local disk"
+        )
     connection.execute("BEGIN IMMEDIATE")
     try:
         _, version, empty = _read_version(connection)  # another process may have been quicker
@@ -290,11 +290,8 @@ def _prepare_file(
 
 
 def _read_version(connection: apsw.Connection) -> tuple[int, int, bool]:
-    application = connection.execute("PRAGMA application_id").fetchone()
-    version = connection.execute("PRAGMA user_version").fetchone()
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    assert application is not None and version is not None and tables is not None
-    return application[0], version[0], tables[0] == 0  # pyright: ignore
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    return connection.pragma("application_id"), connection.pragma("user_version"), tables == [(0,)]
 
 
 def _check_version(connection: apsw.Connection, path: Path, *, older_allowed: bool = False) -> None:
@@ -315,7 +312,7 @@ def _check_version(connection: apsw.Connection, path: Path, *, older_allowed: bo
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Generator[None]:
     """Turn SQLite's errors into Everlog's, once, at the store's edge."""
     try:
         yield
@@ -332,7 +329,9 @@ def translate(error: apsw.Error, path: Path) -> EverlogError:
                 "what holds it, or try again later"
             )
         case apsw.FullError():
-            return UnavailableError(f"the disk that holds {path} is full; nothing was written; free some space and try again")
+            return UnavailableError(
+                f"the disk that holds {path} is full; nothing was written; free some space and try again"
+            )
         case apsw.ReadOnlyError():
             return UnavailableError(
                 f"{path} or its folder cannot be written ({error}); nothing was written; correct its permissions, or open it "

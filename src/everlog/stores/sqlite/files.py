@@ -11,8 +11,33 @@ from everlog.errors import NotFoundError, UnavailableError, UnsupportedStoreErro
 
 # File systems whose locks or shared memory do not hold between machines; SQLite's WAL needs both.
 NETWORK_FILE_SYSTEMS = frozenset(
-    "9p afs ceph cifs coda davfs fuse.ceph fuse.davfs fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs glusterfs gpfs lustre "
-    "ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs virtiofs webdav beegfs".split()
+    [
+        "9p",
+        "afs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "fuse.ceph",
+        "fuse.davfs",
+        "fuse.glusterfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+        "webdav",
+        "beegfs",
+    ]
 )
 _MOUNTS = "/proc/self/mountinfo"
 
@@ -75,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 def identity(path: Path) -> tuple[int, int]:
     """Give what tells this file from another of the same name: device and inode."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except FileNotFoundError:
         raise NotFoundError(f"there is no store at {path}") from None
     except OSError as error:

@@ -128,6 +128,9 @@ RETURNING session;
 -- insert_label: one label of a session, for listing
 INSERT INTO label (name, value, session) VALUES (:name, :value, :session);
 
+-- read_labels: the labels of a session, as JSON (primary key)
+SELECT labels FROM session WHERE session = :session;
+
 -- delete_labels: the labels of a session, before new ones (label is found by the session's own list of them)
 DELETE FROM label WHERE name = :name AND value = :value AND session = :session;
 
@@ -214,3 +217,6 @@ SELECT entry, record, reason FROM ledger WHERE entry > :after ORDER BY entry LIM
 
 -- read_store: the store itself
 SELECT id FROM store;
+
+-- truncate_wal: copy the write-ahead log into the file and empty it; gives busy, its pages, pages copied
+PRAGMA wal_checkpoint(TRUNCATE);

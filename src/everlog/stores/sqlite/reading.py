@@ -23,10 +23,12 @@ from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import Page
-from everlog.stores.sqlite.transaction import QUERIES
+from everlog.stores.sqlite.run import fetch_each
 
 INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
-REVERSE_SCAN_EVENTS = 1_000  # positions that a filtered page looks at from the end: few, as the last match is often near
+REVERSE_SCAN_EVENTS = (
+    1_000  # positions that a filtered page looks at from the end: few, as the last match is often near
+)
 
 _COLUMNS = (
     "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
@@ -58,11 +60,10 @@ def read_page(
     conditions, parameters = compile_terms(terms)
     index = _index_of(terms)
     if index is not None and _few(connection, lineage, start, stop, conditions, parameters, index):
-        return _read_indexed(connection, lineage, start, stop, conditions, parameters, index, reverse, limit)
-    if not terms:
-        span = limit
-    else:
-        span = REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
+        return _read_indexed(
+            connection, lineage, start, stop, conditions, parameters, index, reverse=reverse, limit=limit
+        )
+    span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
     segments = lineage.clip(low, high)
     rows = connection.execute(
@@ -129,13 +130,14 @@ def _read_indexed(
     conditions: str,
     parameters: dict[str, Any],
     index: str,
+    *,
     reverse: bool,
     limit: int,
 ) -> Page:
     segments = lineage.clip(start, stop)
     sql = _READ.format(columns="e.position", index=f"INDEXED BY {index}", terms=conditions)
-    found = connection.execute(sql, {"segments": _encode(segments), **parameters}).fetchall()
-    positions = sorted((position for (position,) in found), reverse=reverse)[:limit]  # pyright: ignore
+    found: list[Any] = connection.execute(sql, {"segments": _encode(segments), **parameters}).fetchall()
+    positions = sorted((position for (position,) in found), reverse=reverse)[:limit]
     events: list[Event] = []
     held = 0
     for position in positions:
@@ -165,7 +167,7 @@ def _few(
     inner = _READ.format(columns="1", index=f"INDEXED BY {index}", terms=conditions)
     sql = f"SELECT count(*) FROM ({inner} LIMIT {INDEXED_EVENTS_MAX + 1})"  # fragments of this file only
     row = connection.execute(sql, {"segments": _encode(lineage.clip(start, stop)), **parameters}).fetchone()
-    return row is not None and row[0] <= INDEXED_EVENTS_MAX  # pyright: ignore
+    return row is not None and row[0] <= INDEXED_EVENTS_MAX
 
 
 def _index_of(terms: Sequence[Term]) -> str | None:
@@ -234,8 +236,8 @@ def read_whole_rows(connection: apsw.Connection, lineage: Lineage, start: int, s
     held = 0
     for segment in lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
         at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
-        for columns in connection.execute(QUERIES["read_rows"], at):
-            row = EventRow(*columns)  # pyright: ignore
+        for columns in fetch_each(connection, "read_rows", at):
+            row = EventRow(*columns)
             held += len(row.body or b"")
             if held > limits.PAGE_BYTES_MAX and rows:
                 return rows
@@ -251,8 +253,8 @@ def read_feed(connection: apsw.Connection, after: int, limit: int) -> tuple[list
     """Read a page of feed rows, and whether more may follow."""
     rows: list[tuple[Any, ...]] = []
     held = 0
-    for row in connection.execute(QUERIES["read_feed"], {"after": after, "limit": limit}):
-        held += len(row[13] or b"")  # pyright: ignore
+    for row in fetch_each(connection, "read_feed", {"after": after, "limit": limit}):
+        held += len(row[13] or b"")
         if held > limits.PAGE_BYTES_MAX and rows:
             return rows, True
         rows.append(row)

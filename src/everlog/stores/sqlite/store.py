@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -43,8 +43,8 @@ from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
 from everlog.stores.sqlite import listing, reading
 from everlog.stores.sqlite.connections import Connections, translate
+from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
-    QUERIES,
     SqliteTransaction,
     branch_row,
     read_branch,
@@ -146,7 +146,7 @@ class SqliteStorage:
     def _truncate_wal(self, connection: apsw.Connection) -> None:
         """Take what was erased out of the WAL too, which still holds the pages as they were."""
         try:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # pyright: ignore
+            busy, _, _ = fetch_row(connection, "truncate_wal")
         except apsw.Error as error:
             raise BusyError(
                 f"the bodies are erased, but their bytes may remain in {self._connections.path}-wal until it is checkpointed "
@@ -161,7 +161,7 @@ class SqliteStorage:
     def sweep(self) -> None:
         """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own."""
         with self._connections.reader() as connection:
-            if connection.execute(QUERIES["read_swept"]).fetchone() is None:
+            if fetch_one(connection, "read_swept") is None:
                 return
         with self._connections.writing:
             connection = self._connections.writer()
@@ -175,18 +175,18 @@ class SqliteStorage:
                     turn.release()
 
     def _sweep_some(self, connection: apsw.Connection) -> bool:
-        row = connection.execute(QUERIES["read_sweep"]).fetchone()
+        row = fetch_one(connection, "read_sweep")
         connection.execute("BEGIN IMMEDIATE")
         try:
             if row is None:
-                connection.execute(QUERIES["end_sweep"])
+                run(connection, "end_sweep")
             else:
                 branch, start, size = row
-                stop = min(size, start + SWEEP_EVENTS)  # pyright: ignore
+                stop = min(size, start + SWEEP_EVENTS)
                 bounds = {"branch": branch, "start": start, "stop": stop}
-                connection.execute(QUERIES["sweep_events"], bounds)
-                connection.execute(QUERIES["sweep_attachments"], bounds)
-                connection.execute(QUERIES["set_swept"], {"branch": branch, "swept": stop})
+                run(connection, "sweep_events", bounds)
+                run(connection, "sweep_attachments", bounds)
+                run(connection, "set_swept", {"branch": branch, "swept": stop})
             connection.execute("COMMIT")
         except BaseException as error:
             self._connections.roll_back()
@@ -198,21 +198,21 @@ class SqliteStorage:
     # --- sessions and branches ---
     def session(self, name: str) -> SessionRow:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_session"], {"name": name}).fetchone()
+            row = fetch_one(connection, "read_session", {"name": name})
         if row is None:
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
         return session_row(row)
 
     def session_by_id(self, session_id: str) -> SessionRow:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_session_by_id"], {"id": bytes.fromhex(session_id)}).fetchone()
+            row = fetch_one(connection, "read_session_by_id", {"id": bytes.fromhex(session_id)})
         if row is None:
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
         return session_row(row)
 
     def session_of(self, branch: int) -> SessionRow:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_session_of"], {"branch": branch}).fetchone()
+            row = fetch_one(connection, "read_session_of", {"branch": branch})
         if row is None:
             raise NotFoundError("the session that owned this branch was deleted")
         return session_row(row)
@@ -238,14 +238,14 @@ class SqliteStorage:
 
     def current_branch(self, session_id: str) -> BranchRow:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_current_branch"], {"id": bytes.fromhex(session_id)}).fetchone()
+            row = fetch_one(connection, "read_current_branch", {"id": bytes.fromhex(session_id)})
         if row is None:
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
         return branch_row(row)
 
     def branch_by_id(self, branch_id: str) -> BranchRow | None:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_branch_by_id"], {"id": bytes.fromhex(branch_id)}).fetchone()
+            row = fetch_one(connection, "read_branch_by_id", {"id": bytes.fromhex(branch_id)})
         return None if row is None else branch_row(row)
 
     def lineage(self, branch: int, session: str) -> Lineage:
@@ -280,13 +280,13 @@ class SqliteStorage:
     def _leaf(self, lineage: Lineage, position: int) -> tuple[bytes, bytes, int | None, int | None]:
         at = {"branch": lineage.owner(position).branch, "position": position}
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_leaf"], at).fetchone()
+            row = fetch_one(connection, "read_leaf", at)
         if row is None:
             raise CorruptionError(
                 f"session {lineage.session!r} lacks the event at position {position}; keep a copy of {self._connections.path} "
                 "with its -wal file, and restore a backup"
             )
-        return row  # pyright: ignore[reportReturnType]
+        return row
 
     def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
         low, high = 0, size
@@ -300,13 +300,13 @@ class SqliteStorage:
 
     def find_key(self, key: str, limit: int) -> list[Event]:
         with self._connections.reader() as connection:
-            rows = connection.execute(QUERIES["read_named"], {"key": key, "limit": limit}).fetchall()
-        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]  # pyright: ignore
+            rows = fetch_all(connection, "read_named", {"key": key, "limit": limit})
+        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]
 
     def _event_of_branch(
-        self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[object, ...]
+        self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[Any, ...]
     ) -> Event:
-        event = Event(session, branch_id.hex(), writer.hex(), *columns)  # pyright: ignore
+        event = Event(session, branch_id.hex(), writer.hex(), *columns)
         if event.attached is not None:
             lineage = self.lineage(branch, session)
             set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
@@ -315,34 +315,34 @@ class SqliteStorage:
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         at = {"branch": lineage.owner(position).branch, "position": position}
         with self._connections.reader() as connection:
-            rows = connection.execute(QUERIES["read_attachments"], at).fetchall()
-        return [PreparedAttachment(*row) for row in rows]  # pyright: ignore
+            rows = fetch_all(connection, "read_attachments", at)
+        return [PreparedAttachment(*row) for row in rows]
 
     # --- the feed ---
     def feed(self, after: int, limit: int) -> FeedPage:
         with self._connections.reader() as connection:
             rows, full = reading.read_feed(connection, after, limit)
-            names: dict[int, tuple[bytes, bytes, str | None]] = {}
+            names: dict[int, tuple[Any, ...]] = {}
             for row in rows:
-                branch: int = row[1]  # pyright: ignore
+                branch: int = row[1]
                 if branch not in names:
-                    names[branch] = connection.execute(QUERIES["read_feed_branch"], {"branch": branch}).fetchone()  # pyright: ignore
+                    names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
         events: list[tuple[int, Event]] = []
         for feed, branch, *columns in rows:
-            branch_id, writer, session = names[branch]  # pyright: ignore
+            branch_id, writer, session = names[branch]
             if session is not None and columns[1] is not None:
-                events.append((feed, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))  # pyright: ignore
+                events.append((feed, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
         last = None if not rows else (rows[-1][0], rows[-1][12])
-        return FeedPage(events, last, full)  # pyright: ignore
+        return FeedPage(events, last, full)
 
     def feed_leaf(self, number: int) -> bytes | None:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_feed_leaf"], {"feed": number}).fetchone()
-        return None if row is None else row[0]  # pyright: ignore
+            row = fetch_one(connection, "read_feed_leaf", {"feed": number})
+        return None if row is None else row[0]
 
     def feed_end(self) -> tuple[int, bytes] | None:
         with self._connections.reader() as connection:
-            return connection.execute(QUERIES["read_feed_end"]).fetchone()  # pyright: ignore
+            return fetch_one(connection, "read_feed_end")
 
     def news(self) -> int:
         return self._news.count
@@ -362,13 +362,13 @@ class SqliteStorage:
     # --- the rest ---
     def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
         with self._connections.reader() as connection:
-            rows = connection.execute(QUERIES["read_ledger"], {"after": after, "limit": limit}).fetchall()
-        return [LedgerEntry(*row) for row in rows]  # pyright: ignore
+            rows = fetch_all(connection, "read_ledger", {"after": after, "limit": limit})
+        return [LedgerEntry(*row) for row in rows]
 
     def erasure(self, leaf: bytes) -> LedgerEntry | None:
         with self._connections.reader() as connection:
-            row = connection.execute(QUERIES["read_erasure"], {"leaf": leaf}).fetchone()
-        return None if row is None else LedgerEntry(*row)  # pyright: ignore
+            row = fetch_one(connection, "read_erasure", {"leaf": leaf})
+        return None if row is None else LedgerEntry(*row)
 
     def now(self) -> int:
         return self._clock()
@@ -391,16 +391,16 @@ def open_sqlite(
 
     Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
     """
-    connections = Connections(Path(os.path.abspath(path)), read_only=read_only, relaxed=relaxed)
+    connections = Connections(path.absolute(), read_only=read_only, relaxed=relaxed)
 
     def make(connection: apsw.Connection) -> None:
         connection.execute("INSERT INTO store (id, created) VALUES (?, ?)", (draw(16), clock()))
 
     connections.open(make=None if read_only else make)
     with connections.reader() as connection:
-        row = connection.execute(QUERIES["read_store"]).fetchone()
+        row = fetch_one(connection, "read_store")
     assert row is not None, "a store that was made has a row of its own"
-    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)  # pyright: ignore
+    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)
     if not read_only:
         store.sweep()
     return store

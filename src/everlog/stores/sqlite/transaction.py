@@ -20,29 +20,27 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Create, Family, SessionRow
-from everlog.stores.queries import load_queries
+from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.transact import NewBranch
-
-QUERIES = load_queries("everlog.stores.sqlite")
 
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
-def session_row(row: tuple[object, ...]) -> SessionRow:
+def session_row(row: Row) -> SessionRow:
     """Read a row of read_session."""
     key, id_, name, title, labels, metadata, current, parent, created, salt, family, key_salt = row
     return SessionRow(
-        key,  # pyright: ignore[reportArgumentType]
-        id_.hex(),  # pyright: ignore
-        name,  # pyright: ignore
-        title,  # pyright: ignore
-        _decode_labels(labels),  # pyright: ignore
-        metadata,  # pyright: ignore
-        current,  # pyright: ignore
-        parent,  # pyright: ignore
-        created,  # pyright: ignore
-        salt,  # pyright: ignore
-        Family(family.hex(), key_salt),  # pyright: ignore
+        key,
+        id_.hex(),
+        name,
+        title,
+        _decode_labels(labels),
+        metadata,
+        current,
+        parent,
+        created,
+        salt,
+        Family(family.hex(), key_salt),
     )
 
 
@@ -54,10 +52,9 @@ class SqliteTransaction:
         self.sweeps = False  # whether a session was ended, whose events are to be destroyed afterwards
         self.erased = False  # whether bodies were destroyed, whose bytes are to leave the WAL
         self._connection = connection
-        self._execute = connection.execute
         self._tips: dict[int, Tip] = {}  # by branch
         self._current: dict[str, Tip] = {}  # by session's id
-        self._rows: list[tuple[object, ...]] = []
+        self._rows: list[Row] = []
         self._grown: dict[int, Tip] = {}
         self._pending_keys: set[tuple[int, str]] = set()
         self.changed = False
@@ -67,7 +64,7 @@ class SqliteTransaction:
         tip = self._current.get(session_id)
         if tip is not None:
             return tip
-        row = self._execute(QUERIES["read_tip"], {"id": bytes.fromhex(session_id)}).fetchone()
+        row = fetch_one(self._connection, "read_tip", {"id": bytes.fromhex(session_id)})
         if row is None:
             raise _no_session(session_id)
         session, name, branch, branch_id, writer, size, peaks, leaf, recorded, key_salt = row
@@ -113,13 +110,13 @@ class SqliteTransaction:
         return tip
 
     def session(self, session_id: str) -> SessionRow:
-        row = self._execute(QUERIES["read_session_by_id"], {"id": bytes.fromhex(session_id)}).fetchone()
+        row = fetch_one(self._connection, "read_session_by_id", {"id": bytes.fromhex(session_id)})
         if row is None:
             raise _no_session(session_id)
         return session_row(row)
 
     def session_of(self, branch: int) -> SessionRow:
-        row = self._execute(QUERIES["read_session_of"], {"branch": branch}).fetchone()
+        row = fetch_one(self._connection, "read_session_of", {"branch": branch})
         if row is None:
             raise NotFoundError("the session that owned this branch was deleted; nothing was written")
         return session_row(row)
@@ -129,7 +126,7 @@ class SqliteTransaction:
         return read_branches(self._connection, session)
 
     def name_taken(self, name: str) -> bool:
-        return self._execute(QUERIES["read_name"], {"name": name}).fetchone() is not None
+        return fetch_one(self._connection, "read_name", {"name": name}) is not None
 
     def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
         if branch is None:
@@ -140,10 +137,11 @@ class SqliteTransaction:
         found: dict[str, Sequence[EventRow]] = {}
         for key in keys:
             for segment in reversed(segments):
-                row = self._execute(
-                    QUERIES["read_keyed"],
+                row = fetch_one(
+                    self._connection,
+                    "read_keyed",
                     {"branch": segment.branch, "key": key, "start": segment.start, "stop": segment.stop},
-                ).fetchone()
+                )
                 if row is not None:
                     position, count = row
                     covered = position + (count or 1)
@@ -161,17 +159,19 @@ class SqliteTransaction:
     # --- writing ---
     def insert_session(self, create: Create) -> int:
         self.changed = True
-        family = self._execute(QUERIES["read_family"], {"id": bytes.fromhex(create.family.id)}).fetchone()
+        family = fetch_one(self._connection, "read_family", {"id": bytes.fromhex(create.family.id)})
         if family is None:
-            family = self._execute(
-                QUERIES["insert_family"],
+            family = fetch_row(
+                self._connection,
+                "insert_family",
                 {"id": bytes.fromhex(create.family.id), "key_salt": create.family.key_salt},
-            ).fetchone()
-        inserted = self._execute(
-            QUERIES["insert_session"],
+            )
+        inserted = fetch_row(
+            self._connection,
+            "insert_session",
             {
                 "id": bytes.fromhex(create.session_id),
-                "family": family[0],  # pyright: ignore[reportOptionalSubscript]
+                "family": family[0],
                 "name": create.name,
                 "title": create.title,
                 "labels": msgspec.json.encode(create.labels).decode(),
@@ -180,16 +180,17 @@ class SqliteTransaction:
                 "salt": create.salt,
                 "created": self.now,
             },
-        ).fetchone()
-        session: int = inserted[0]  # pyright: ignore[reportOptionalSubscript]
+        )
+        session: int = inserted[0]
         self._insert_labels(session, create.labels)
         return session
 
     def insert_branch(self, session: int, branch: NewBranch) -> int:
         self.changed = True
         tip = branch.tip
-        row = self._execute(
-            QUERIES["insert_branch"],
+        row = fetch_row(
+            self._connection,
+            "insert_branch",
             {
                 "id": bytes.fromhex(branch.id),
                 "session": session,
@@ -202,23 +203,24 @@ class SqliteTransaction:
                 "peaks": b"".join(tip.peaks),
                 "created": self.now,
             },
-        ).fetchone()
-        key: int = row[0]  # pyright: ignore[reportOptionalSubscript]
+        )
+        key: int = row[0]
         tip.session, tip.branch = session, key
         self._tips[key] = tip
         return key
 
     def set_current(self, session: int, branch: int) -> None:
         self.changed = True
-        self._execute(QUERIES["set_current"], {"session": session, "branch": branch})
+        run(self._connection, "set_current", {"session": session, "branch": branch})
         tip = self._tips[branch]
         self._current[tip.session_id] = tip
 
     def set_names(self, session: int, title: str | None, labels: dict[str, str], metadata: bytes | None) -> None:
         self.changed = True
         self._delete_labels(session)
-        self._execute(
-            QUERIES["set_names"],
+        run(
+            self._connection,
+            "set_names",
             {
                 "session": session,
                 "title": title,
@@ -245,10 +247,10 @@ class SqliteTransaction:
         erased: list[tuple[int, bytes]] = []
         for position in sorted(set(positions)):
             at = {"branch": lineage.owner(position).branch, "position": position}
-            leaf, _, _, gone = self._execute(QUERIES["read_leaf"], at).fetchone()  # pyright: ignore
+            leaf, _, _, gone = fetch_row(self._connection, "read_leaf", at)
             if gone is None:
-                self._execute(QUERIES["erase_event"], at)
-                self._execute(QUERIES["erase_attachments"], at)
+                run(self._connection, "erase_event", at)
+                run(self._connection, "erase_attachments", at)
                 erased.append((position, leaf))
         if erased:
             self.changed = self.erased = True
@@ -258,30 +260,30 @@ class SqliteTransaction:
         self.flush()
         self.changed = self.sweeps = True
         self._delete_labels(session)
-        self._execute(QUERIES["end_session"], {"session": session, "deleted": self.now})
-        self._execute(QUERIES["begin_sweep"], {"session": session})
+        run(self._connection, "end_session", {"session": session, "deleted": self.now})
+        run(self._connection, "begin_sweep", {"session": session})
         self._current = {id_: tip for id_, tip in self._current.items() if tip.session != session}
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
-        row = self._execute(
-            QUERIES["insert_ledger"], {"record": encode_record(record), "reason": reason}
-        ).fetchone()
+        row = fetch_row(self._connection, "insert_ledger", {"record": encode_record(record), "reason": reason})
         if isinstance(record, EraseRecord):
-            entry: int = row[0]  # pyright: ignore[reportOptionalSubscript]
-            self._connection.executemany(
-                QUERIES["insert_erasure"],
+            entry: int = row[0]
+            run_many(
+                self._connection,
+                "insert_erasure",
                 [{"leaf": bytes.fromhex(leaf), "entry": entry} for _, leaf in record.events],
             )
 
     def flush(self) -> None:
         """Write the events and tips that are kept back."""
         if self._rows:
-            self._connection.executemany(QUERIES["insert_event"], self._rows)  # pyright: ignore[reportArgumentType]
+            run_many(self._connection, "insert_event", self._rows)
             self._rows.clear()
             self._pending_keys.clear()
         if self._grown:
-            self._connection.executemany(
-                QUERIES["set_tip"],
+            run_many(
+                self._connection,
+                "set_tip",
                 [
                     (tip.size, tip.recorded, tip.leaf, b"".join(tip.peaks), branch)
                     for branch, tip in self._grown.items()
@@ -290,8 +292,9 @@ class SqliteTransaction:
             self._grown.clear()
 
     def _insert_attachments(self, branch: int, position: int, own: Iterable[PreparedAttachment]) -> None:
-        self._connection.executemany(
-            QUERIES["insert_attachment"],
+        run_many(
+            self._connection,
+            "insert_attachment",
             [
                 {
                     "branch": branch,
@@ -307,51 +310,64 @@ class SqliteTransaction:
         )
 
     def _insert_labels(self, session: int, labels: dict[str, str]) -> None:
-        self._connection.executemany(
-            QUERIES["insert_label"],
+        run_many(
+            self._connection,
+            "insert_label",
             [{"name": name, "value": value, "session": session} for name, value in labels.items()],
         )
 
     def _delete_labels(self, session: int) -> None:
-        row = self._execute("SELECT labels FROM session WHERE session = ?", (session,)).fetchone()
-        labels = _decode_labels(row[0])  # pyright: ignore
-        self._connection.executemany(
-            QUERIES["delete_labels"],
+        row = fetch_row(self._connection, "read_labels", {"session": session})
+        labels = _decode_labels(row[0])
+        run_many(
+            self._connection,
+            "delete_labels",
             [{"name": name, "value": value, "session": session} for name, value in labels.items()],
         )
 
 
 def read_branch(connection: apsw.Connection, branch: int) -> BranchRow | None:
     """Read a branch by its key."""
-    row = connection.execute(QUERIES["read_branch"], {"branch": branch}).fetchone()
+    row = fetch_one(connection, "read_branch", {"branch": branch})
     return None if row is None else branch_row(row)
 
 
 def read_branches(connection: apsw.Connection, session: int) -> list[BranchRow]:
     """Read a session's branches by number."""
-    return [branch_row(row) for row in connection.execute(QUERIES["read_branches"], {"session": session})]
+    return [branch_row(row) for row in fetch_each(connection, "read_branches", {"session": session})]
 
 
 def read_forks(connection: apsw.Connection, session: int) -> list[SessionRow]:
     """Read the other living sessions that share events owned by a session's branches."""
-    return [session_row(row) for row in connection.execute(QUERIES["read_forks"], {"session": session})]
+    return [session_row(row) for row in fetch_each(connection, "read_forks", {"session": session})]
 
 
-def branch_row(row: tuple[object, ...]) -> BranchRow:
+def branch_row(row: Row) -> BranchRow:
     """Read a row of read_branch."""
     key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
     return BranchRow(
-        key, id_.hex(), session, number, writer.hex(), base, base_size, size, peaks, leaf, recorded, created  # pyright: ignore
+        key,
+        id_.hex(),
+        session,
+        number,
+        writer.hex(),
+        base,
+        base_size,
+        size,
+        peaks,
+        leaf,
+        recorded,
+        created,
     )
 
 
 def read_lineage(connection: apsw.Connection, branch: int, session: str) -> Lineage:
     """Flatten a branch's chain of bases."""
-    chain = connection.execute(QUERIES["read_chain"], {"branch": branch}).fetchall()
+    chain = fetch_all(connection, "read_chain", {"branch": branch})
     if not chain:
         raise NotFoundError("there is no such branch in this store")
-    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])  # pyright: ignore
-    return Lineage(branch, chain[0][1].hex(), session, segments)  # pyright: ignore
+    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])
+    return Lineage(branch, chain[0][1].hex(), session, segments)
 
 
 def read_own_rows(
@@ -359,8 +375,8 @@ def read_own_rows(
 ) -> Iterator[EventRow]:
     """Read whole rows of one branch's own events; ends after the row whose body passes bytes_max in all."""
     held = 0
-    for row in connection.execute(QUERIES["read_rows"], {"branch": branch, "start": start, "stop": stop}):
-        event = EventRow(*row)  # pyright: ignore
+    for row in fetch_each(connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
+        event = EventRow(*row)
         held += len(event.body or b"")
         yield event
         if held > bytes_max:

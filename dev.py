@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, lock.
+
+    python3 dev.py demo          set up, and see the main job at work
+    python3 dev.py test          set up, and pass the tests; more words go to pytest: dev.py test -k merkle
+    python3 dev.py check         format, lint, types, layers, sizes, docs
+    python3 dev.py bench         measure; more words go to the benchmark: dev.py bench --quick
+    python3 dev.py lock          make requirements.lock anew from pyproject.toml
+
+It makes .venv beside this file from requirements.lock, checked by hash. A second run finds it ready.
+"""
+
+from __future__ import print_function
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+PYTHON_MIN = (3, 11)
+ROOT = os.path.dirname(os.path.abspath(__file__))
+VENV = os.path.join(ROOT, ".venv")
+STAMP = os.path.join(VENV, "ready")
+LOCK = os.path.join(ROOT, "requirements.lock")
+MODULE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 70
+
+
+class Trouble(Exception):
+    """What went wrong and what to do, for a person."""
+
+
+def say(text):
+    print(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def in_venv(name):
+    return os.path.join(VENV, "bin", name)
+
+
+# --- setup ---------------------------------------------------------------------------------------
+def setup():
+    wanted = fingerprint()
+    if read(STAMP) == wanted:
+        return
+    if os.path.exists(VENV):
+        say("the environment is not the one that is wanted: making it anew")
+        shutil.rmtree(VENV)
+    say("making .venv (Python %s)" % sys.version.split()[0])
+    result = subprocess.run([sys.executable, "-m", "venv", VENV], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        raise Trouble(
+            "python -m venv failed:\n%s\nDo: install Python's venv module (on Debian: apt-get install python3-venv), or make "
+            "this folder writable" % tail(result.stdout)
+        )
+    say("installing what requirements.lock names (a minute or two)")
+    pip("install", "--require-hashes", "--no-deps", "-r", LOCK)
+    say("installing everlog itself")
+    pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    with open(STAMP, "w") as file:
+        file.write(wanted)
+    say("ready")
+
+
+def pip(*words):
+    command = [in_venv("python"), "-m", "pip", "--disable-pip-version-check", "--no-input"] + list(words)
+    result = subprocess.run(command + ["-q"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        raise Trouble(
+            "pip %s failed:\n%s\nDo: see that a package index can be reached (pip's own settings are used), then run this again; "
+            "what was made so far is made anew" % (words[0], tail(result.stdout))
+        )
+
+
+def fingerprint():
+    digest = hashlib.sha256(sys.version.encode() + ROOT.encode())
+    for name in (LOCK, os.path.join(ROOT, "pyproject.toml")):
+        digest.update(read(name).encode())
+    return digest.hexdigest()
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def tail(output):
+    return "\n".join(output.decode("utf-8", "replace").strip().splitlines()[-12:])
+
+
+# --- commands ------------------------------------------------------------------------------------
+def run(*command):
+    try:
+        return subprocess.run(list(command), cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def demo(words):
+    return run(in_venv("python"), "-m", "everlog", "demo", *words)
+
+
+def test(words):
+    if words:
+        return run(in_venv("python"), "-m", "pytest", *words)
+    code = run(in_venv("python"), "-m", "coverage", "run", "-m", "pytest", "-q")
+    run(in_venv("python"), "-m", "coverage", "combine", "-q")
+    covered = run(in_venv("python"), "-m", "coverage", "report")
+    return code or covered
+
+
+def bench(words):
+    return run(in_venv("python"), "-m", "bench", *words)
+
+
+def lock(words):
+    command = [
+        in_venv("uv"), "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--generate-hashes",
+        "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "-o", "requirements.lock",
+    ] + list(words)  # fmt: skip
+    code = run(*command)
+    if "://" in read(LOCK):
+        raise Trouble("requirements.lock holds an address; see what uv wrote, and do not commit it")
+    return code
+
+
+def check(words):
+    steps = [
+        ("format", lambda: run(in_venv("ruff"), "format", "--check", "--quiet", ".")),
+        ("lint", lambda: run(in_venv("ruff"), "check", "--quiet", ".")),
+        ("types", lambda: run(in_venv("pyright"), "--warnings")),
+        ("public types", lambda: run(in_venv("pyright"), "--verifytypes", "everlog", "--ignoreexternal")),
+        ("layers", lambda: run(in_venv("lint-imports"), "--no-cache")),
+        ("sizes", check_sizes),
+        ("links", check_links),
+        ("privacy", check_privacy),
+    ]
+    chosen = [step for step in steps if not words or step[0] in words]
+    failed = []
+    for name, step in chosen:
+        started = time.monotonic()
+        code = step()
+        say("%-14s %-6s %5.1f s" % (name, "failed" if code else "good", time.monotonic() - started))
+        if code:
+            failed.append(name)
+    if failed:
+        say("failed: " + ", ".join(failed))
+    return 1 if failed else 0
+
+
+def check_sizes():
+    """Modules stop at 600 lines, functions at 70 without their docstring."""
+    found = []
+    for path in tracked(".py"):
+        text = read(os.path.join(ROOT, path))
+        lines = text.count("\n")
+        if path.startswith("src/") and lines > MODULE_LINES_MAX:
+            found.append("%s: %d lines (at most %d)" % (path, lines, MODULE_LINES_MAX))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                size = node.end_lineno - node.lineno + 1
+                doc = ast.get_docstring(node, clean=False)
+                size -= doc.count("\n") + 1 if doc else 0
+                if size > FUNCTION_LINES_MAX:
+                    found.append(
+                        "%s:%d %s: %d lines (at most %d)" % (path, node.lineno, node.name, size, FUNCTION_LINES_MAX)
+                    )
+    return report(found)
+
+
+def check_links():
+    """Relative links in Markdown lead somewhere."""
+    found = []
+    for path in tracked(".md"):
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", read(os.path.join(ROOT, path))):
+            there = os.path.exists(os.path.join(ROOT, os.path.dirname(path), target))
+            if not there and "://" not in target and not target.startswith("mailto:"):
+                found.append("%s: %s leads nowhere" % (path, target))
+    return report(found)
+
+
+def check_privacy():
+    """No registry's address and no path of the machine that a change was made on."""
+    registries = r"://[\w.-]*(?:py" + r"pi|np" + r"mjs|deb" + r"ian)\b"
+    pattern = re.compile(registries + "|" + re.escape(os.path.dirname(ROOT) + os.sep))
+    found = []
+    for path in tracked(""):
+        for number, line in enumerate(read_loosely(os.path.join(ROOT, path)).splitlines(), 1):
+            if pattern.search(line):
+                found.append("%s:%d: %s" % (path, number, line.strip()[:100]))
+    return report(found)
+
+
+def read_loosely(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def tracked(ending):
+    output = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE
+    ).stdout.decode()
+    paths = [path for path in output.splitlines() if path.endswith(ending)]
+    return [path for path in paths if os.path.isfile(os.path.join(ROOT, path))]
+
+
+def report(found):
+    for line in found:
+        say("  " + line)
+    return 1 if found else 0
+
+
+COMMANDS = {"demo": demo, "test": test, "check": check, "bench": bench, "lock": lock}
+
+
+def main():
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help") or words[0] not in set(COMMANDS) | {"setup"}:
+        print(__doc__)
+        return 0 if words and words[0] in ("-h", "--help", "help") else 2
+    if sys.version_info[:2] < PYTHON_MIN:
+        raise Trouble(
+            "this is Python %s, and Everlog needs %d.%d or newer\nDo: run dev.py with a newer one, as in python3.12 dev.py %s"
+            % (sys.version.split()[0], PYTHON_MIN[0], PYTHON_MIN[1], " ".join(words))
+        )
+    try:
+        setup()
+    except OSError as error:
+        raise Trouble("%s\nDo: make this folder writable, or clone the project elsewhere" % error)
+    return 0 if words[0] == "setup" else COMMANDS[words[0]](words[1:])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Trouble as trouble:
+        say("dev.py: %s" % trouble)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
