@@ -12,7 +12,8 @@ from everlog.cli.output import shorten, visible
 from everlog.session import Session
 from everlog.store import Store
 
-NODES_MAX = 1_000
+NODES_MAX = 1_000  # sessions beyond which no further forks are looked for
+INDENTS_MAX = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,27 +62,34 @@ def family_of(store: Store, session: Session) -> list[Node]:
 
 
 def draw(roots: Sequence[Node]) -> Iterator[str]:
-    """Give the drawing, a line a branch."""
-    for root in roots:
-        yield from _draw(root, "", "", None)
+    """Give the drawing, a line a branch. Past INDENTS_MAX levels the depth is said in figures instead of drawn."""
+    pending: list[tuple[Node, str, str, str | None, int]] = [(root, "", "", None, 0) for root in reversed(roots)]
+    while pending:  # not recursive: a session that was rewound a thousand times is a thousand levels deep
+        node, lead, below, owner, depth = pending.pop()
+        yield lead + _label(node, owner)
+        children = sorted(node.children, key=lambda child: (child.base, child.key))
+        drawn: list[tuple[Node, str, str, str | None, int]] = []
+        for place, child in enumerate(children):
+            final = place == len(children) - 1
+            if depth < INDENTS_MAX:
+                child_lead = f"{below}{'└─' if final else '├─'} "
+                child_below = f"{below}{'   ' if final else '│  '}"
+            else:
+                child_lead, child_below = f"{below}└─ ({depth + 1} deep) ", below
+            drawn.append((child, child_lead, child_below, node.session, depth + 1))
+        pending.extend(reversed(drawn))
 
 
-def _draw(node: Node, lead: str, below: str, owner: str | None) -> Iterator[str]:
+def _label(node: Node, owner: str | None) -> str:
     name = node.branch if node.session == owner else f"{visible(node.session)}~{node.branch}"
     mark = click.style(" ← current", fg="green") if node.current else ""
     title = f"  {shorten(visible(node.title), 50)}" if node.title and node.session != owner else ""
-    yield f"{lead}{click.style(name, bold=node.current)}  [{node.base}, {node.size}){mark}{title}"
-    children = sorted(node.children, key=lambda child: (child.base, child.key))
-    for place, child in enumerate(children):
-        final = place == len(children) - 1
-        yield from _draw(
-            child, f"{below}{'└─' if final else '├─'} ", f"{below}{'   ' if final else '│  '}", node.session
-        )
+    return f"{click.style(name, bold=node.current)}  [{node.base}, {node.size}){mark}{title}"
 
 
 def as_dicts(roots: Sequence[Node]) -> Iterator[dict[str, Any]]:
     """Give the branches as JSON objects, parents first."""
-    pending = [(root, None) for root in reversed(roots)]
+    pending: list[tuple[Node, str | None]] = [(root, None) for root in reversed(roots)]
     while pending:
         node, parent = pending.pop()
         address = f"{node.session}~{node.branch}"
@@ -93,4 +101,4 @@ def as_dicts(roots: Sequence[Node]) -> Iterator[dict[str, Any]]:
             "current": node.current,
             "parent": parent,
         }
-        pending.extend((child, address) for child in reversed(node.children))  # pyright: ignore[reportArgumentType]
+        pending.extend((child, address) for child in reversed(node.children))

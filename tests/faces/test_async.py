@@ -1,0 +1,120 @@
+"""The async face: the same names and signatures, cancellation, followers, many tasks."""
+
+import asyncio
+import inspect
+
+import pytest
+
+import everlog
+from everlog import aio
+from everlog.errors import ConflictError
+from everlog.reader import BranchReader
+from everlog.session import Branch, Session
+from everlog.store import Store
+
+# Sugar that cannot await, and what the async face builds on.
+SYNC_ONLY = {"view", "pages", "append_request", "conflict", "saw", "storage", "settings", "session_id", "writer"}
+
+
+@pytest.mark.parametrize(
+    ("sync", "async_"),
+    [(BranchReader, aio.AsyncReader), (Branch, aio.AsyncBranch), (Session, aio.AsyncSession), (Store, aio.AsyncStore)],
+)
+def test_both_faces_have_the_same_names_and_parameters(sync, async_):
+    for name in (name for name in vars(sync) if not name.startswith("_") and name not in SYNC_ONLY):
+        assert hasattr(async_, name), name
+        one, other = getattr(sync, name), getattr(async_, name)
+        if callable(one):
+            mine = {key: value.default for key, value in inspect.signature(one).parameters.items()}
+            theirs = {key: value.default for key, value in inspect.signature(other).parameters.items()}
+            assert mine == theirs, name
+    for name in (name for name in vars(async_) if not name.startswith("_") and name != "sync"):
+        assert hasattr(sync, name) or name in sync.__init__.__code__.co_names, name
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+@pytest.mark.parametrize("url", ["memory:", "store.db"])
+def test_appends_reads_and_followers_on_one_loop(tmp_path, url):
+    async def story():
+        place = url if url == "memory:" else tmp_path / url
+        async with await everlog.open_async(place) as store:
+            session = await store.create("s")
+            seen = []
+
+            async def follow():
+                async for event in session.follow("start"):
+                    seen.append(event.position)
+                    if len(seen) == 200:
+                        return
+
+            following = asyncio.create_task(follow())
+            await asyncio.gather(*(append_ten(session, number) for number in range(20)))
+            await following
+            assert seen == list(range(200))
+            assert [event.position async for event in session.events(types="note", reverse=True, limit=2)] == [199, 198]
+            assert len([event async for event in store.feed()]) == 200
+            assert (await session.verify()).ok
+
+    async def append_ten(session, number):
+        for each in range(10):
+            await session.append("note", {"content": f"{number} {each}"}, key=f"{number}-{each}")
+
+    run(story())
+
+
+def test_a_conflict_carries_what_was_missed(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "a.db") as store:
+            one, other = await store.create("s"), await store.session("s")
+            await one.append("note", {"content": "first"})
+            with pytest.raises(ConflictError) as refused:
+                await other.append("note", {"content": "second"}, expected=other.head)
+            assert [event.data["content"] for event in refused.value.events] == ["first"]
+
+    run(story())
+
+
+def test_a_cancelled_append_may_commit_and_its_key_tells(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "a.db") as store:
+            session = await store.create("s")
+            for number in range(60):
+                task = asyncio.create_task(session.append("note", {"content": "x"}, key=f"k{number}"))
+                for _ in range(number % 4):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                recorded = await session.append("note", {"content": "x"}, key=f"k{number}")
+                assert recorded.position == number  # once, whether the cancelled one committed or not
+            assert await session.size() == 60
+
+    run(story())
+
+
+def test_a_follower_on_the_loop_does_not_keep_it_from_working(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "a.db") as store:
+            session = await store.create("s")
+            followers = [asyncio.create_task(first_of(session)) for _ in range(50)]
+            await asyncio.sleep(0)
+            await session.append("note", {"content": "x"})
+            assert {event.position for event in await asyncio.gather(*followers)} == {0}
+
+    async def first_of(session):
+        async for event in session.follow("start"):
+            return event
+
+    run(story())
+
+
+def test_follow_ends_after_so_long_without_an_event(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "a.db") as store:
+            session = await store.create("s")
+            assert [event async for event in session.follow(idle=0.05)] == []
+            assert [event async for event in store.follow(idle=0.05)] == []
+
+    run(story())
