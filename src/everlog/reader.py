@@ -55,6 +55,7 @@ class BranchReader:
     _lineages: dict[int, Lineage]
 
     def view(self) -> View:
+        """Read the branch as it is now, with its lineage."""
         raise NotImplementedError
 
     def _view_of(self, branch: BranchRow, session: str) -> View:

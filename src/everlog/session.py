@@ -17,8 +17,9 @@ import msgspec
 from uuid_utils import uuid7
 
 from everlog.core import limits
+from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
-from everlog.core.event import Cause, Event, Head, NewEvent, Outcome, PreparedEvent
+from everlog.core.event import Cause, Event, Head, NewEvent, Outcome, PreparedAttachment, PreparedEvent
 from everlog.core.labels import check_labels, check_reason, check_title, encode_metadata
 from everlog.core.lineage import common_ancestor
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
@@ -99,6 +100,7 @@ class Branch(BranchReader):
         return f"<Branch {self.session_id!r}~{self.name} size={self.head.size}{' current' if self.current else ''}>"
 
     def view(self) -> View:
+        """Read the branch as it is now, with its lineage."""
         return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
@@ -245,7 +247,13 @@ class Session(BranchReader):
     def saw(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
         self._seen = (receipt.branch_id, receipt.head)
+        set_attachment_readers(receipt.events, self._load_attachments)
         return receipt
+
+    def _load_attachments(self, event: Event) -> list[PreparedAttachment]:
+        branch = self.storage.branch_by_id(event.branch)
+        assert branch is not None, "a branch that was appended to is in the store"
+        return self.storage.attachments(self.storage.lineage(branch.key, self.id), event.position)
 
     def conflict(self, stale: StaleExpectationError, request: Request) -> ConflictError:
         """Say what a refused writer had not seen, so that it can decide again without another read (law 4)."""
@@ -504,6 +512,7 @@ class Session(BranchReader):
 
     # --- underneath ---
     def view(self) -> View:
+        """Read the current branch as it is now, with its lineage."""
         return self._view_of(self.storage.current_branch(self._row.id), self.id)
 
 

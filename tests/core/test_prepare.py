@@ -63,7 +63,11 @@ json_values = st.recursive(
 
 
 @settings(max_examples=100, deadline=None)
-@given(json_values, st.none() | st.text(st.characters(exclude_categories=["Cs"])), st.none() | st.dictionaries(st.text("xy"), json_values))
+@given(
+    json_values,
+    st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    st.none() | st.dictionaries(st.text("xy"), json_values),
+)
 def test_a_body_decodes_to_what_was_given(data: Any, rationale: str | None, metadata: dict[str, Any] | None) -> None:
     body = decode_body(prepare(event(data=data, rationale=rationale, metadata=metadata))[0].body)
     assert (body.data, body.rationale, body.metadata, body.state) == (data, rationale, metadata, None)

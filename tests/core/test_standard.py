@@ -133,7 +133,15 @@ def test_addresses_and_unprintable_names_are_no_actors(name: str) -> None:
     assert ACTOR_PATTERN.fullmatch(name) is None
 
 
-RESERVED = ["session.forked", "session.anything", "lease.acquired", "step.started", "wait.started", "checkpoint", "summary"]
+RESERVED = [
+    "session.forked",
+    "session.anything",
+    "lease.acquired",
+    "step.started",
+    "wait.started",
+    "checkpoint",
+    "summary",
+]
 
 
 @pytest.mark.parametrize("event_type", RESERVED)
@@ -151,7 +159,9 @@ def test_reserved_types_are_written_only_by_their_own_verbs(event_type: str) -> 
                 prepare_batch([new], **arguments)
 
 
-@pytest.mark.parametrize("event_type", ["sessions.x", "session", "steps", "checkpoints", "checkpoint.x", "signal", "note"])
+@pytest.mark.parametrize(
+    "event_type", ["sessions.x", "session", "steps", "checkpoints", "checkpoint.x", "signal", "note"]
+)
 def test_types_that_only_look_like_reserved_ones_are_free(event_type: str) -> None:
     assert not is_reserved(event_type)
     check_reserved(event_type)

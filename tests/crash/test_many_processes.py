@@ -80,7 +80,9 @@ def test_eight_processes_append_to_one_session(path: Path, record_property: Any)
         events = list(session)
         assert [event.position for event in events] == list(range(PROCESSES * APPENDS))
         found = [(event.data["writer"], event.data["number"]) for event in events]
-        assert sorted(found) == sorted((f"w{writer}", number) for writer in range(PROCESSES) for number in range(APPENDS))
+        assert sorted(found) == sorted(
+            (f"w{writer}", number) for writer in range(PROCESSES) for number in range(APPENDS)
+        )
         for writer in range(PROCESSES):
             own = [number for name, number in found if name == f"w{writer}"]
             assert own == list(range(APPENDS)), "a writer's own appends lie in its order"

@@ -151,7 +151,9 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -
                     session.verify().raise_for_faults()
     assert len(acknowledged) >= ROUNDS
     assert len({position for position, _ in acknowledged}) == len(acknowledged)
-    assert lost_acknowledgements > 0, "no kill came between a commit and its acknowledgement: the moments are not random"
+    assert lost_acknowledgements > 0, (
+        "no kill came between a commit and its acknowledgement: the moments are not random"
+    )
     with everlog.open(path) as store:
         session = store.session("crash")
         hashes = [event.hash for event in session]

@@ -60,7 +60,9 @@ def test_every_public_name_is_documented():
 def test_every_error_is_documented_with_its_code():
     reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EverlogError)]
-    assert [kind.__name__ for kind in kinds if f"`{kind.__name__}`" not in reference or kind.code not in reference] == []
+    assert [
+        kind.__name__ for kind in kinds if f"`{kind.__name__}`" not in reference or kind.code not in reference
+    ] == []
 
 
 def test_every_public_method_has_a_docstring():

@@ -169,7 +169,9 @@ def test_hostile_text_is_made_visible(run, path):
     hostile = "\x1b[2J\u202egnp.exe\x07"
     with everlog.open(path) as store:
         store.create("s", title=hostile).append("note", {"content": hostile}, rationale=hostile)
-    shown = "".join(run(*words).stdout for words in (("log", "s"), ("show", "s@0"), ("show", "s"), ("ls",), ("tree", "s")))
+    shown = "".join(
+        run(*words).stdout for words in (("log", "s"), ("show", "s@0"), ("show", "s"), ("ls",), ("tree", "s"))
+    )
     assert visible(hostile) in shown
     assert "\u202e" not in shown
     assert "\x07" not in shown

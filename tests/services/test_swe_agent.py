@@ -11,12 +11,20 @@ from everlog.importers.swe_agent import import_file
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3] / "shared" / "transcripts" / "swe-agent"
 FILES = sorted(TRANSCRIPTS.glob("*.traj"))
-needs_transcripts = pytest.mark.skipif(not FILES, reason="the real transcripts lie beside the project, and are not here")
+needs_transcripts = pytest.mark.skipif(
+    not FILES, reason="the real transcripts lie beside the project, and are not here"
+)
 
 RUN = {
     "environment": "main",
     "trajectory": [
-        {"action": "ls", "observation": "a.py", "response": "Look.\n```\nls\n```", "state": '{"cwd": "/"}', "thought": "Look."},
+        {
+            "action": "ls",
+            "observation": "a.py",
+            "response": "Look.\n```\nls\n```",
+            "state": '{"cwd": "/"}',
+            "thought": "Look.",
+        },
         {"action": "submit", "observation": "", "response": "", "state": "not json", "thought": ""},
     ],
     "history": [
@@ -102,7 +110,9 @@ def test_another_run_under_the_same_file_name_becomes_another_session(store, tmp
     assert len(store.sessions()) == 2
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"trajectory": 3}', '{"trajectory": [3]}', '{"a": 1, "a": 2}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"trajectory": 3}', '{"trajectory": [3]}', '{"a": 1, "a": 2}', "\x00"]
+)
 def test_a_file_that_is_no_trajectory_is_refused_and_nothing_is_made(store, tmp_path, content):
     path = tmp_path / "run.traj"
     path.write_text(content, encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from everlog.core import limits
+from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, Recorded, StaleExpectationError, Tip, event_of
 from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
@@ -36,7 +37,6 @@ from everlog.storage import (
     SessionRow,
     Withdraw,
 )
-from everlog.stores.attached import set_attachment_readers
 from everlog.stores.transact import NewBranch, carry_out
 
 

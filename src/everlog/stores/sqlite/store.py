@@ -14,6 +14,7 @@ from typing import Any
 import apsw
 
 from everlog.core import limits
+from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, StaleExpectationError
 from everlog.core.event import Event, PreparedAttachment
 from everlog.core.lineage import Lineage
@@ -38,7 +39,6 @@ from everlog.storage import (
     SessionRow,
     Withdraw,
 )
-from everlog.stores.attached import set_attachment_readers
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
 from everlog.stores.sqlite import listing, reading

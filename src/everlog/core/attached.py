@@ -1,4 +1,4 @@
-"""How events read their attachments, the same for every store."""
+"""How events read their attachments, whatever the store."""
 
 from __future__ import annotations
 
