@@ -34,6 +34,7 @@ from everlog.storage import Base, BranchRow, Storage
 
 # A cut, as users name it: see DESIGN "Places".
 PlaceLike = int | str | Event | datetime
+LINEAGES_KEPT = 8  # by a handle: of the branches that it read
 _CHECKPOINTS = (Term("type", (Exact("checkpoint"),)),)
 
 
@@ -62,9 +63,8 @@ class BranchReader:
         lineage = self._lineages.get(branch.key)
         if lineage is None:
             lineage = self.storage.lineage(branch.key, session)
-            if len(self._lineages) >= 8:
-                self._lineages.pop(next(iter(self._lineages)))
-            self._lineages[branch.key] = lineage
+            # A new dict rather than a change: other threads may be reading this one.
+            self._lineages = {**(self._lineages if len(self._lineages) < LINEAGES_KEPT else {}), branch.key: lineage}
         return View(branch, lineage)
 
     # --- slices ---

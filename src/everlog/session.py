@@ -24,7 +24,7 @@ from everlog.core.labels import check_labels, check_reason, check_title, encode_
 from everlog.core.lineage import common_ancestor
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
 from everlog.core.prepare import Draw, prepare_batch
-from everlog.errors import ConflictError, InvalidPlaceError, LimitError, NotFoundError
+from everlog.errors import ConflictError, InvalidEventError, InvalidPlaceError, LimitError, NotFoundError
 from everlog.follow import Follower
 from everlog.reader import BranchReader, PlaceLike, View, base_at, head_at, resolve_cut, resolve_event
 from everlog.storage import (
@@ -443,6 +443,10 @@ class Session(BranchReader):
         expected: int | Head | None = None,
     ) -> Event:
         """Change title, labels or metadata, each as a whole; give the `session.updated` event. What is left out stays."""
+        if title is labels is metadata is msgspec.UNSET:
+            raise InvalidEventError(
+                "an update of nothing says nothing; nothing was written; give title, labels or metadata"
+            )
         data: dict[str, Any] = {}
         if title is not msgspec.UNSET:
             data["title"] = check_title(title)

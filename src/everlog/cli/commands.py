@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import msgspec
 from everlog import __version__
 from everlog.cli import tree as trees
 from everlog.cli.output import compact, event_line, event_page, note, progress_bar, say, say_json, shorten, visible
-from everlog.core.position import format_micros, parse_address
+from everlog.core.position import TimePlace, format_micros, from_micros, parse_address, parse_place
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -110,11 +111,15 @@ def _store(ctx: click.Context, *, make: bool = False) -> Any:
         yield store
 
 
-def _open(store: Store, address: str) -> tuple[Session, Session | Branch, str | None]:
+def _open(store: Store, address: str) -> tuple[Session, Session | Branch, str | datetime | None]:
     """Open what an address names: the session, the line to read (a branch where one is named), and the place."""
     parsed = parse_address(address)
     session = store.session(parsed.session)
-    return session, session if parsed.branch is None else session.branch(parsed.branch), parsed.place
+    line = session if parsed.branch is None else session.branch(parsed.branch)
+    if parsed.place is None:
+        return session, line, None
+    place = parse_place(parsed.place, now=store.storage.now(), naive_is_utc=True)  # a time without a zone is UTC here
+    return session, line, from_micros(place.micros) if isinstance(place, TimePlace) else parsed.place
 
 
 # --- bringing in ---------------------------------------------------------------------------------

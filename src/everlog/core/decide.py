@@ -9,7 +9,7 @@ Nothing is written before all of it holds, so a refusal writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, NoReturn, cast
 
 import msgspec
 
@@ -98,11 +98,24 @@ class StaleExpectationError(Exception):
         self.head = head
 
 
-# What a key has recorded: the events it covers, in order.
-Recorded = Mapping[str, Sequence[EventRow]]
+class RecordedEvents(msgspec.Struct, frozen=True):
+    """What a key has recorded: the events it covers, in order, and the writer that they were hashed under."""
+
+    writer: str
+    rows: Sequence[EventRow]
 
 
-def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> list[EventRow]:
+Recorded = Mapping[str, RecordedEvents]
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """The rows that an append gives back, one for each event of the batch; writers: of those recorded before."""
+
+    rows: list[EventRow]
+    writers: Mapping[int, str] = {}
+
+
+def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> Decided:
     """Give the rows that an append records, one for each event of the batch, in its order.
 
     tip: moved on past the new rows; unchanged where this raises.
@@ -111,10 +124,11 @@ def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> li
     Raises KeyReusedError, or StaleExpectationError when `expected` is given and is not where the tip is.
     """
     rows: list[EventRow | None] = [None] * len(batch.events)
+    writers: dict[int, str] = {}
     if recorded:
-        _match_repeats(tip, batch, recorded, rows)
+        writers = _match_repeats(tip, batch, recorded, rows)
         if None not in rows:
-            return cast("list[EventRow]", rows)
+            return Decided(cast("list[EventRow]", rows), writers)
     expected = batch.expected
     if expected is not None:
         check_expected(tip, expected)
@@ -125,7 +139,7 @@ def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> li
             key = append_key if index == 0 and append_key is not None else event.key
             covered = count if key is append_key and append_key is not None and count > 1 else None
             rows[index] = record(tip, event, key=key, key_count=covered, now=now)
-    return cast("list[EventRow]", rows)
+    return Decided(cast("list[EventRow]", rows), writers)
 
 
 def check_expected(tip: Tip, expected: Expected) -> None:
@@ -248,38 +262,41 @@ def _encode_covers(covers: Sequence[tuple[int, int, bytes]]) -> str:
     return msgspec.json.encode([(start, stop, digest.hex()) for start, stop, digest in covers]).decode()
 
 
-def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventRow | None]) -> None:
-    """Fill in the rows that the batch's keys recorded before, or refuse."""
+def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventRow | None]) -> dict[int, str]:
+    """Fill in the rows that the batch's keys recorded before, or refuse; give their writers by position."""
     if batch.key is not None and batch.key in recorded:
         covered = recorded[batch.key]
-        if len(covered) != len(batch.events):
+        if len(covered.rows) != len(batch.events):
             _refuse_reuse(
-                tip, batch.key, covered[0], f"covered {len(covered)} events, and this append has {len(batch.events)}"
+                tip, batch.key, covered, f"covered {len(covered.rows)} events, and this append has {len(batch.events)}"
             )
         for index, event in enumerate(batch.events):
-            _check_same(tip, batch.key, event, covered[index])
-            rows[index] = covered[index]
-        return
+            _check_same(tip, batch.key, event, covered, index)
+            rows[index] = covered.rows[index]
+        return {row.position: covered.writer for row in covered.rows}
+    writers: dict[int, str] = {}
     for index, event in enumerate(batch.events):
         if event.key is None or event.key not in recorded:
             continue
         covered = recorded[event.key]
-        if len(covered) != 1:
-            _refuse_reuse(tip, event.key, covered[0], f"covered an append of {len(covered)} events")
-        _check_same(tip, event.key, event, covered[0])
-        rows[index] = covered[0]
-    if None in rows and batch.repeats != "skip":
-        known = [event.key for event, row in zip(batch.events, rows, strict=True) if row is not None]
-        if known:
-            raise KeyReusedError(
-                f"{len(known)} of the append's {len(rows)} events are recorded in session {tip.name!r} already (the first "
-                f"under key {known[0]!r:.100}); nothing was written; pass repeats='skip' to append only the others, or give "
-                "the whole append one key="
-            )
+        if len(covered.rows) != 1:
+            _refuse_reuse(tip, event.key, covered, f"covered an append of {len(covered.rows)} events")
+        _check_same(tip, event.key, event, covered, 0)
+        rows[index] = covered.rows[0]
+        writers[covered.rows[0].position] = covered.writer
+    if None in rows and batch.repeats != "skip" and writers:
+        first = next(event.key for event, row in zip(batch.events, rows, strict=True) if row is not None)
+        raise KeyReusedError(
+            f"{len(writers)} of the append's {len(rows)} events are recorded in session {tip.name!r} already (the first "
+            f"under key {first!r:.100}); nothing was written; pass repeats='skip' to append only the others, or give "
+            "the whole append one key="
+        )
+    return writers
 
 
-def _check_same(tip: Tip, key: str, event: PreparedEvent, row: EventRow) -> None:
+def _check_same(tip: Tip, key: str, event: PreparedEvent, covered: RecordedEvents, index: int) -> None:
     """Refuse unless the event is the one that the key recorded; an erased body can no longer differ."""
+    row = covered.rows[index]
     cause = None if event.cause is None else Cause.unpack(event.cause).leaf
     recorded_cause = None if row.cause is None else Cause.unpack(row.cause).leaf
     for what, new, old in (
@@ -292,12 +309,13 @@ def _check_same(tip: Tip, key: str, event: PreparedEvent, row: EventRow) -> None
         ("attachments", encode_attached(event.attachments), row.attached),
     ):
         if new != old:
-            _refuse_reuse(tip, key, row, f"recorded another {what}")
+            _refuse_reuse(tip, key, covered, f"recorded another {what}")
 
 
-def _refuse_reuse(tip: Tip, key: str, row: EventRow, difference: str) -> None:
+def _refuse_reuse(tip: Tip, key: str, covered: RecordedEvents, difference: str) -> NoReturn:
+    row = covered.rows[0]
     raise KeyReusedError(
         f"key {key!r:.100} was used at position {row.position} of session {tip.name!r} and {difference}; nothing was "
         "written; use a new key for new content, or repeat the append exactly",
-        event=event_of(row, session=tip.name, branch_id=tip.branch_id, writer=tip.writer),
+        event=event_of(row, session=tip.name, branch_id=tip.branch_id, writer=covered.writer),
     )

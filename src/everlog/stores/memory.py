@@ -16,7 +16,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
-from everlog.core.decide import EventRow, Recorded, StaleExpectationError, Tip, event_of
+from everlog.core.decide import EventRow, Recorded, RecordedEvents, StaleExpectationError, Tip, event_of
 from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
@@ -70,6 +70,9 @@ class MemoryStorage:
         self._commits = 0
         self._families: dict[str, Family] = {}
         self._sessions: list[_Session] = []  # by key
+        self._names: dict[str, int] = {}  # keys of living sessions
+        self._ids: dict[str, int] = {}
+        self._branch_ids: dict[str, int] = {}
         self._branches: list[_Branch] = []  # by key
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
         self._ledger: list[LedgerEntry] = []
@@ -102,16 +105,16 @@ class MemoryStorage:
     # --- sessions and branches ---
     def session(self, name: str) -> SessionRow:
         with self._open():
-            for session in self._sessions:
-                if session.row.name == name and not session.deleted:
-                    return session.row
+            key = self._names.get(name)
+            if key is not None:
+                return self._sessions[key].row
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
 
     def session_by_id(self, session_id: str) -> SessionRow:
         with self._open():
-            for session in self._sessions:
-                if session.row.id == session_id and not session.deleted:
-                    return session.row
+            key = self._ids.get(session_id)
+            if key is not None:
+                return self._sessions[key].row
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
 
     def session_of(self, branch: int) -> SessionRow:
@@ -159,7 +162,8 @@ class MemoryStorage:
 
     def branch_by_id(self, branch_id: str) -> BranchRow | None:
         with self._open():
-            return next((branch.row for branch in self._branches if branch.row.id == branch_id), None)
+            key = self._branch_ids.get(branch_id)
+            return None if key is None else self._branches[key].row
 
     def lineage(self, branch: int, session: str) -> Lineage:
         with self._open():
@@ -343,10 +347,10 @@ class _Transaction:
         return self._store.branches(session)
 
     def name_taken(self, name: str) -> bool:
-        return any(session.row.name == name and not session.deleted for session in self._sessions)
+        return name in self._store._names
 
     def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
-        found: dict[str, Sequence[EventRow]] = {}
+        found: dict[str, RecordedEvents] = {}
         if branch is None:
             return found
         for segment in self._store.lineage(branch, "").clip(0, size):
@@ -355,7 +359,8 @@ class _Transaction:
                 position = own.keys.get(key)
                 if position is not None and segment.start <= position < segment.stop:
                     count = own.at(position).key_count or 1
-                    found[key] = [own.at(position + offset) for offset in range(count)]
+                    rows = [own.at(position + offset) for offset in range(count)]
+                    found[key] = RecordedEvents(segment.writer, rows)
         return found
 
     def insert_session(self, create: Create) -> int:
@@ -375,6 +380,7 @@ class _Transaction:
             family,
         )
         self._sessions.append(_Session(row))
+        self._store._names[row.name] = self._store._ids[row.id] = key
         return key
 
     def insert_branch(self, session: int, branch: NewBranch) -> int:
@@ -395,6 +401,7 @@ class _Transaction:
             self.now,
         )
         self._branches.append(_Branch(row, [], {}, {}))
+        self._store._branch_ids[row.id] = key
         tip.session, tip.branch = session, key
         self._tips[key] = tip
         self._store_tip(tip)
@@ -438,7 +445,9 @@ class _Transaction:
         return self._store.forks(session)
 
     def end_session(self, session: int) -> None:
-        self._sessions[session].deleted = True
+        ended = self._sessions[session]
+        ended.deleted = True
+        del self._store._names[ended.row.name], self._store._ids[ended.row.id]
         self._replace(session, name="", title=None, labels={}, metadata=None, parent=None, salt=b"")
         for row in self.branches(session):
             branch = self._branches[row.key]

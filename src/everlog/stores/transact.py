@@ -17,6 +17,7 @@ import msgspec
 
 from everlog.core.decide import (
     Batch,
+    Decided,
     EventRow,
     Recorded,
     StaleExpectationError,
@@ -158,25 +159,34 @@ def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
     keys = batch.keys()
     recorded: Recorded = tx.recorded(tip.branch, tip.size, keys) if keys else {}
     before = tip.size
-    rows = decide_append(tip, batch, recorded, now=tx.now)
+    decided = decide_append(tip, batch, recorded, now=tx.now)
     if tip.size > before:
-        new = rows if len(rows) == tip.size - before else [row for row in rows if row.position >= before]
-        tx.insert_events(tip, new, _attachments(batch, rows, before))
-    return _receipt(tip, rows, before)
+        _insert(tx, tip, batch, decided.rows, before)
+    return _receipt(tip, decided, before)
 
 
-def _attachments(batch: Batch, rows: Sequence[EventRow], before: int) -> list[tuple[int, Sequence[PreparedAttachment]]]:
-    return [
+def _insert(tx: Transaction, tip: Tip, batch: Batch, rows: Sequence[EventRow], before: int) -> None:
+    """Write the rows that are new, with their attachments."""
+    new = rows if len(rows) == tip.size - before else [row for row in rows if row.position >= before]
+    attachments = [
         (row.position, event.attachments)
         for event, row in zip(batch.events, rows, strict=True)
         if event.attachments and row.position >= before
     ]
+    tx.insert_events(tip, new, attachments)
 
 
-def _receipt(tip: Tip, rows: Sequence[EventRow], before: int) -> Receipt:
+def _receipt(tip: Tip, decided: Decided, before: int) -> Receipt:
+    writers = decided.writers
     events = tuple(
-        event_of(row, session=tip.name, branch_id=tip.branch_id, writer=tip.writer, repeated=row.position < before)
-        for row in rows
+        event_of(
+            row,
+            session=tip.name,
+            branch_id=tip.branch_id,
+            writer=writers.get(row.position, tip.writer),
+            repeated=row.position < before,
+        )
+        for row in decided.rows
     )
     return Receipt(tip.session_id, tip.branch_id, tip.head(), events)
 
@@ -202,21 +212,19 @@ def _new_tip(
     )
 
 
-def _grow(tx: Transaction, tip: Tip, base: Base | None, batch: Batch) -> tuple[NewBranch, list[EventRow]]:
+def _grow(tx: Transaction, tip: Tip, base: Base | None, batch: Batch) -> tuple[NewBranch, Decided]:
     """Decide the first events of a new branch."""
     keys = batch.keys()
     size = tip.size
     recorded: Recorded = tx.recorded(base.branch, size, keys) if keys and base is not None else {}
-    rows = decide_append(tip, msgspec.structs.replace(batch, expected=None), recorded, now=tx.now)
-    return NewBranch(tip.branch_id, tip.writer, None if base is None else base.branch, size, tip), rows
+    decided = decide_append(tip, msgspec.structs.replace(batch, expected=None), recorded, now=tx.now)
+    return NewBranch(tip.branch_id, tip.writer, None if base is None else base.branch, size, tip), decided
 
 
-def _write_branch(tx: Transaction, session: int, branch: NewBranch, batch: Batch, rows: list[EventRow]) -> int:
-    before = branch.base_size
+def _write_branch(tx: Transaction, session: int, branch: NewBranch, batch: Batch, decided: Decided) -> int:
     key = tx.insert_branch(session, branch)
-    new = [row for row in rows if row.position >= before]
-    if new:
-        tx.insert_events(branch.tip, new, _attachments(batch, rows, before))
+    if branch.tip.size > branch.base_size:
+        _insert(tx, branch.tip, batch, decided.rows, branch.base_size)
     return key
 
 
@@ -229,12 +237,12 @@ def _create(tx: Transaction, request: Create) -> Receipt:
     if request.forked_from is not None:
         tx.session(request.forked_from)
     tip = _new_tip(request.session_id, request.name, request.branch_id, request.writer, request.base, request.family)
-    branch, rows = _grow(tx, tip, request.base, request.batch)
+    branch, decided = _grow(tx, tip, request.base, request.batch)
     session = tx.insert_session(request)
     tip.session = session
-    tx.set_current(session, _write_branch(tx, session, branch, request.batch, rows))
+    tx.set_current(session, _write_branch(tx, session, branch, request.batch, decided))
     _record_names(tx, request.session_id, request.salt, request.name, request.title, request.labels)
-    return _receipt(tip, rows, branch.base_size)
+    return _receipt(tip, decided, branch.base_size)
 
 
 def _record_names(
@@ -253,10 +261,10 @@ def _rewind(tx: Transaction, request: Rewind) -> Receipt:
         check_expected(left, request.batch.expected)
     base = request.base
     tip = _new_tip(session.id, session.name, request.branch_id, request.branch_id, base, session.family, session.key)
-    branch, rows = _grow(tx, tip, base, request.batch)
-    tx.set_current(session.key, _write_branch(tx, session.key, branch, request.batch, rows))
+    branch, decided = _grow(tx, tip, base, request.batch)
+    tx.set_current(session.key, _write_branch(tx, session.key, branch, request.batch, decided))
     _record_current(tx, tip)
-    return _receipt(tip, rows, branch.base_size)
+    return _receipt(tip, decided, branch.base_size)
 
 
 def _record_current(tx: Transaction, tip: Tip) -> None:
@@ -301,7 +309,7 @@ def _graft(tx: Transaction, request: Graft) -> Receipt:
         tip.branch_id, tip.writer, None if base is None else base.branch, 0 if base is None else base.size, tip
     )
     tx.insert_branch(session.key, branch)
-    return _receipt(tip, (), tip.size)
+    return Receipt(session.id, tip.branch_id, tip.head())
 
 
 def _adopt(tx: Transaction, request: Adopt) -> Receipt:

@@ -136,7 +136,7 @@ class Connections:
         with self._reader_back:
             self.check_usable()
             if self._watcher is None:
-                self._watcher = self._connect(apsw.SQLITE_OPEN_READWRITE)
+                self._watcher = self._connect(self._read_mode())
             return self._watcher.pragma("data_version")
 
     def turn(self) -> Turn:
@@ -158,7 +158,7 @@ class Connections:
                 return self._readers.pop()
         try:
             with translated(self.path):
-                return self._connect(apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE)
+                return self._connect(self._read_mode())
         except BaseException:
             with self._reader_back:
                 self._readers_out -= 1
@@ -181,9 +181,13 @@ class Connections:
                     "written to what is there now; close this store and open it again"
                 )
 
+    def inherited(self) -> bool:
+        """Tell whether this process was forked from the one that opened the store."""
+        return self._process != os.getpid()
+
     def check_process(self) -> None:
         """Refuse a store inherited by `fork()`."""
-        if self._process != os.getpid():
+        if self.inherited():
             raise UnsupportedStoreError(
                 f"the store {self.path} was opened before this process was forked; nothing was done; open it again in the child"
             )
@@ -220,6 +224,10 @@ class Connections:
         """Go on, in the parent; in the child the store only raises."""
         self._reader_back.release()
         self.writing.release()
+
+    def _read_mode(self) -> int:
+        """Readers of a store that is written to may have to make its WAL index, so they too open it for writing."""
+        return apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
 
     def _connect(self, mode: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=mode, statementcachesize=100)

@@ -29,6 +29,8 @@ from everlog.errors import (
 )
 from everlog.storage import (
     BranchRow,
+    Delete,
+    Erase,
     FeedPage,
     LedgerEntry,
     Page,
@@ -94,11 +96,19 @@ class SqliteStorage:
                     self._keep_wal_short(connection)
             finally:
                 turn.release()
-            if tx.sweeps:
-                self.sweep()
-            if tx.erased or tx.sweeps:
-                self._truncate_wal(connection)
+            if tx.sweeps or tx.erased:
+                self._clean_up(connection, requests, outcomes)
         return outcomes
+
+    def _clean_up(self, connection: apsw.Connection, requests: Sequence[Request], outcomes: list[Outcome]) -> None:
+        """Destroy what was erased or deleted where it still stands. It is committed: only who asked for it is told of trouble."""
+        try:
+            self.sweep()
+            self._truncate_wal(connection)
+        except EverlogError as error:
+            for place, request in enumerate(requests):
+                if isinstance(request, (Erase, Delete)) and isinstance(outcomes[place], Receipt):
+                    outcomes[place] = error
 
     def _in_transaction(
         self, connection: apsw.Connection, tx: SqliteTransaction, requests: Sequence[Request]
@@ -140,8 +150,8 @@ class SqliteStorage:
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE if pages < RESTART_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
         try:
             connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError:
-            return  # a reader is in the way; what was committed is safe in the WAL, and the next commit tries again
+        except apsw.Error:
+            return  # what was committed is safe in the WAL; the next commit tries again, or fails itself
 
     def _truncate_wal(self, connection: apsw.Connection) -> None:
         """Take what was erased out of the WAL too, which still holds the pages as they were."""
@@ -374,6 +384,8 @@ class SqliteStorage:
         return self._clock()
 
     def close(self) -> None:
+        if self._connections.inherited():
+            return  # its locks may be held by threads that this process does not have
         self._committer.close()
         self._news.close()
         self._connections.close()

@@ -13,7 +13,7 @@ import apsw
 import msgspec
 
 from everlog.core import limits
-from everlog.core.decide import EventRow, Recorded, Tip
+from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
 from everlog.core.event import PreparedAttachment
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
@@ -134,7 +134,7 @@ class SqliteTransaction:
         segments = read_lineage(self._connection, branch, "").clip(0, size)
         if any((segment.branch, key) in self._pending_keys for segment in segments for key in keys):
             self.flush()
-        found: dict[str, Sequence[EventRow]] = {}
+        found: dict[str, RecordedEvents] = {}
         for key in keys:
             for segment in reversed(segments):
                 row = fetch_one(
@@ -145,11 +145,12 @@ class SqliteTransaction:
                 if row is not None:
                     position, count = row
                     covered = position + (count or 1)
-                    found[key] = list(
+                    rows = list(
                         read_own_rows(
                             self._connection, segment.branch, position, covered, bytes_max=limits.APPEND_BYTES_MAX
                         )
                     )
+                    found[key] = RecordedEvents(segment.writer, rows)
                     break
         return found
 
@@ -243,6 +244,7 @@ class SqliteTransaction:
 
     def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         self.flush()
+        self.erased = True  # also where nothing is left to erase: what was erased before may still stand in the WAL
         lineage = read_lineage(self._connection, branch, "")
         erased: list[tuple[int, bytes]] = []
         for position in sorted(set(positions)):
@@ -253,7 +255,7 @@ class SqliteTransaction:
                 run(self._connection, "erase_attachments", at)
                 erased.append((position, leaf))
         if erased:
-            self.changed = self.erased = True
+            self.changed = True
         return erased
 
     def end_session(self, session: int) -> None:
