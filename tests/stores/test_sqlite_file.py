@@ -103,7 +103,7 @@ def test_a_database_of_something_else_is_refused_untouched(path: Path, read_only
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize(
-    "content", [b"a text file that is no database\n" * 100, b"x", b"SQLite format 4\x00" + bytes(500)]
+    "content", [b"a text file that is no database\n" * 100, b"xy", b"SQLite format 4\x00" + bytes(500)]
 )
 def test_a_file_that_is_no_database_is_refused_untouched(path: Path, content: bytes, read_only: bool) -> None:
     path.write_bytes(content)
@@ -226,10 +226,11 @@ def test_a_missing_store_is_not_made_read_only(path: Path) -> None:
 
 AS_NOBODY = """
 import os, sys
-import everlog, everlog.stores.sqlite.store, everlog.audit
+import everlog
+path, mode, warm = sys.argv[1:]
+everlog.open(warm).close()  # imports all that it takes, from where nobody may not be able to read it
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
-path, mode = sys.argv[1], sys.argv[2]
 try:
     with everlog.open(path, read_only=mode == "read") as store:
         if mode == "write":
@@ -251,7 +252,7 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
-def test_a_folder_that_cannot_be_written_is_said_to_be_the_trouble(open_folder: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said_to_be_the_trouble(open_folder: Path, tmp_path: Path) -> None:
     path = open_folder / "everlog.db"
     filled(path)
     path.chmod(0o444)
@@ -259,10 +260,10 @@ def test_a_folder_that_cannot_be_written_is_said_to_be_the_trouble(open_folder: 
         lock.unlink()
     open_folder.chmod(0o555)
     before = path.read_bytes()
-    said = run_python(AS_NOBODY, path, "write")
+    said = run_python(AS_NOBODY, path, "write", tmp_path / "warm.db")
     assert said.startswith("UnavailableError ")
     assert "permissions" in said
-    said = run_python(AS_NOBODY, open_folder / "new.db", "write")
+    said = run_python(AS_NOBODY, open_folder / "new.db", "write", tmp_path / "warm.db")
     assert said.startswith("UnavailableError ")
     assert "cannot be made (Permission denied); nothing was written" in said
     assert path.read_bytes() == before
@@ -270,12 +271,12 @@ def test_a_folder_that_cannot_be_written_is_said_to_be_the_trouble(open_folder: 
 
 
 @pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
-def test_another_users_store_is_not_readable(open_folder: Path) -> None:
+def test_another_users_store_is_not_readable(open_folder: Path, tmp_path: Path) -> None:
     path = open_folder / "everlog.db"
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     filled(path)
-    assert run_python(AS_NOBODY, path, "read").startswith("UnavailableError ")
+    assert run_python(AS_NOBODY, path, "read", tmp_path / "warm.db").startswith("UnavailableError ")
 
 
 # --- the file goes away --------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Connections:
         files.refuse_network_file_system(self.path)
         if self.path.is_dir():
             raise UnsupportedStoreError(f"{self.path} is a folder where a store is one file; name a file in it")
+        files.refuse_foreign_file(self.path)
         fresh = make is not None and not self.read_only and files.create_file(self.path)
         self._identity = files.identity(self.path)
         with translated(self.path):

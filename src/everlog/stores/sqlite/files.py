@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
     ]
 )
 _MOUNTS = "/proc/self/mountinfo"
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how that table writes spaces, tabs, line breaks and backslashes
+SQLITE_FILE_BYTES_MIN = 512  # a page of the smallest size
 
 
 def refuse_network_file_system(path: Path, *, mounts: str = _MOUNTS) -> None:
@@ -62,7 +65,7 @@ def file_system_of(path: Path, *, mounts: str = _MOUNTS) -> str | None:
     found: tuple[int, str] | None = None
     for line in table.splitlines():  # later lines of the same length mount over earlier ones
         fields, _, kinds = line.partition(" - ")
-        mount = fields.split(" ")[4].encode().decode("unicode_escape")
+        mount = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
         if folder == mount or folder.startswith(mount.rstrip("/") + "/"):
             length = len(mount)
             if found is None or length >= found[0]:
@@ -85,6 +88,16 @@ def create_file(path: Path) -> bool:
     os.close(descriptor)
     sync_folder(path.parent)
     return True
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise UnsupportedStoreError for a file too short to be SQLite's, which SQLite would take as empty and overwrite.
+
+    The file is not opened: closing it would drop every lock that this process holds on it (POSIX), and with them the
+    protection of a store that is open already.
+    """
+    if path.is_file() and 0 < path.stat().st_size < SQLITE_FILE_BYTES_MIN:
+        raise UnsupportedStoreError(f"{path} is no SQLite database; nothing was written; name another file")
 
 
 def sync_folder(folder: Path) -> None:

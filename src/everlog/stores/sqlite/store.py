@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ class SqliteStorage:
         try:
             self.sweep()
             self._truncate_wal(connection)
-        except EverlogError as error:
+        except (EverlogError, apsw.Error) as error:
             for place, request in enumerate(requests):
                 if isinstance(request, (Erase, Delete)) and isinstance(outcomes[place], Receipt):
                     outcomes[place] = error
@@ -169,20 +170,21 @@ class SqliteStorage:
             )
 
     def sweep(self) -> None:
-        """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own."""
+        """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own, then their traces."""
         with self._connections.reader() as connection:
             if fetch_one(connection, "read_swept") is None:
                 return
         with self._connections.writing:
             connection = self._connections.writer()
-            while True:
+            more = True
+            while more:
                 turn = self._connections.turn()
                 turn.take(limits.LOCK_SECONDS_MAX)
                 try:
-                    if not self._sweep_some(connection):
-                        return
+                    more = self._sweep_some(connection)
                 finally:
                     turn.release()
+            self._truncate_wal(connection)
 
     def _sweep_some(self, connection: apsw.Connection) -> bool:
         row = fetch_one(connection, "read_sweep")
@@ -414,5 +416,6 @@ def open_sqlite(
     assert row is not None, "a store that was made has a row of its own"
     store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)
     if not read_only:
-        store.sweep()
+        with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
+            store.sweep()
     return store
