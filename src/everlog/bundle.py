@@ -4,6 +4,7 @@
     branches/BBBB/NNNNNN.headers     canonical headers, one a line; their SHA-256 leaves are what everything hangs on
     branches/BBBB/NNNNNN.bodies      for each header: body and salt and attachments, or why they are not there
     ledger.jsonl                     the records that say what was erased
+    sha256                           of the names and contents of all members before it: finds damage, proves nothing
 
 1. Names, order, owners, modes and times are fixed, so the same session gives the same bytes.
 2. Reading trusts nothing: members are regular files of these names in this order, of bounded size.
@@ -17,6 +18,7 @@ import re
 import tarfile
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -103,7 +105,13 @@ def export_session(
 
 def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages: Pages, withhold: Query | None) -> int:
     meets = None if withhold is None else compile_query(withhold)
-    _add(tar, "manifest.json", msgspec.json.format(msgspec.json.encode(parcel), indent=1) + b"\n")
+    digest = sha256()
+
+    def add(name: str, content: bytes) -> None:
+        _add(tar, name, content)
+        digest.update(_framed(name, content))
+
+    add("manifest.json", msgspec.json.format(msgspec.json.encode(parcel), indent=1) + b"\n")
     key_salt = bytes.fromhex(parcel.key_salt)
     count = 0
     records: dict[int, bytes] = {}
@@ -124,11 +132,17 @@ def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages:
                     if entry is not None:
                         records[entry.number] = entry.record
             folder = f"branches/{index:04d}/{number:06d}"
-            _add(tar, f"{folder}.headers", b"\n".join(headers) + b"\n")
-            _add(tar, f"{folder}.bodies", b"\n".join(contents) + b"\n")
+            add(f"{folder}.headers", b"\n".join(headers) + b"\n")
+            add(f"{folder}.bodies", b"\n".join(contents) + b"\n")
             count += len(page)
-    _add(tar, "ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(records.items())))
+    add("ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(records.items())))
+    _add(tar, "sha256", digest.hexdigest().encode() + b"\n")
     return count
+
+
+def _framed(name: str, content: bytes) -> bytes:
+    """Give what the bundle's digest takes of a member: lengths keep names and contents apart."""
+    return f"{len(name)}:{name}{len(content)}:".encode() + content
 
 
 def _leaf_before(pages: Pages, parcel: SessionParcel, index: int) -> bytes | None:
@@ -172,18 +186,26 @@ class Bundle:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         try:
-            self._tar = tarfile.open(self.path, mode="r:")  # noqa: SIM115  # closed by close()
-            self._members = self._tar.getmembers()
+            self._tar = tarfile.open(self.path, mode="r:")  # noqa: SIM115  # closed by __exit__
         except FileNotFoundError:
             raise NotFoundError(f"there is no bundle at {self.path}") from None
+        except (OSError, tarfile.TarError) as error:
+            raise self._broken(f"it cannot be read as a tar ({error})") from error
+        try:
+            self._members = self._tar.getmembers()
         except (OSError, tarfile.TarError, ValueError) as error:
+            self._tar.close()
             raise self._broken(f"it cannot be read as a tar ({error})") from error
         self._index: list[list[tuple[tarfile.TarInfo, tarfile.TarInfo]]] = []
-        self.parcel = self._manifest()
-        self._check_members()
-        self.erased = frozenset(
-            leaf for line in self._read(self._members[-1]).splitlines() for leaf in erased_leaves(line)
-        )
+        try:
+            self.parcel = self._manifest()
+            self._check_members()
+            self._check_digest()
+            records = self._read(self._members[-2]).splitlines()
+        except BaseException:
+            self._tar.close()
+            raise
+        self.erased = frozenset(leaf for line in records for leaf in erased_leaves(line))
 
     def __enter__(self) -> Bundle:
         return self
@@ -239,10 +261,10 @@ class Bundle:
 
     def _check_members(self) -> None:
         rest = self._members[1:]
-        if not rest or rest[-1].name != "ledger.jsonl":
-            raise self._broken("it is cut off: it does not end with ledger.jsonl")
+        if len(rest) < 2 or [member.name for member in rest[-2:]] != ["ledger.jsonl", "sha256"]:
+            raise self._broken("it is cut off: it does not end with ledger.jsonl and sha256")
         self._index = [[] for _ in self.parcel.branches]
-        names = [member.name for member in rest[:-1]]
+        names = [member.name for member in rest[:-2]]
         for member in rest:
             if not member.isreg() or member.size > MEMBER_BYTES_MAX:
                 raise self._broken(f"its member {member.name[:100]!r} is no regular file of a possible size")
@@ -260,6 +282,13 @@ class Bundle:
             self._index[branch].append((rest[place], rest[place + 1]))
         if len(names) % 2:
             raise self._broken(f"its member {names[-1][:100]!r} stands alone")
+
+    def _check_digest(self) -> None:
+        digest = sha256()
+        for member in self._members[:-1]:
+            digest.update(_framed(member.name, self._read(member)))
+        if self._read(self._members[-1]) != digest.hexdigest().encode() + b"\n":
+            raise self._broken("its contents are not those that its sha256 was made of: it was damaged or changed")
 
     def _read(self, member: tarfile.TarInfo) -> bytes:
         file = self._tar.extractfile(member)

@@ -172,7 +172,7 @@ def check_parcel(
     for branch in parcel.branches:
         if branch.base is not None:
             checkpoints[branch.base, branch.base_size] = ([], None, 0)
-    count = 0
+    count = newest = 0
     key_salt = bytes.fromhex(parcel.key_salt)
     for index, branch in enumerate(parcel.branches):
         peaks, previous, recorded = ([], None, 0) if branch.base is None else checkpoints[branch.base, branch.base_size]
@@ -183,7 +183,7 @@ def check_parcel(
                 row = event.row
                 if row.position != position:
                     raise _tampered(parcel, branch, position, f"the event there says that it stands at {row.position}")
-                _check_event(parcel, branch, event, previous, recorded, key_salt, latest)
+                _check_event(parcel, branch, event, previous, recorded, key_salt)
                 if row.gone == ERASED and not erased(row.leaf):
                     raise _tampered(
                         parcel, branch, position, "its body is missing, and no record says that it was erased"
@@ -195,8 +195,15 @@ def check_parcel(
             count += len(page)
             if progress is not None:
                 progress(count)
+        newest = max(newest, recorded)
         if position != branch.size or root_of_peaks(peaks).hex() != branch.root:
             raise _tampered(parcel, branch, None, f"its {position} events do not give the root that it names")
+    if latest is not None and newest > latest:  # last, since a time says nothing before its hash was checked
+        raise LimitError(
+            f"session {parcel.id!r} holds events that were recorded more than "
+            f"{limits.CLOCK_AHEAD_MICROS_MAX // 60_000_000} minutes ahead of this store's clock; nothing was taken; set the "
+            "clock right, or pass force=True"
+        )
     return count
 
 
@@ -207,7 +214,6 @@ def _check_event(
     previous: bytes | None,
     recorded: int,
     key_salt: bytes,
-    latest: int | None,
 ) -> None:
     row = event.row
     try:
@@ -224,12 +230,6 @@ def _check_event(
         raise _tampered(parcel, branch, row.position, str(error)) from None
     if (row.recorded or 0) < recorded:
         raise _tampered(parcel, branch, row.position, "its time lies before that of the event before it")
-    if latest is not None and (row.recorded or 0) > latest:
-        raise LimitError(
-            f"event {row.position} of session {parcel.id!r} was recorded more than "
-            f"{limits.CLOCK_AHEAD_MICROS_MAX // 60_000_000} minutes ahead of this store's clock; nothing was taken; set the "
-            "clock right, or pass force=True"
-        )
 
 
 def _check_body(body: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, Tip, decide_append, event_of, header_of
+from everlog.core.decide import (
+    Batch,
+    EventRow,
+    Expected,
+    RecordedEvents,
+    StaleExpectationError,
+    Tip,
+    decide_append,
+    event_of,
+    header_of,
+)
 from everlog.core.event import Cause, NewEvent, PreparedEvent
 from everlog.core.header import commit_key, encode_header
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks
@@ -38,7 +49,8 @@ def batch(*events: NewEvent, key: str | None = None, **members: Any) -> Batch:
 
 
 def append(tip: Tip, *events: NewEvent, now: int = 100, recorded: Any = None, **members: Any) -> list[EventRow]:
-    return decide_append(tip, batch(*events, **members), recorded or {}, now=now)
+    known = {key: RecordedEvents(WRITER, rows) for key, rows in (recorded or {}).items()}
+    return decide_append(tip, batch(*events, **members), known, now=now).rows
 
 
 def snapshot(tip: Tip) -> bytes:
@@ -59,7 +71,10 @@ new_events = st.builds(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(new_events, min_size=1, max_size=4), max_size=5), st.lists(st.integers(0, 1_000), min_size=5, max_size=5))
+@given(
+    st.lists(st.lists(new_events, min_size=1, max_size=4), max_size=5),
+    st.lists(st.integers(0, 1_000), min_size=5, max_size=5),
+)
 def test_every_rows_leaf_is_that_of_the_header_rebuilt_from_its_columns(
     appends: list[list[NewEvent]], clock: list[int]
 ) -> None:
@@ -110,7 +125,11 @@ def test_any_changed_column_changes_the_leaf(change: dict[str, Any]) -> None:
     assert leaf_hash(encode_header(header)) != row.leaf
     same = header_of(row, writer=WRITER, previous=None, key_salt=KEY_SALT)
     assert leaf_hash(encode_header(same)) == row.leaf
-    for writer, previous, salt in [("0" * 32, None, KEY_SALT), (WRITER, b"p" * 32, KEY_SALT), (WRITER, None, b"s" * 32)]:
+    for writer, previous, salt in [
+        ("0" * 32, None, KEY_SALT),
+        (WRITER, b"p" * 32, KEY_SALT),
+        (WRITER, None, b"s" * 32),
+    ]:
         other = header_of(row, writer=writer, previous=previous, key_salt=salt)
         assert leaf_hash(encode_header(other)) != row.leaf
 
@@ -202,13 +221,13 @@ def test_a_repeat_of_what_was_erased_since_is_still_a_repeat() -> None:
     ],
 )
 def test_a_key_used_again_for_something_else_is_refused(other: NewEvent, what: str) -> None:
-    import dataclasses
-
     tip = empty_tip()
     first = append(tip, note(key="k"))
     before = snapshot(tip)
-    with pytest.raises(KeyReusedError, match=f"key 'k' was used at position 0 .* another {what}; nothing was written") as reused:
-        append(tip, dataclasses.replace(other, key="k"), recorded={"k": first})
+    with pytest.raises(
+        KeyReusedError, match=f"key 'k' was used at position 0 .* another {what}; nothing was written"
+    ) as reused:
+        append(tip, replace(other, key="k"), recorded={"k": first})
     assert reused.value.event is not None and reused.value.event.hash == first[0].leaf.hex()
     assert snapshot(tip) == before
 
@@ -255,6 +274,23 @@ def test_an_append_that_skips_repeats_must_still_be_where_the_writer_expected_it
     first = append(tip, note("a", key="a"))
     with pytest.raises(StaleExpectationError):
         append(
-            tip, note("a", key="a"), note("b"), recorded={"a": first}, repeats="skip", expected=Expected(BRANCH, 0, None)
+            tip,
+            note("a", key="a"),
+            note("b"),
+            recorded={"a": first},
+            repeats="skip",
+            expected=Expected(BRANCH, 0, None),
         )
     assert tip.size == 1
+
+
+def test_a_repeat_says_under_which_writer_its_events_were_recorded() -> None:
+    tip = empty_tip()
+    first = append(tip, note("a", key="a"))
+    decided = decide_append(
+        tip,
+        batch(note("a", key="a"), note("b"), repeats="skip"),
+        {"a": RecordedEvents("99" * 16, first)},
+        now=1,
+    )
+    assert [decided.writers.get(row.position) for row in decided.rows] == ["99" * 16, None]

@@ -1,0 +1,255 @@
+"""Bundles and copies: every hash unchanged, checked before anything is taken, nothing lost where histories part."""
+
+import io
+import json
+import tarfile
+from hashlib import sha256
+
+import pytest
+
+import everlog
+from everlog import NewEvent
+from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError
+
+
+@pytest.fixture
+def store(tmp_path):
+    with everlog.open(tmp_path / "store.db") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["memory:", "target.db"])
+def target(request, tmp_path):
+    with everlog.open(request.param if request.param == "memory:" else tmp_path / request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(store):
+    made = store.create("s", title="Title", labels={"k": "v"}, metadata={"m": [1, 2]})
+    made.extend([NewEvent("note", {"content": f"n{n}"}, key=f"k{n}") for n in range(1200)])
+    made.append("agent.message", {"content": "see"}, attachments={"a.bin": b"\x00\x01" * 50}, caused_by=made[3])
+    made.rewind(1000, reason="back")
+    made.append("note", {"content": "on b2"})
+    made.erase([7], reason="asked")
+    return made
+
+
+@pytest.fixture
+def bundle(session, tmp_path):
+    path = tmp_path / "s.everlog"
+    session.export(path)
+    return path
+
+
+def same(one, other):
+    assert one.refresh() == other.refresh()
+    for mine, theirs in zip(one.branches(), other.branches(), strict=True):
+        assert [(event.id, event.hash, event.data, event.key) for event in mine] == [
+            (event.id, event.hash, event.data, event.key) for event in theirs
+        ]
+
+
+def members(path):
+    with tarfile.open(path) as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar.getmembers()]
+
+
+def rebuild(path, content, *, digested=True):
+    if digested:  # as somebody who changes a bundle on purpose would
+        digest = sha256()
+        content = [(name, data) for name, data in content if name != "sha256"]
+        for name, data in content:
+            digest.update(f"{len(name)}:{name}{len(data)}:".encode() + data)
+        content = [*content, ("sha256", digest.hexdigest().encode() + b"\n")]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in content:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_the_same_session_gives_the_same_bytes(session, bundle, tmp_path):
+    session.export(tmp_path / "again.everlog")
+    assert bundle.read_bytes() == (tmp_path / "again.everlog").read_bytes()
+    assert bundle.stat().st_mode & 0o777 == 0o600
+
+
+def test_import_gives_the_same_session_and_again_adds_nothing(session, bundle, target):
+    first = target.import_bundle(bundle)
+    same(session, target.session("s"))
+    info, other = session.info(), target.session("s").info()
+    assert (info.title, info.labels, info.metadata, info.uuid) == (
+        other.title,
+        other.labels,
+        other.metadata,
+        other.uuid,
+    )
+    assert target.session("s").branch("b1").event(1200).attachment("a.bin") == b"\x00\x01" * 50
+    again = target.import_bundle(bundle)
+    assert (first.events, again.events, again.known) == (1203, 0, 1203)
+    assert target.verify().ok
+    assert target.verify().erased == 1
+
+
+def test_keys_go_on_working_where_a_session_was_taken(bundle, target):
+    target.import_bundle(bundle)
+    assert target.session("s").append("note", {"content": "n5"}, key="k5").repeated
+
+
+def test_a_copy_takes_only_what_is_new(store, session, target):
+    assert [one.events for one in store.copy(target)] == [1203]
+    session.append("note", {"content": "later"})
+    assert [one.events for one in store.copy(target)] == [1]
+    same(session, target.session("s"))
+    assert target.verify().ok
+
+
+def test_histories_that_parted_are_both_kept(session, bundle, target, tmp_path):
+    target.import_bundle(bundle)
+    here = target.session("s")
+    here.append("note", {"content": "here"})
+    session.append("note", {"content": "there"})
+    session.append("note", {"content": "there again"})
+    session.export(tmp_path / "later.everlog")
+    taken = target.import_bundle(tmp_path / "later.everlog")
+    assert taken.diverged == ("b3",)
+    assert here.last("note").data["content"] == "here"
+    assert here.branch("b3").last("note").data["content"] == "there again"
+    assert here.branch("b3").writer == here.branch("b2").writer
+    assert target.import_bundle(tmp_path / "later.everlog").events == 0
+    assert target.verify().ok
+
+
+@pytest.mark.parametrize("order", [("s", "f"), ("f", "s")])
+def test_a_fork_and_its_parent_may_come_in_either_order(store, session, target, tmp_path, order):
+    fork = session.fork(1001, id="f")
+    fork.append("note", {"content": "forked"})
+    for name in order:
+        store.session(name).export(tmp_path / f"{name}.everlog")
+        target.import_bundle(tmp_path / f"{name}.everlog")
+    for name in order:
+        assert target.session(name).head == store.session(name).refresh()
+        assert target.import_bundle(tmp_path / f"{name}.everlog").events == 0
+    assert target.verify().ok
+
+
+def test_withheld_bodies_are_withheld_and_not_tampered(session, target, tmp_path):
+    session.append("note", {"content": "secret", "private": True}, key="secret-key", attachments={"x": b"secret"})
+    session.export(tmp_path / "w.everlog", withhold="data.private:true")
+    assert b"secret" not in (tmp_path / "w.everlog").read_bytes()
+    target.import_bundle(tmp_path / "w.everlog")
+    event = target.session("s")[-1]
+    assert (event.withheld, event.erased, event.data, event.key) == (True, False, None, None)
+    assert target.session("s").head == session.head
+    report = target.verify()
+    assert (report.ok, report.withheld) == (True, 1)
+    with pytest.raises(NotFoundError):
+        event.attachment("x")
+
+
+def test_every_changed_member_is_noticed_and_nothing_is_taken(bundle, target):
+    content = members(bundle)
+    for place, (name, data) in enumerate(content):
+        for at in range(0, len(data), max(1, len(data) // 40)):
+            changed = bytes([data[at] ^ 0x01])
+            changed_to = [*content[:place], (name, data[:at] + changed + data[at + 1 :]), *content[place + 1 :]]
+            rebuild(bundle, changed_to, digested=False)
+            with pytest.raises(TamperedError):
+                target.import_bundle(bundle)
+            assert target.sessions() == []
+
+
+def test_every_changed_body_or_header_is_noticed_even_where_the_digest_was_made_anew(bundle, target):
+    content = members(bundle)
+    for place, (name, data) in enumerate(content):
+        if name.endswith((".headers", ".bodies")):
+            line = data.splitlines()[0]
+            for at in range(len(line)):
+                changed = bytes([line[at] ^ 0x01])
+                rebuild(bundle, [*content[:place], (name, data[:at] + changed + data[at + 1 :]), *content[place + 1 :]])
+                with pytest.raises(TamperedError):
+                    target.import_bundle(bundle)
+    assert target.sessions() == []
+
+
+def test_a_bundle_that_is_cut_off_anywhere_is_refused(bundle, target):
+    whole = bundle.read_bytes()
+    with tarfile.open(bundle) as tar:
+        last = tar.getmembers()[-1]
+    for size in [0, 1, 511, 512, 513, 1024, *range(2048, last.offset_data, len(whole) // 30), last.offset_data]:
+        bundle.write_bytes(whole[:size])
+        with pytest.raises(TamperedError):
+            target.import_bundle(bundle)
+    assert target.sessions() == []
+
+
+def test_a_body_that_is_gone_without_a_record_is_tampered(bundle, target):
+    content = [(name, b"" if name == "ledger.jsonl" else data) for name, data in members(bundle)]
+    rebuild(bundle, content)
+    with pytest.raises(TamperedError, match="no record"):
+        target.import_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/abs", "branches/0000/000001.other", "branches/9999/000001.headers", "manifest.json"]
+)
+def test_members_that_no_bundle_has_are_refused(bundle, target, name):
+    content = members(bundle)
+    rebuild(bundle, [*content[:-2], (name, b"x"), (name, b"x"), content[-2]])
+    with pytest.raises(TamperedError):
+        target.import_bundle(bundle)
+
+
+def test_a_link_in_a_bundle_is_refused(bundle, target):
+    with tarfile.open(bundle, "w") as tar:
+        member = tarfile.TarInfo("manifest.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(TamperedError):
+        target.import_bundle(bundle)
+
+
+def test_a_branch_that_stands_on_nothing_is_refused(bundle, target):
+    content = members(bundle)
+    for changes in ({"base": 5}, {"base": 1}, {"base_size": 5000}, {"size": 1}, {"id": "x"}, {"writer": "A" * 32}):
+        manifest = json.loads(content[0][1])
+        manifest["branches"][1].update(changes)
+        rebuild(bundle, [("manifest.json", json.dumps(manifest).encode()), *content[1:]])
+        with pytest.raises(TamperedError):
+            target.import_bundle(bundle)
+
+
+def test_another_session_of_the_same_name_is_not_touched(bundle, target):
+    target.create("s").append("note", {"content": "mine"})
+    with pytest.raises(SessionExistsError, match="another history"):
+        target.import_bundle(bundle)
+    assert target.session("s").size() == 1
+
+
+def test_events_from_the_future_are_refused_unless_forced(tmp_path, target):
+    import os
+
+    from everlog.session import Settings
+    from everlog.store import Store
+    from everlog.stores.memory import MemoryStorage
+
+    ahead = MemoryStorage(clock=lambda: target.storage.now() + 6 * 60 * 1_000_000, draw=os.urandom)
+    Store(ahead, Settings(os.urandom), url="memory:").create("s").append("note", {"content": "x"})
+    Store(ahead, Settings(os.urandom), url="memory:").session("s").export(tmp_path / "ahead.everlog")
+    with pytest.raises(LimitError, match="ahead of this store's clock"):
+        target.import_bundle(tmp_path / "ahead.everlog")
+    assert target.import_bundle(tmp_path / "ahead.everlog", force=True).events == 1
+
+
+def test_a_session_that_was_deleted_here_can_be_taken_in_again(bundle, target):
+    target.import_bundle(bundle)
+    target.delete("s", reason="a mistake")
+    assert target.import_bundle(bundle).events == 1203
+    assert target.session("s").size() == 1002
+    assert target.verify().ok
+
+
+def test_a_bundle_that_is_not_there_is_not_found(target, tmp_path):
+    with pytest.raises(NotFoundError):
+        target.import_bundle(tmp_path / "none.everlog")
