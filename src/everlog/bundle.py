@@ -55,14 +55,14 @@ _MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", r
 _GONE: Final = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
 
 
-class _Attachment(msgspec.Struct, omit_defaults=True):
+class _Attachment(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     name: str
     size: int
     salt: str | None = None
     content: str | None = None
 
 
-class _Contents(msgspec.Struct, omit_defaults=True):
+class _Contents(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A line of .bodies: body is the body's own JSON text, as it was hashed."""
 
     n: int

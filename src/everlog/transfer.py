@@ -40,7 +40,7 @@ Progress = Callable[[int], None]
 
 
 # --- parcels -------------------------------------------------------------------------------------
-class BranchParcel(msgspec.Struct, frozen=True, kw_only=True):
+class BranchParcel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A branch as it is moved. base: index among the parcel's branches, always a smaller one.
 
     size: of the lineage as far as the parcel holds it; root: there. own: whether it is of the moved session itself.
@@ -55,7 +55,7 @@ class BranchParcel(msgspec.Struct, frozen=True, kw_only=True):
     own: bool
 
 
-class SessionParcel(msgspec.Struct, frozen=True, kw_only=True):
+class SessionParcel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is moved of a session besides its events. metadata: its JSON text. current: index of the current branch.
 
     key_salt: of the family, without which keys could not be found again.

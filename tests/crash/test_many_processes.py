@@ -18,7 +18,18 @@ PROCESSES = 8
 APPENDS = 60
 # A process waits for its turn at most LOCK_SECONDS_MAX before BusyError; with turns it is far below this (law 3).
 WAIT_SECONDS_MAX = 1.0
+DEADLINE_SECONDS = 60  # for a writer's sixty appends, which take about one
 WAITS_ALLOWED = 3  # of 480, for a machine that stops everything for a moment
+
+
+def finished(process: subprocess.Popen[bytes]) -> bytes:
+    """Wait for a process to end; give what it said."""
+    try:
+        return process.communicate(timeout=DEADLINE_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
 
 
 def run_writers(path: Path, names: list[str]) -> list[list[dict[str, Any]]]:
@@ -38,7 +49,7 @@ def run_writers(path: Path, names: list[str]) -> list[list[dict[str, Any]]]:
         assert writer.stdin is not None
         writer.stdin.write(b"go\n")
         writer.stdin.flush()
-    said = [[json.loads(line) for line in writer.communicate()[0].splitlines()] for writer in writers]
+    said = [[json.loads(line) for line in finished(writer).splitlines()] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * len(writers)
     for number, lines in enumerate(said):
         assert lines.pop() == {"done": f"w{number}"}
@@ -133,7 +144,7 @@ def test_eight_processes_that_make_one_store_at_once_make_one_store(path: Path) 
         assert maker.stdin is not None
         maker.stdin.write(b"go\n")
         maker.stdin.flush()
-    said = {maker.communicate()[0] for maker in makers}
+    said = {finished(maker) for maker in makers}
     assert [maker.returncode for maker in makers] == [0] * PROCESSES
     assert len(said) == 1
     with everlog.open(path) as store:
