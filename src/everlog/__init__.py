@@ -1,5 +1,7 @@
 """Everlog: a durable session log for LLM agents. Start with `everlog.open()`."""
 
+from typing import TYPE_CHECKING
+
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
@@ -8,6 +10,9 @@ from everlog.follow import Feed
 from everlog.open import open_store as open
 from everlog.session import Branch, Session, SessionInfo
 from everlog.store import Store
+
+if TYPE_CHECKING:
+    from everlog.aio import AsyncBranch, AsyncFeed, AsyncSession, AsyncStore, open_async
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +28,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "OUTCOMES",
+    "AsyncBranch",
+    "AsyncFeed",
+    "AsyncSession",
+    "AsyncStore",
     "Attachment",
     "Branch",
     "Event",
@@ -36,5 +45,6 @@ __all__ = [
     "StateHash",
     "Store",
     "open",
+    "open_async",
     "parse_query",
 ]

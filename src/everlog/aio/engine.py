@@ -1,0 +1,134 @@
+"""What the async objects of one store share: how appends, reads and waits come to the event loop and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock, Thread
+from typing import ParamSpec, TypeVar
+
+from everlog.core.event import Event
+from everlog.errors import UnavailableError
+from everlog.storage import Receipt, Request, Storage, Withdraw
+
+_READERS = 4
+WAIT_SECONDS = 0.5  # between looks at whether a follower is to stop
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Resolver:
+    """Brings what the committer's thread decided to the event loop, many at a time: one wake-up a group, not an append."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._decided: deque[tuple[asyncio.Future[Receipt], Receipt | Exception]] = deque()
+        self._lock = Lock()
+        self._scheduled = False
+
+    def resolve(self, future: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:
+        """Called from the committer's thread."""
+        with self._lock:
+            self._decided.append((future, outcome))
+            if self._scheduled:
+                return
+            self._scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over)
+        except RuntimeError:
+            return  # the loop was closed, and nobody awaits any more
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            decided, self._decided = self._decided, deque()
+            self._scheduled = False
+        for future, outcome in decided:
+            if not future.done():
+                if isinstance(outcome, Receipt):
+                    future.set_result(outcome)
+                else:
+                    future.set_exception(outcome)
+
+
+class _Waker:
+    """Wakes everything on an event loop that waits for news of a store, from one thread."""
+
+    def __init__(self, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
+        self._storage = storage
+        self._loop = loop
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._running = False
+
+    async def wait(self, seen: int, timeout: float) -> None:
+        """Wait until the store's news pass `seen`, at most `timeout` seconds."""
+        if self._storage.news() > seen or timeout <= 0:
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.add(future)
+        if not self._running:
+            self._running = True
+            Thread(target=self._watch, args=(seen,), name="everlog-follow", daemon=True).start()
+        try:
+            await asyncio.wait([future], timeout=timeout)
+        finally:
+            self._waiting.discard(future)
+
+    def _watch(self, seen: int) -> None:
+        while True:
+            with suppress(UnavailableError):  # whoever waits reads, and learns it
+                seen = self._storage.wait(seen, WAIT_SECONDS)
+            try:
+                again = asyncio.run_coroutine_threadsafe(self._wake(), self._loop).result()
+            except RuntimeError:
+                return  # the loop was closed
+            if not again:
+                return
+
+    async def _wake(self) -> bool:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        self._running = bool(waiting)
+        return self._running
+
+
+class Engine:
+    """What the async objects of one store share: the pool, the resolver, the waker."""
+
+    def __init__(self, storage: Storage) -> None:
+        loop = asyncio.get_running_loop()
+        self.storage = storage
+        self.loop = loop
+        self.pool = ThreadPoolExecutor(_READERS, thread_name_prefix="everlog-read")
+        self.resolver = _Resolver(loop)
+        self.waker = _Waker(storage, loop)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+        """Run a blocking call in the pool."""
+        return await self.loop.run_in_executor(self.pool, lambda: call(*args, **keywords))
+
+    async def submit(self, request: Request) -> Receipt:
+        """Queue a request; withdrawn on cancellation, if it was not taken yet."""
+        future: asyncio.Future[Receipt] = self.loop.create_future()
+        withdraw: Withdraw = self.storage.submit(request, lambda outcome: self.resolver.resolve(future, outcome))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            withdraw()
+            raise
+
+    async def iterate(self, make_pages: Callable[[], Iterator[list[Event]]]) -> AsyncIterator[Event]:
+        """Iterate the events of pages that are read in the pool."""
+        pages = await self.run(make_pages)
+        while (page := await self.run(next, pages, None)) is not None:
+            for event in page:
+                yield event
+
+
+def deadline_after(loop: asyncio.AbstractEventLoop, idle: float | None) -> float:
+    return float("inf") if idle is None else loop.time() + idle

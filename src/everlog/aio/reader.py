@@ -1,0 +1,136 @@
+"""The async face of reading one line of events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from everlog.aio.engine import Engine
+from everlog.core.event import Event, Head
+from everlog.core.query import Query
+from everlog.reader import BranchReader, PlaceLike
+from everlog.session import Branch
+
+R = TypeVar("R", bound=BranchReader)
+
+
+class AsyncReader(Generic[R]):
+    """Reads one line of events: the async face of `BranchReader`."""
+
+    def __init__(self, engine: Engine, sync: R) -> None:
+        self._engine = engine
+        self.sync = sync
+
+    def __repr__(self) -> str:
+        return f"<async {self.sync!r}>"
+
+    async def size(self) -> int:
+        """See `BranchReader.size`."""
+        return await self._engine.run(self.sync.size)
+
+    async def slice(self, start: PlaceLike = "start", stop: PlaceLike = "end") -> list[Event]:
+        """See `BranchReader.slice`."""
+        return await self._engine.run(self.sync.slice, start, stop)
+
+    async def event(self, place: PlaceLike) -> Event:
+        """See `BranchReader.event`."""
+        return await self._engine.run(self.sync.event, place)
+
+    def events(
+        self,
+        query: str | Query | None = None,
+        *,
+        start: PlaceLike = "start",
+        stop: PlaceLike = "end",
+        types: str | Sequence[str] | None = None,
+        actor: str | Sequence[str] | None = None,
+        outcome: str | Sequence[str] | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+        where: Mapping[str, Any] | None = None,
+        keys: str | Sequence[str] | None = None,
+        caused_by: Event | str | None = None,
+        has: str | Sequence[str] | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """See `BranchReader.events`."""
+        asked: dict[str, Any] = {
+            "types": types,
+            "actor": actor,
+            "outcome": outcome,
+            "since": since,
+            "until": until,
+            "where": where,
+            "keys": keys,
+            "caused_by": caused_by,
+        }
+        read = self.sync.pages
+        return self._engine.iterate(
+            lambda: read(query, start=start, stop=stop, reverse=reverse, limit=limit, has=has, **asked)
+        )
+
+    async def count(self, query: str | Query | None = None, **keywords: Any) -> int:
+        """See `BranchReader.count`."""
+        return await self._engine.run(self.sync.count, query, **keywords)
+
+    async def last(self, types: str | Sequence[str] | None = None, **keywords: Any) -> Event | None:
+        """See `BranchReader.last`."""
+        return await self._engine.run(self.sync.last, types, **keywords)
+
+    async def find(self, key: str) -> Event | None:
+        """See `BranchReader.find`."""
+        return await self._engine.run(self.sync.find, key)
+
+    async def around(self, place: PlaceLike, *, before: int = 5, after: int = 5) -> list[Event]:
+        """See `BranchReader.around`."""
+        return await self._engine.run(self.sync.around, place, before=before, after=after)
+
+    async def causes(self, place: PlaceLike, *, limit: int = 100) -> list[Event]:
+        """See `BranchReader.causes`."""
+        return await self._engine.run(self.sync.causes, place, limit=limit)
+
+    async def effects(self, place: PlaceLike, *, limit: int = 1_000) -> list[Event]:
+        """See `BranchReader.effects`."""
+        return await self._engine.run(self.sync.effects, place, limit=limit)
+
+    async def attachment(self, place: PlaceLike, name: str) -> bytes:
+        """See `BranchReader.attachment`."""
+        return await self._engine.run(self.sync.attachment, place, name)
+
+    async def checkpoints(self) -> list[Event]:
+        """See `BranchReader.checkpoints`."""
+        return await self._engine.run(self.sync.checkpoints)
+
+    async def cut(self, place: PlaceLike = "end") -> int:
+        """See `BranchReader.cut`."""
+        return await self._engine.run(self.sync.cut, place)
+
+    async def head_at(self, place: PlaceLike = "end") -> Head:
+        """See `BranchReader.head_at`."""
+        return await self._engine.run(self.sync.head_at, place)
+
+
+class AsyncBranch(AsyncReader[Branch]):
+    """One line of events of a session, to read. The async face of `Branch`."""
+
+    @property
+    def id(self) -> str:
+        return self.sync.id
+
+    @property
+    def name(self) -> str:
+        return self.sync.name
+
+    @property
+    def base(self) -> int:
+        return self.sync.base
+
+    @property
+    def current(self) -> bool:
+        return self.sync.current
+
+    @property
+    def head(self) -> Head:
+        return self.sync.head

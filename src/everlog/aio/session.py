@@ -1,0 +1,230 @@
+"""The async face of a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from everlog.aio.engine import WAIT_SECONDS, deadline_after
+from everlog.aio.reader import AsyncBranch, AsyncReader
+from everlog.audit import Report
+from everlog.core.decide import Repeats, StaleExpectationError
+from everlog.core.event import Event, Head, NewEvent, Outcome
+from everlog.follow import Follower
+from everlog.reader import PlaceLike
+from everlog.session import Branch, Session, SessionInfo
+from everlog.storage import Receipt
+
+
+class AsyncSession(AsyncReader[Session]):
+    """A durable, append-only log of one agent's run. The async face of `Session`."""
+
+    @property
+    def id(self) -> str:
+        """The user's name for the session."""
+        return self.sync.id
+
+    @property
+    def uuid(self) -> str:
+        """The session's internal id, 32 hex digits."""
+        return self.sync.uuid
+
+    @property
+    def head(self) -> Head:
+        """The head that this handle last saw. No I/O."""
+        return self.sync.head
+
+    @property
+    def branch_id(self) -> str:
+        """The id of the branch that this handle last saw as current. No I/O."""
+        return self.sync.branch_id
+
+    async def refresh(self) -> Head:
+        """See `Session.refresh`."""
+        return await self._engine.run(self.sync.refresh)
+
+    async def info(self) -> SessionInfo:
+        """See `Session.info`."""
+        return await self._engine.run(self.sync.info)
+
+    async def append(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        rationale: str | None = None,
+        actor: str | None = None,
+        outcome: Outcome | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        attachments: Mapping[str, bytes] | None = None,
+        caused_by: Event | str | None = None,
+        occurred_at: datetime | int | None = None,
+        key: str | None = None,
+        expected: int | Head | None = None,
+    ) -> Event:
+        """See `Session.append`. Cancelled, it is withdrawn if it was not taken yet; else it may commit, and a key tells."""
+        new = NewEvent(
+            type,
+            data,
+            rationale=rationale,
+            actor=actor,
+            outcome=outcome,
+            metadata=metadata,
+            attachments=attachments,
+            caused_by=caused_by,
+            occurred_at=occurred_at,
+            key=key,
+        )
+        return (await self._append((new,), expected=expected)).events[0]
+
+    async def extend(
+        self,
+        events: Sequence[NewEvent],
+        *,
+        expected: int | Head | None = None,
+        key: str | None = None,
+        repeats: Repeats = "refuse",
+    ) -> list[Event]:
+        """See `Session.extend`."""
+        return list((await self._append(tuple(events), expected=expected, key=key, repeats=repeats)).events)
+
+    async def _append(
+        self,
+        events: Sequence[NewEvent],
+        *,
+        expected: int | Head | None = None,
+        key: str | None = None,
+        repeats: Repeats = "refuse",
+    ) -> Receipt:
+        make = self.sync.append_request
+        # A cause by its id is looked up, and much is encoded for long: neither belongs on the loop.
+        if len(events) > 8 or any(isinstance(event.caused_by, str) for event in events):
+            request = await self._engine.run(make, events, expected=expected, key=key, repeats=repeats)
+        else:
+            request = make(events, expected=expected, key=key, repeats=repeats)
+        try:
+            receipt = await self._engine.submit(request)
+        except StaleExpectationError as stale:
+            raise await self._engine.run(self.sync.conflict, stale, request) from None
+        return self.sync.saw(receipt)
+
+    async def branches(self) -> list[AsyncBranch]:
+        """See `Session.branches`."""
+        return [AsyncBranch(self._engine, branch) for branch in await self._engine.run(self.sync.branches)]
+
+    async def branch(self, name: str | None = None) -> AsyncBranch:
+        """See `Session.branch`."""
+        return AsyncBranch(self._engine, await self._engine.run(self.sync.branch, name))
+
+    async def fork(
+        self,
+        at: PlaceLike = "end",
+        *,
+        branch: str | Branch | AsyncBranch | None = None,
+        id: str | None = None,
+        title: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> AsyncSession:
+        """See `Session.fork`."""
+        forked = await self._engine.run(
+            self.sync.fork,
+            at,
+            branch=branch.sync if isinstance(branch, AsyncBranch) else branch,
+            id=id,
+            title=title,
+            labels=labels,
+            metadata=metadata,
+            reason=reason,
+            actor=actor,
+            events=events,
+        )
+        return AsyncSession(self._engine, forked)
+
+    async def rewind(
+        self,
+        to: PlaceLike,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> Event:
+        """See `Session.rewind`."""
+        return await self._engine.run(
+            self.sync.rewind, to, reason=reason, actor=actor, expected=expected, events=events
+        )
+
+    async def switch(
+        self,
+        branch: str | Branch | AsyncBranch,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> Event:
+        """See `Session.switch`."""
+        target = branch.sync if isinstance(branch, AsyncBranch) else branch
+        return await self._engine.run(self.sync.switch, target, reason=reason, actor=actor, expected=expected)
+
+    async def checkpoint(
+        self, name: str, *, data: Any = None, actor: str | None = None, expected: int | Head | None = None
+    ) -> Event:
+        """See `Session.checkpoint`."""
+        return await self._engine.run(self.sync.checkpoint, name, data=data, actor=actor, expected=expected)
+
+    async def update(
+        self,
+        *,
+        title: str | msgspec.UnsetType | None = msgspec.UNSET,
+        labels: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET,
+        metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> Event:
+        """See `Session.update`."""
+        return await self._engine.run(
+            self.sync.update, title=title, labels=labels, metadata=metadata, actor=actor, expected=expected
+        )
+
+    async def erase(self, places: Sequence[PlaceLike], *, reason: str) -> list[int]:
+        """See `Session.erase`."""
+        return await self._engine.run(self.sync.erase, places, reason=reason)
+
+    async def follow(
+        self,
+        start: PlaceLike = "end",
+        *,
+        idle: float | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> AsyncIterator[Event]:
+        """See `Session.follow`."""
+        engine = self._engine
+        follower = await engine.run(Follower, self.sync, start)
+        deadline = deadline_after(engine.loop, idle)
+        while stop is None or not stop():
+            seen = engine.storage.news()
+            events = await engine.run(follower.take)
+            for event in events:
+                yield event
+            if events:
+                deadline = deadline_after(engine.loop, idle)
+            elif engine.loop.time() >= deadline:
+                return
+            else:
+                await engine.waker.wait(seen, min(WAIT_SECONDS, deadline - engine.loop.time()))
+
+    async def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
+        """See `Session.verify`."""
+        return await self._engine.run(self.sync.verify, progress=progress)
+
+    async def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
+        """See `Session.export`."""
+        return await self._engine.run(self.sync.export, path, withhold=withhold)

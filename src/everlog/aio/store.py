@@ -1,0 +1,182 @@
+"""The async face of a store, and of the feed of all its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
+from everlog.aio.session import AsyncSession
+from everlog.audit import Report
+from everlog.core import limits
+from everlog.core.event import Event, NewEvent
+from everlog.core.query import Query
+from everlog.follow import Feed
+from everlog.open import Durability, open_store
+from everlog.session import Session, SessionInfo
+from everlog.store import Store
+from everlog.transfer import Transferred
+
+
+class AsyncFeed:
+    """The feed of all sessions, to be iterated with `async for`; `cursor` says how far it was read. See `Feed`."""
+
+    def __init__(
+        self, engine: Engine, feed: Feed, *, waits: bool, idle: float | None, stop: Callable[[], bool] | None
+    ) -> None:
+        self._engine = engine
+        self._feed = feed
+        self._waits = waits
+        self._idle = idle
+        self._stop = stop
+
+    @property
+    def cursor(self) -> str:
+        """Where the feed was read to: just after the event given last. Opaque."""
+        return self._feed.cursor
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        engine = self._engine
+        deadline = deadline_after(engine.loop, self._idle)
+        while self._stop is None or not self._stop():
+            seen = engine.storage.news()
+            page = await engine.run(self._feed.page)
+            for number, event in page.events:
+                self._feed.passed(number, event)
+                yield event
+            if self._feed.finished(page):
+                deadline = deadline_after(engine.loop, self._idle)
+            elif not self._waits or engine.loop.time() >= deadline:
+                return
+            else:
+                await engine.waker.wait(seen, min(WAIT_SECONDS, deadline - engine.loop.time()))
+
+
+class AsyncStore:
+    """Sessions in one place. The async face of `Store`; made by `await everlog.open_async(…)`, closed by `async with`."""
+
+    def __init__(self, sync: Store) -> None:
+        self.sync = sync
+        self._engine = Engine(sync.storage)
+
+    def __repr__(self) -> str:
+        return f"<async {self.sync!r}>"
+
+    async def __aenter__(self) -> AsyncStore:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def id(self) -> str:
+        """The store's own id, 32 hex digits."""
+        return self.sync.id
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._engine.run(self.sync.close)
+        self._engine.pool.shutdown(wait=False)
+
+    async def create(
+        self,
+        id: str | None = None,
+        *,
+        title: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        parent: Event | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> AsyncSession:
+        """See `Store.create`."""
+        made = await self._engine.run(
+            self.sync.create, id, title=title, labels=labels, metadata=metadata, parent=parent, events=events
+        )
+        return AsyncSession(self._engine, made)
+
+    async def session(self, id: str) -> AsyncSession:
+        """See `Store.session`."""
+        return AsyncSession(self._engine, await self._engine.run(self.sync.session, id))
+
+    async def get_or_create(self, id: str, **made_with: Any) -> AsyncSession:
+        """See `Store.get_or_create`."""
+        return AsyncSession(self._engine, await self._engine.run(self.sync.get_or_create, id, **made_with))
+
+    async def sessions(
+        self,
+        query: str | Query | None = None,
+        *,
+        prefix: str = "",
+        parent: Event | Session | AsyncSession | str | None = None,
+        order: str = "-updated",
+        limit: int = 50,
+        after: SessionInfo | None = None,
+    ) -> list[SessionInfo]:
+        """See `Store.sessions`."""
+        plain = parent.sync if isinstance(parent, AsyncSession) else parent
+        return await self._engine.run(
+            self.sync.sessions, query, prefix=prefix, parent=plain, order=order, limit=limit, after=after
+        )
+
+    async def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+        """See `Store.delete`."""
+        await self._engine.run(self.sync.delete, id, reason=reason, cascade=cascade)
+
+    async def find(self, key: str, *, limit: int = 100) -> list[Event]:
+        """See `Store.find`."""
+        return await self._engine.run(self.sync.find, key, limit=limit)
+
+    def feed(self, cursor: str | None = None) -> AsyncFeed:
+        """See `Store.feed`."""
+        return AsyncFeed(self._engine, self.sync.feed(cursor), waits=False, idle=None, stop=None)
+
+    def follow(
+        self, cursor: str | None = None, *, idle: float | None = None, stop: Callable[[], bool] | None = None
+    ) -> AsyncFeed:
+        """See `Store.follow`."""
+        return AsyncFeed(self._engine, self.sync.feed(cursor), waits=True, idle=idle, stop=stop)
+
+    async def cursor(self) -> str:
+        """See `Store.cursor`."""
+        return await self._engine.run(self.sync.cursor)
+
+    async def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
+        """See `Store.verify`."""
+        return await self._engine.run(self.sync.verify, progress=progress)
+
+    async def import_bundle(
+        self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Transferred:
+        """See `Store.import_bundle`."""
+        return await self._engine.run(self.sync.import_bundle, path, force=force, progress=progress)
+
+    async def copy(
+        self,
+        target: Store | AsyncStore,
+        *,
+        sessions: Sequence[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Transferred]:
+        """See `Store.copy`."""
+        plain = target.sync if isinstance(target, AsyncStore) else target
+        return await self._engine.run(self.sync.copy, plain, sessions=sessions, progress=progress)
+
+
+async def open_async(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "full",
+    read_only: bool = False,
+    body_bytes_max: int = limits.BODY_BYTES_MAX,
+) -> AsyncStore:
+    """Open a store for use on this event loop; see `everlog.open`."""
+    loop = asyncio.get_running_loop()
+    sync = await loop.run_in_executor(
+        None, lambda: open_store(url, durability=durability, read_only=read_only, body_bytes_max=body_bytes_max)
+    )
+    return AsyncStore(sync)
