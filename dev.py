@@ -137,7 +137,6 @@ def check(words):
         ("format", lambda: run(in_venv("ruff"), "format", "--check", "--quiet", ".")),
         ("lint", lambda: run(in_venv("ruff"), "check", "--quiet", ".")),
         ("types", lambda: run(in_venv("pyright"), "--warnings")),
-        ("public types", lambda: run(in_venv("pyright"), "--verifytypes", "everlog", "--ignoreexternal")),
         ("layers", lambda: run(in_venv("lint-imports"), "--no-cache")),
         ("sizes", check_sizes),
         ("links", check_links),

@@ -172,9 +172,6 @@ WHERE session = :session;
 -- begin_sweep: mark the branches of a deleted session for destruction of their own events
 UPDATE branch SET swept = base_size WHERE session = :session;
 
--- read_swept: whether a deletion is unfinished (branch_swept)
-SELECT 1 FROM branch WHERE swept IS NOT NULL LIMIT 1;
-
 -- read_sweep: a branch whose own events are to be destroyed (branch_swept)
 SELECT branch, swept, size FROM branch WHERE swept IS NOT NULL AND swept < size LIMIT 1;
 
@@ -214,6 +211,12 @@ WHERE b.branch = :branch AND s.deleted IS NULL;
 
 -- read_ledger: pending records by number (primary key)
 SELECT entry, record, reason FROM ledger WHERE entry > :after ORDER BY entry LIMIT :limit;
+
+-- set_traces: whether destroyed bytes may still stand in the write-ahead log
+UPDATE store SET traces = :traces;
+
+-- read_traces: whether a deletion or erasure is unfinished (branch_swept)
+SELECT 1 FROM store WHERE traces <> 0 UNION ALL SELECT 1 FROM branch WHERE swept IS NOT NULL LIMIT 1;
 
 -- read_store: the store itself
 SELECT id FROM store;

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -23,7 +24,7 @@ from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import Page
-from everlog.stores.sqlite.run import fetch_each
+from everlog.stores.sqlite.run import Row, fetch_each
 
 INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS = (
@@ -70,31 +71,40 @@ def read_page(
         _READ.format(columns=_COLUMNS, index="", terms=conditions), {"segments": _encode(segments), **parameters}
     )
     if reverse:
-        return _collect_reverse(rows, lineage, segments, low=low, start=start, limit=limit)
+        return _collect_reverse(rows, lineage, segments, low=low, start=start, limit=limit, gapless=not terms)
     return _collect(rows, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
 
 
-def _collect(
-    rows: Any, lineage: Lineage, segments: Sequence[Segment], *, high: int, stop: int, limit: int, gapless: bool
-) -> Page:
-    events: list[Event] = []
-    add = events.append
+def _decoded(rows: Iterable[Row], lineage: Lineage, segments: Sequence[Segment]) -> Iterator[Event]:
+    """Give the events of rows, which come in the order of the segments."""
     session, branch = lineage.session, lineage.branch_id
-    held = 0
     remaining = iter(segments)
-    segment = next(remaining)
-    writer, segment_stop = segment.writer, segment.stop
+    writer, segment_stop = "", -1
     for row in rows:
-        position = row[0]
-        while position >= segment_stop:
+        while row[0] >= segment_stop:
             segment = next(remaining)
             writer, segment_stop = segment.writer, segment.stop
-        body = row[11]
-        if body is not None:
-            held += len(body)
-            if held > limits.PAGE_BYTES_MAX and events:
-                break
-        add(Event(session, branch, writer, *row))
+        yield Event(session, branch, writer, *row)
+
+
+def _collect(
+    rows: Iterable[Row],
+    lineage: Lineage,
+    segments: Sequence[Segment],
+    *,
+    high: int,
+    stop: int,
+    limit: int,
+    gapless: bool,
+) -> Page:
+    """Take events from the front of a window that ends at `high`, up to a page."""
+    events: list[Event] = []
+    held = 0
+    for event in _decoded(rows, lineage, segments):
+        held += len(event.raw or b"")
+        if held > limits.PAGE_BYTES_MAX and events:
+            break
+        events.append(event)
         if len(events) == limit:
             break
     else:
@@ -106,20 +116,28 @@ def _collect(
 
 
 def _collect_reverse(
-    rows: Any, lineage: Lineage, segments: Sequence[Segment], *, low: int, start: int, limit: int
+    rows: Iterable[Row],
+    lineage: Lineage,
+    segments: Sequence[Segment],
+    *,
+    low: int,
+    start: int,
+    limit: int,
+    gapless: bool,
 ) -> Page:
-    """Read a window in its order and keep its end: a descending read over many segments would need a sort."""
-    events = _collect(rows, lineage, segments, high=low, stop=low, limit=limits.SCAN_EVENTS_MAX, gapless=False).events
-    kept = events[-limit:]
-    held = 0
-    for count, event in enumerate(reversed(kept)):
+    """Take a page from the end of a window that starts at `low`: read in its order, since the other way would need a sort."""
+    kept: deque[Event] = deque()
+    held = read = 0
+    for event in _decoded(rows, lineage, segments):
+        kept.append(event)
+        read += 1
         held += len(event.raw or b"")
-        if held > limits.PAGE_BYTES_MAX and count:
-            kept = kept[len(kept) - count :]
-            break
-    following = kept[0].position if len(kept) < len(events) else low
-    kept.reverse()
-    return Page(kept, following if following > start else None)
+        while len(kept) > limit or (held > limits.PAGE_BYTES_MAX and len(kept) > 1):
+            held -= len(kept.popleft().raw or b"")
+    if gapless and read != segments[-1].stop - low:
+        raise _gap(lineage, low, segments[-1].stop, read)
+    following = kept[0].position if len(kept) < read else low
+    return Page(list(reversed(kept)), following if following > start else None)
 
 
 def _read_indexed(

@@ -45,7 +45,7 @@ from everlog.storage import (
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
 from everlog.stores.sqlite import listing, reading
-from everlog.stores.sqlite.connections import Connections, translate
+from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, Connections, translate
 from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
@@ -61,7 +61,6 @@ from everlog.stores.transact import carry_out
 CHECKPOINT_PAGES = 2_000  # WAL pages (16 MiB) after which a commit copies them into the file
 RESTART_PAGES = 8_192  # WAL pages (64 MiB) after which it waits for readers, so that the WAL starts again (law 13)
 SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroys
-TRUNCATE_SECONDS = 5.0
 
 
 class SqliteStorage:
@@ -97,15 +96,14 @@ class SqliteStorage:
                     self._keep_wal_short(connection)
             finally:
                 turn.release()
-            if tx.sweeps or tx.erased:
-                self._clean_up(connection, requests, outcomes)
+            if tx.traces:
+                self._clean_up(requests, outcomes)
         return outcomes
 
-    def _clean_up(self, connection: apsw.Connection, requests: Sequence[Request], outcomes: list[Outcome]) -> None:
+    def _clean_up(self, requests: Sequence[Request], outcomes: list[Outcome]) -> None:
         """Destroy what was erased or deleted where it still stands. It is committed: only who asked for it is told of trouble."""
         try:
-            self.sweep()
-            self._truncate_wal(connection)
+            self.remove_traces()
         except (EverlogError, apsw.Error) as error:
             for place, request in enumerate(requests):
                 if isinstance(request, (Erase, Delete)) and isinstance(outcomes[place], Receipt):
@@ -149,30 +147,28 @@ class SqliteStorage:
         if pages < CHECKPOINT_PAGES:
             return
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE if pages < RESTART_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
+        connection.set_busy_timeout(0)  # a long reader of another program must not make every commit wait
         try:
             connection.wal_checkpoint(mode=mode)
         except apsw.Error:
             return  # what was committed is safe in the WAL; the next commit tries again, or fails itself
+        finally:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
 
     def _truncate_wal(self, connection: apsw.Connection) -> None:
-        """Take what was erased out of the WAL too, which still holds the pages as they were."""
-        try:
-            busy, _, _ = fetch_row(connection, "truncate_wal")
-        except apsw.Error as error:
-            raise BusyError(
-                f"the bodies are erased, but their bytes may remain in {self._connections.path}-wal until it is checkpointed "
-                f"({error}); close other readers, then erase again"
-            ) from error
+        """Take what was destroyed out of the WAL too, which still holds the pages as they were."""
+        busy, _, _ = fetch_row(connection, "truncate_wal")
         if busy:
             raise BusyError(
-                f"the bodies are erased, but a reader keeps their bytes in {self._connections.path}-wal; close it, then erase "
-                "again"
+                f"what was erased or deleted is gone from the store, but a reader keeps old bytes in {self._connections.path}-wal; "
+                "they go with the next erasure, deletion or opening of the store once that reader has ended"
             )
+        run(connection, "set_traces", {"traces": 0})
 
-    def sweep(self) -> None:
+    def remove_traces(self) -> None:
         """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own, then their traces."""
         with self._connections.reader() as connection:
-            if fetch_one(connection, "read_swept") is None:
+            if fetch_one(connection, "read_traces") is None:
                 return
         with self._connections.writing:
             connection = self._connections.writer()
@@ -182,9 +178,10 @@ class SqliteStorage:
                 turn.take(limits.LOCK_SECONDS_MAX)
                 try:
                     more = self._sweep_some(connection)
+                    if not more:
+                        self._truncate_wal(connection)
                 finally:
                     turn.release()
-            self._truncate_wal(connection)
 
     def _sweep_some(self, connection: apsw.Connection) -> bool:
         row = fetch_one(connection, "read_sweep")
@@ -417,5 +414,5 @@ def open_sqlite(
     store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)
     if not read_only:
         with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
-            store.sweep()
+            store.remove_traces()
     return store

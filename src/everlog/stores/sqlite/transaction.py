@@ -49,8 +49,7 @@ class SqliteTransaction:
 
     def __init__(self, connection: apsw.Connection, *, now: int) -> None:
         self.now = now
-        self.sweeps = False  # whether a session was ended, whose events are to be destroyed afterwards
-        self.erased = False  # whether bodies were destroyed, whose bytes are to leave the WAL
+        self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
         self._connection = connection
         self._tips: dict[int, Tip] = {}  # by branch
         self._current: dict[str, Tip] = {}  # by session's id
@@ -244,7 +243,7 @@ class SqliteTransaction:
 
     def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         self.flush()
-        self.erased = True  # also where nothing is left to erase: what was erased before may still stand in the WAL
+        self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
         lineage = read_lineage(self._connection, branch, "")
         erased: list[tuple[int, bytes]] = []
         for position in sorted(set(positions)):
@@ -260,7 +259,8 @@ class SqliteTransaction:
 
     def end_session(self, session: int) -> None:
         self.flush()
-        self.changed = self.sweeps = True
+        self.changed = True
+        self._leave_traces()
         self._delete_labels(session)
         run(self._connection, "end_session", {"session": session, "deleted": self.now})
         run(self._connection, "begin_sweep", {"session": session})
@@ -275,6 +275,11 @@ class SqliteTransaction:
                 "insert_erasure",
                 [{"leaf": bytes.fromhex(leaf), "entry": entry} for _, leaf in record.events],
             )
+
+    def _leave_traces(self) -> None:
+        """Note, in the same transaction, what is owed after it: whoever opens the store next pays it, if this process dies."""
+        self.traces = True
+        run(self._connection, "set_traces", {"traces": 1})
 
     def flush(self) -> None:
         """Write the events and tips that are kept back."""

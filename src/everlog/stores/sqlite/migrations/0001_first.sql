@@ -3,7 +3,8 @@
 -- One row: the store itself.
 CREATE TABLE store (
   id BLOB NOT NULL,                 -- 16 random bytes; the same in a copy of the file
-  created INTEGER NOT NULL          -- microseconds since 1970 UTC, as all times here
+  created INTEGER NOT NULL,         -- microseconds since 1970 UTC, as all times here
+  traces INTEGER NOT NULL DEFAULT 0 -- 1 while destroyed bytes may still stand in the write-ahead log
 );
 
 -- Sessions forked from one another share a salt for their idempotency keys.

@@ -1,0 +1,20 @@
+"""The contract, on every store."""
+
+import os
+
+from everlog.session import Settings
+from everlog.store import Store
+from everlog.stores.memory import MemoryStorage
+from everlog.stores.sqlite.store import open_sqlite
+from everlog.testing import StoreContract
+
+
+class TestMemory(StoreContract):
+    def open_store(self, folder, clock):
+        return Store(MemoryStorage(clock=clock, draw=os.urandom), Settings(os.urandom), url="memory:")
+
+
+class TestSqlite(StoreContract):
+    def open_store(self, folder, clock):
+        storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom)
+        return Store(storage, Settings(os.urandom), url="store.db")
