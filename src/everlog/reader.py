@@ -16,7 +16,7 @@ import msgspec
 from everlog.core import limits
 from everlog.core.event import Cause, Event, Head
 from everlog.core.lineage import Lineage
-from everlog.core.merkle import peaks_at, root_of_peaks
+from everlog.core.merkle import peak_places, root_of_peaks
 from everlog.core.position import (
     CheckpointPlace,
     CutPlace,
@@ -34,6 +34,7 @@ from everlog.storage import Base, BranchRow, Storage
 
 # A cut, as users name it: see DESIGN "Places".
 PlaceLike = int | str | Event | datetime
+FIRST_PAGE_EVENTS = 100  # small, so that the first event of an iteration is there at once
 LINEAGES_KEPT = 8  # by a handle: of the branches that it read
 _CHECKPOINTS = (Term("type", (Exact("checkpoint"),)),)
 
@@ -245,9 +246,11 @@ class BranchReader:
         terms, rest = query.split()
         meets = compile_query(rest) if rest.terms else None
         left = None if limit is None else _count(limit)
+        most = FIRST_PAGE_EVENTS
         while start < stop and left != 0:
             # With a test of our own, how many rows make `left` events is not known.
-            size = limits.PAGE_EVENTS_MAX if left is None or meets else min(left, limits.PAGE_EVENTS_MAX)
+            size = most if left is None or meets else min(left, most)
+            most = limits.PAGE_EVENTS_MAX
             page = self.storage.read(view.lineage, start, stop, terms=terms, reverse=reverse, limit=size)
             events = page.events if meets is None else [event for event in page.events if meets(event)]
             if left is not None:
@@ -302,7 +305,7 @@ class BranchReader:
             if branch is None or not branch.base_size <= place.position < branch.size:
                 raise NotFoundError(f"caused_by names {event_id}, which is not in this store; nothing was written")
             view = View(branch, self.storage.lineage(branch.key, ""))
-        leaf = self.storage.tree_node(view.lineage, 0, place.position)
+        leaf, _ = self.storage.leaf_at(view.lineage, place.position)
         return Cause(place.writer, place.position, leaf).pack()
 
 
@@ -383,17 +386,19 @@ def head_at(storage: Storage, view: View, cut: int) -> Head:
     """Give the head at a cut, from stored nodes."""
     if cut == view.size:
         return view.branch.head()
-    peaks = peaks_at(cut, lambda level, index: storage.tree_node(view.lineage, level, index))
-    return Head(cut, root_of_peaks(peaks).hex())
+    return Head(cut, root_of_peaks(storage.tree_nodes(view.lineage, peak_places(cut))).hex())
 
 
 def base_at(storage: Storage, view: View, cut: int) -> Base | None:
     """Give the base of a new branch at a cut; None at the start, where nothing is shared."""
     if cut == 0:
         return None
-    row = storage.rows(view.lineage, cut - 1, cut)[0]
-    peaks = peaks_at(cut, lambda level, index: storage.tree_node(view.lineage, level, index))
-    return Base(view.lineage.owner(cut - 1).branch, cut, b"".join(peaks), row.leaf, row.recorded or 0)
+    owner = view.lineage.owner(cut - 1).branch
+    if cut == view.size:
+        branch = view.branch
+        return Base(owner, cut, branch.peaks, branch.leaf, branch.recorded)
+    leaf, recorded = storage.leaf_at(view.lineage, cut - 1)
+    return Base(owner, cut, b"".join(storage.tree_nodes(view.lineage, peak_places(cut))), leaf, recorded)
 
 
 def _time(value: str | datetime, now: int) -> int:

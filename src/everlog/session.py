@@ -22,11 +22,12 @@ from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, Outcome, PreparedAttachment, PreparedEvent
 from everlog.core.labels import check_labels, check_reason, check_title, encode_metadata
 from everlog.core.lineage import common_ancestor
+from everlog.core.merkle import EMPTY_ROOT, root_of_joined, root_of_peaks, split_digests
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
 from everlog.core.prepare import Draw, prepare_batch
 from everlog.errors import ConflictError, InvalidEventError, InvalidPlaceError, LimitError, NotFoundError
 from everlog.follow import Follower
-from everlog.reader import BranchReader, PlaceLike, View, base_at, head_at, resolve_cut, resolve_event
+from everlog.reader import BranchReader, PlaceLike, View, base_at, resolve_cut, resolve_event
 from everlog.storage import (
     Append,
     Base,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from everlog.audit import Report
 
 _SWITCH_TRIES = 20
+BRANCH_DIGITS_MIN = 8  # of a branch's id; fewer could be a name, b2
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -112,7 +114,7 @@ class Session(BranchReader):
         self._settings = settings
         self._lineages = {}
         self._row = row
-        self._seen = (branch.id, branch.head())
+        self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r} size={self.head.size}>"
@@ -130,7 +132,8 @@ class Session(BranchReader):
     @property
     def head(self) -> Head:
         """The head that this handle last saw. No I/O."""
-        return self._seen[1]
+        _, size, peaks = self._seen
+        return Head(size, root_of_peaks(peaks).hex())
 
     @property
     def branch_id(self) -> str:
@@ -140,8 +143,8 @@ class Session(BranchReader):
     def refresh(self) -> Head:
         """Look at the session as it is now; give the head that was seen."""
         branch = self.storage.current_branch(self._row.id)
-        self._seen = (branch.id, branch.head())
-        return self._seen[1]
+        self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
+        return self.head
 
     def info(self) -> SessionInfo:
         """Read the session's title, labels, size and times as they are now."""
@@ -246,7 +249,7 @@ class Session(BranchReader):
 
     def saw(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
-        self._seen = (receipt.branch_id, receipt.head)
+        self._seen = (receipt.branch_id, receipt.size, receipt.peaks)
         set_attachment_readers(receipt.events, self._load_attachments)
         return receipt
 
@@ -260,7 +263,7 @@ class Session(BranchReader):
         expected = request.batch.expected if isinstance(request, (Append, Rewind, Update)) else None
         if isinstance(request, Switch):
             expected = request.left
-        branch_id, size = self._seen[0], self._seen[1].size
+        branch_id, size, _ = self._seen
         if expected is not None:
             branch_id, size = expected.branch_id, expected.size
         actual = self.storage.branch_by_id(stale.branch_id)
@@ -309,10 +312,13 @@ class Session(BranchReader):
         """Give one branch: by name (b2), by at least 8 hex digits of its id, or the current one."""
         if name is not None and not is_branch_name(name):
             raise InvalidPlaceError(f"{name!r:.100} names no branch; write b2, or at least 8 hex digits of its id")
+        digits = name if name is not None and len(name) >= BRANCH_DIGITS_MIN else None
         found = [
             branch
             for branch in self.branches()
-            if (name is None and branch.current) or branch.name == name or (name and branch.id.startswith(name))
+            if (name is None and branch.current)
+            or name == branch.name
+            or (digits is not None and branch.id.startswith(digits))
         ]
         if len(found) != 1:
             raise NotFoundError(
@@ -341,8 +347,8 @@ class Session(BranchReader):
         """
         line = self.branch(branch) if isinstance(branch, str) else branch
         view = self.view() if line is None else line.view()
-        cut = resolve_cut(self.storage, view, at)
-        prepared = self._prepare([self._moved_event("session.forked", view, cut, reason, actor)], own_verb=True)
+        base = base_at(self.storage, view, resolve_cut(self.storage, view, at))
+        prepared = self._prepare([self._moved_event("session.forked", view, base, reason, actor)], own_verb=True)
         request = new_session(
             self._settings.draw,
             id=id,
@@ -350,7 +356,7 @@ class Session(BranchReader):
             labels=labels,
             metadata=metadata,
             family=self._row.family,
-            base=base_at(self.storage, view, cut),
+            base=base,
             forked_from=self._row.id,
             batch=Batch(prepared + self._prepare(events)),
         )
@@ -372,13 +378,13 @@ class Session(BranchReader):
         Refused with ConflictError where the current branch is not the one that `to` was looked up on.
         """
         view = self.view()
-        cut = resolve_cut(self.storage, view, to)
-        prepared = self._prepare([self._moved_event("session.rewound", view, cut, reason, actor)], own_verb=True)
+        base = base_at(self.storage, view, resolve_cut(self.storage, view, to))
+        prepared = self._prepare([self._moved_event("session.rewound", view, base, reason, actor)], own_verb=True)
         request = Rewind(
             self._row.id,
             self._settings.draw(16).hex(),
             view.branch.key,
-            base_at(self.storage, view, cut),
+            base,
             Batch(prepared + self._prepare(events), self._expect(expected)),
         )
         return self._write(request).events[0]
@@ -402,7 +408,8 @@ class Session(BranchReader):
                     f"{target.name} is the current branch of session {self.id!r} already; nothing was written"
                 )
             prepared = self._prepare(
-                [self._moved_event("session.switched", view, view.size, reason, actor)], own_verb=True
+                [self._moved_event("session.switched", view, base_at(self.storage, view, view.size), reason, actor)],
+                own_verb=True,
             )
             seen = wanted or Expected(left.id, left.size, None)
             row = self.storage.branch_by_id(target.id)
@@ -415,9 +422,10 @@ class Session(BranchReader):
                     raise self.conflict(stale, request) from None
         raise AssertionError("the last try returns or raises")
 
-    def _moved_event(self, type: str, view: View, cut: int, reason: str | None, actor: str | None) -> NewEvent:
-        root = head_at(self.storage, view, cut).root
-        origin = {"session": self._row.id, "branch": view.branch.id, "position": cut, "root": root}
+    def _moved_event(self, type: str, view: View, base: Base | None, reason: str | None, actor: str | None) -> NewEvent:
+        """Give the event that says where a line comes from: the cut, and the root there."""
+        size, root = (0, EMPTY_ROOT) if base is None else (base.size, root_of_joined(base.peaks))
+        origin = {"session": self._row.id, "branch": view.branch.id, "position": size, "root": root.hex()}
         data: dict[str, Any] = {"from": origin}
         if reason is not None:
             data["reason"] = check_reason(reason)

@@ -6,7 +6,7 @@ Reads return immutable facts, in pages. `Store` and `Session`, in session.py, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from everlog.core.decide import Batch, EventRow, Expected
 from everlog.core.event import Event, Head, PreparedAttachment
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.lineage import Lineage
-from everlog.core.merkle import root_of_joined
+from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
 
 
@@ -194,15 +194,20 @@ Request = Append | Create | Rewind | Switch | Update | Graft | Adopt | Erase | D
 class Receipt(msgspec.Struct, frozen=True):
     """What a request recorded: an event for each of its batch, in order, and the head after it.
 
-    head, branch_id: of the branch that was appended to.
+    size, peaks, branch_id: of the branch that was appended to; `head` is folded from them when it is asked for.
     positions: those whose bodies an Erase destroyed now.
     """
 
     session_id: str
     branch_id: str
-    head: Head
+    size: int
+    peaks: tuple[bytes, ...]
     events: tuple[Event, ...] = ()
     positions: tuple[int, ...] = ()
+
+    @property
+    def head(self) -> Head:
+        return Head(self.size, root_of_peaks(self.peaks).hex())
 
 
 # Called once with what became of a request, from whichever thread committed it; must not block.
@@ -346,8 +351,12 @@ class Storage(Protocol):
         """Read stored rows from `start` on, whole, for verification and copies; a page, never empty while start < stop."""
         ...
 
-    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
-        """Read one stored node of the lineage's tree (32 bytes)."""
+    def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read stored nodes of the lineage's tree by (level, index), in the order asked for (32 bytes each)."""
+        ...
+
+    def leaf_at(self, lineage: Lineage, position: int) -> tuple[bytes, int]:
+        """Read an event's leaf and its time in microseconds (0 where its columns were destroyed)."""
         ...
 
     def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:

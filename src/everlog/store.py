@@ -221,5 +221,5 @@ class Store:
         branch = None if place is None else self.storage.branch_by_id(place.writer)
         if place is None or branch is None or not branch.base_size <= place.position < branch.size:
             raise NotFoundError(f"caused_by names {event_id!r:.100}, which is not in this store; nothing was written")
-        leaf = self.storage.tree_node(self.storage.lineage(branch.key, ""), 0, place.position)
+        leaf, _ = self.storage.leaf_at(self.storage.lineage(branch.key, ""), place.position)
         return Cause(place.writer, place.position, leaf).pack()

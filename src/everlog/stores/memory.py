@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import islice
 from threading import Condition, RLock
 from typing import Any
 
@@ -42,16 +43,17 @@ from everlog.stores.transact import NewBranch, carry_out
 
 class _Session(msgspec.Struct):
     row: SessionRow
+    branches: list[int]  # keys, by number
     deleted: bool = False
 
 
 class _Branch(msgspec.Struct):
-    """A branch and its own events; the one at position p stands at index p - base_size."""
+    """A branch and its own events; the one at position p stands at index p - base_size. forks: branches based on it."""
 
     row: BranchRow
     events: list[EventRow]
-    keys: dict[str, int]  # position by idempotency key
     attachments: dict[int, list[PreparedAttachment]]
+    forks: list[int]
 
     def at(self, position: int) -> EventRow:
         return self.events[position - self.row.base_size]
@@ -74,6 +76,7 @@ class MemoryStorage:
         self._ids: dict[str, int] = {}
         self._branch_ids: dict[str, int] = {}
         self._branches: list[_Branch] = []  # by key
+        self._keyed: dict[str, dict[int, int]] = {}  # by idempotency key: position by branch, in the order recorded
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
         self._ledger: list[LedgerEntry] = []
         self._erasures: dict[bytes, LedgerEntry] = {}  # by leaf
@@ -88,9 +91,10 @@ class MemoryStorage:
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         try:
-            resolve(self.write(request))
+            outcome = self.write(request)
         except (EverlogError, StaleExpectationError) as refusal:
-            resolve(refusal)
+            outcome = refusal
+        resolve(outcome)  # outside of `try`: what it raises is no refusal, and it is called once
         return lambda: False
 
     def _open(self) -> RLock:
@@ -144,13 +148,13 @@ class MemoryStorage:
 
     def forks(self, session: int) -> list[SessionRow]:
         with self._open():
-            own = {row.key for row in self.branches(session)}
-            forks = {branch.row.session for branch in self._branches if branch.row.base in own} - {session}
+            based = [fork for own in self._sessions[session].branches for fork in self._branches[own].forks]
+            forks = {self._branches[fork].row.session for fork in based} - {session}
             return [self._sessions[fork].row for fork in sorted(forks) if not self._sessions[fork].deleted]
 
     def branches(self, session: int) -> list[BranchRow]:
         with self._open():
-            return [branch.row for branch in self._branches if branch.row.session == session]
+            return [self._branches[branch].row for branch in self._sessions[session].branches]
 
     def branch(self, branch: int) -> BranchRow:
         with self._open():
@@ -205,10 +209,18 @@ class MemoryStorage:
         return Page(events, None)
 
     def _event(self, lineage: Lineage, position: int) -> Event:
-        segment = lineage.owner(position)
-        row = self._branches[segment.branch].at(position)
-        event = event_of(row, session=lineage.session, branch_id=lineage.branch_id, writer=segment.writer)
-        set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
+        owner = self._branches[lineage.owner(position).branch]
+        return self._event_through(owner, position, session=lineage.session, branch_id=lineage.branch_id)
+
+    def _own_event(self, branch: int, position: int) -> Event:
+        """Give an event as read through the branch and session on which it was recorded, without a lineage."""
+        row = self._branches[branch].row
+        session = self._sessions[row.session].row.name
+        return self._event_through(self._branches[branch], position, session=session, branch_id=row.id)
+
+    def _event_through(self, owner: _Branch, position: int, *, session: str, branch_id: str) -> Event:
+        event = event_of(owner.at(position), session=session, branch_id=branch_id, writer=owner.row.writer)
+        set_attachment_readers([event], lambda event: self._attachments(owner, event.position))
         return event
 
     def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
@@ -223,11 +235,19 @@ class MemoryStorage:
                 rows.append(row)
         return rows
 
-    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
-        position = node_position(level, index)
+    def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        nodes: list[bytes] = []
+        with self._open():
+            for level, index in places:
+                position = node_position(level, index)
+                row = self._branches[lineage.owner(position).branch].at(position)
+                nodes.append(node_in_row(level, row.leaf, row.nodes))
+        return nodes
+
+    def leaf_at(self, lineage: Lineage, position: int) -> tuple[bytes, int]:
         with self._open():
             row = self._branches[lineage.owner(position).branch].at(position)
-        return node_in_row(level, row.leaf, row.nodes)
+        return row.leaf, row.recorded or 0
 
     def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
         with self._open():
@@ -239,31 +259,31 @@ class MemoryStorage:
 
     def find_key(self, key: str, limit: int) -> list[Event]:
         with self._open():
-            found: list[Event] = []
-            for branch in reversed(self._branches):
-                session = self._sessions[branch.row.session]
-                if key in branch.keys and not session.deleted:
-                    found.append(self._event(self.lineage(branch.row.key, session.row.name), branch.keys[key]))
-            found.sort(key=lambda event: event.recorded_micros, reverse=True)
-            return found[:limit]
+            newest = islice(reversed(self._keyed.get(key, {}).items()), limit)
+            return [self._own_event(branch, position) for branch, position in newest]
 
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+        return self._attachments(self._branches[lineage.owner(position).branch], position)
+
+    def _attachments(self, owner: _Branch, position: int) -> list[PreparedAttachment]:
         with self._open():
-            return self._branches[lineage.owner(position).branch].attachments.get(position, [])
+            return owner.attachments.get(position, [])
 
     # --- the feed ---
     def feed(self, after: int, limit: int) -> FeedPage:
         events: list[tuple[int, Event]] = []
         last: tuple[int, bytes] | None = None
+        held = 0
         with self._open():
-            page = self._feed[after : after + limit]
-            for number, (branch, position) in enumerate(page, start=after + 1):
+            for number, (branch, position) in enumerate(self._feed[after : after + limit], start=after + 1):
                 row = self._branches[branch].at(position)
+                held += len(row.body or b"")
+                if events and held > limits.PAGE_BYTES_MAX:
+                    break
                 last = (number, row.leaf)
-                session = self._sessions[self._branches[branch].row.session]
-                if row.gone != DELETED and not session.deleted:
-                    events.append((number, self._event(self.lineage(branch, session.row.name), position)))
-            return FeedPage(events, last, after + len(page) < len(self._feed))
+                if row.gone != DELETED:
+                    events.append((number, self._own_event(branch, position)))
+            return FeedPage(events, last, last is not None and last[0] < len(self._feed))
 
     def feed_leaf(self, number: int) -> bytes | None:
         with self._open():
@@ -298,6 +318,8 @@ class MemoryStorage:
         return self._clock()
 
     def close(self) -> None:
+        if self._process != os.getpid():
+            return  # its lock may be held by a thread that this process does not have
         with self._lock:
             self._closed = True
             self._changed.notify_all()
@@ -356,10 +378,11 @@ class _Transaction:
         for segment in self._store.lineage(branch, "").clip(0, size):
             own = self._branches[segment.branch]
             for key in keys:
-                position = own.keys.get(key)
+                position = self._store._keyed.get(key, {}).get(segment.branch)
                 if position is not None and segment.start <= position < segment.stop:
-                    count = own.at(position).key_count or 1
-                    rows = [own.at(position + offset) for offset in range(count)]
+                    # A fork or rewind may have cut through what the key covers: the rest is not in this lineage.
+                    stop = min(position + (own.at(position).key_count or 1), segment.stop)
+                    rows = [own.at(covered) for covered in range(position, stop)]
                     found[key] = RecordedEvents(segment.writer, rows)
         return found
 
@@ -379,18 +402,18 @@ class _Transaction:
             create.salt,
             family,
         )
-        self._sessions.append(_Session(row))
+        self._sessions.append(_Session(row, []))
         self._store._names[row.name] = self._store._ids[row.id] = key
         return key
 
     def insert_branch(self, session: int, branch: NewBranch) -> int:
         key, tip = len(self._branches), branch.tip
-        number = 1 + sum(other.row.session == session for other in self._branches)
+        siblings = self._sessions[session].branches
         row = BranchRow(
             key,
             branch.id,
             session,
-            number,
+            len(siblings) + 1,
             branch.writer,
             branch.base,
             branch.base_size,
@@ -400,7 +423,10 @@ class _Transaction:
             0,
             self.now,
         )
-        self._branches.append(_Branch(row, [], {}, {}))
+        self._branches.append(_Branch(row, [], {}, []))
+        siblings.append(key)
+        if branch.base is not None:
+            self._branches[branch.base].forks.append(key)
         self._store._branch_ids[row.id] = key
         tip.session, tip.branch = session, key
         self._tips[key] = tip
@@ -420,7 +446,7 @@ class _Transaction:
         for row in rows:
             branch.events.append(row)
             if row.key is not None:
-                branch.keys[row.key] = row.position
+                self._store._keyed.setdefault(row.key, {})[tip.branch] = row.position
             self._store._feed.append((tip.branch, row.position))
         branch.attachments.update((position, list(own)) for position, own in attachments)
         self._store_tip(tip)
@@ -451,8 +477,13 @@ class _Transaction:
         self._replace(session, name="", title=None, labels={}, metadata=None, parent=None, salt=b"")
         for row in self.branches(session):
             branch = self._branches[row.key]
+            for key in {event.key for event in branch.events if event.key is not None}:
+                positions = self._store._keyed[key]
+                del positions[row.key]
+                if not positions:
+                    del self._store._keyed[key]
             branch.events = [_leaf_only(event) for event in branch.events]
-            branch.keys, branch.attachments = {}, {}
+            branch.attachments = {}
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
         ledger = self._store._ledger

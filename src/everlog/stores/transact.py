@@ -188,7 +188,7 @@ def _receipt(tip: Tip, decided: Decided, before: int) -> Receipt:
         )
         for row in decided.rows
     )
-    return Receipt(tip.session_id, tip.branch_id, tip.head(), events)
+    return Receipt(tip.session_id, tip.branch_id, tip.size, tuple(tip.peaks), events)
 
 
 def _new_tip(
@@ -281,7 +281,7 @@ def _switch(tx: Transaction, request: Switch) -> Receipt:
         check_expected(left, request.left)
     target = tx.tip_of(session, request.target)
     if target.branch == left.branch:
-        return Receipt(session.id, left.branch_id, left.head())
+        return Receipt(session.id, left.branch_id, left.size, tuple(left.peaks))
     receipt = _append_at(tx, target, request.batch)
     tx.set_current(session.key, target.branch)
     _record_current(tx, target)
@@ -309,7 +309,7 @@ def _graft(tx: Transaction, request: Graft) -> Receipt:
         tip.branch_id, tip.writer, None if base is None else base.branch, 0 if base is None else base.size, tip
     )
     tx.insert_branch(session.key, branch)
-    return Receipt(session.id, tip.branch_id, tip.head())
+    return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))
 
 
 def _adopt(tx: Transaction, request: Adopt) -> Receipt:
@@ -328,7 +328,7 @@ def _adopt(tx: Transaction, request: Adopt) -> Receipt:
     tx.insert_events(tip, rows, attachments)
     erased = [(row.position, row.leaf) for row in rows if row.gone == ERASED]
     _record_erased(tx, tip.session_id, erased, "erased where it came from")
-    return Receipt(tip.session_id, tip.branch_id, tip.head())
+    return Receipt(tip.session_id, tip.branch_id, tip.size, tuple(tip.peaks))
 
 
 def _erase(tx: Transaction, request: Erase) -> Receipt:
@@ -341,7 +341,9 @@ def _erase(tx: Transaction, request: Erase) -> Receipt:
         )
     erased = tx.erase(request.branch, request.positions)
     _record_erased(tx, session.id, erased, request.reason)
-    return Receipt(session.id, tip.branch_id, tip.head(), positions=tuple(position for position, _ in erased))
+    return Receipt(
+        session.id, tip.branch_id, tip.size, tuple(tip.peaks), positions=tuple(position for position, _ in erased)
+    )
 
 
 def _record_erased(tx: Transaction, session_id: str, erased: Sequence[tuple[int, bytes]], reason: str) -> None:
@@ -363,9 +365,9 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
             f"session {session.name!r} shares events with its forks {names}{more}; nothing was deleted; delete them first, "
             "or pass cascade=True to delete them too"
         )
-    head = tx.tip(session.id).head()
+    tip = tx.tip(session.id)
     for dying in reversed(ending):
         branches = [(branch.id, branch.size, branch.head().root) for branch in tx.branches(dying.key)]
         tx.insert_ledger(DeleteRecord(branches=branches, session=dying.id, t=tx.now), request.reason)
         tx.end_session(dying.key)
-    return Receipt(session.id, "", head)
+    return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))

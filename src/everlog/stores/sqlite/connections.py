@@ -48,6 +48,7 @@ class Connections:
 
     def __init__(self, path: Path, *, read_only: bool, relaxed: bool) -> None:
         self.path = path
+        self._place = str(path)
         self.read_only = read_only
         self._relaxed = relaxed
         self._process = os.getpid()
@@ -71,7 +72,7 @@ class Connections:
             raise UnsupportedStoreError(f"{self.path} is a folder where a store is one file; name a file in it")
         files.refuse_foreign_file(self.path)
         fresh = make is not None and not self.read_only and files.create_file(self.path)
-        self._identity = files.identity(self.path)
+        self._identity = files.identity(self._place)
         with translated(self.path):
             if not self.read_only:
                 _prepare_file(self.writer(), self.path, make=make)
@@ -173,7 +174,7 @@ class Connections:
             raise UnavailableError(f"the store {self.path} is closed; nothing was done; open it again")
         if self._identity != (0, 0):
             try:
-                found = files.identity(self.path)
+                found = files.identity(self._place)
             except NotFoundError:
                 found = None
             if found != self._identity:

@@ -24,7 +24,7 @@ from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import Page
-from everlog.stores.sqlite.run import Row, fetch_each
+from everlog.stores.sqlite.run import Row, fetch_each, fetch_one
 
 INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS = (
@@ -265,6 +265,16 @@ def read_whole_rows(connection: apsw.Connection, lineage: Lineage, start: int, s
     if start < stop and not rows:
         raise _gap(lineage, start, stop, 0)
     return rows
+
+
+def read_leaf(connection: apsw.Connection, lineage: Lineage, position: int) -> tuple[bytes, bytes, int]:
+    """Read an event's leaf, the nodes stored with it, and its time (0 where its columns were destroyed)."""
+    at = {"branch": lineage.owner(position).branch, "position": position}
+    row = fetch_one(connection, "read_leaf", at)
+    if row is None:
+        raise _gap(lineage, position, position + 1, 0)
+    leaf, nodes, recorded, _ = row
+    return leaf, nodes, recorded or 0
 
 
 def read_feed(connection: apsw.Connection, after: int, limit: int) -> tuple[list[tuple[Any, ...]], bool]:

@@ -23,7 +23,6 @@ from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.errors import (
     BusyError,
-    CorruptionError,
     EverlogError,
     NotFoundError,
     OutcomeUnknownError,
@@ -49,6 +48,7 @@ from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, Connections, tr
 from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
+    Tips,
     branch_row,
     read_branch,
     read_branches,
@@ -72,6 +72,7 @@ class SqliteStorage:
         self._connections = connections
         self._committer = Committer(self._commit_group)
         self._data_version = -1
+        self._tips = Tips()
         self._news = News(self._look)
 
     # --- writing ---
@@ -89,7 +90,7 @@ class SqliteStorage:
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
-                tx = SqliteTransaction(connection, now=self._clock())
+                tx = SqliteTransaction(connection, self._tips, now=self._clock())
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.changed:
                     self._news.announce()
@@ -115,6 +116,7 @@ class SqliteStorage:
         outcomes: list[Outcome] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._tips.renew(connection)
             for request in requests:
                 try:
                     outcomes.append(carry_out(tx, request))
@@ -122,6 +124,7 @@ class SqliteStorage:
                     outcomes.append(refusal)
             tx.flush()
         except BaseException as error:
+            self._tips.forget()
             self._connections.roll_back()
             if isinstance(error, apsw.Error):
                 raise translate(error, self._connections.path) from error
@@ -133,6 +136,7 @@ class SqliteStorage:
         try:
             connection.execute("COMMIT")
         except BaseException as error:
+            self._tips.forget()
             self._connections.drop_writer()
             # A full disk fails before the frame that would make the transaction valid is written.
             if isinstance(error, (apsw.FullError, apsw.BusyError)):
@@ -281,30 +285,28 @@ class SqliteStorage:
         with self._connections.reader() as connection:
             return reading.read_whole_rows(connection, lineage, start, stop)
 
-    def tree_node(self, lineage: Lineage, level: int, index: int) -> bytes:
-        position = node_position(level, index)
-        leaf, nodes, _, _ = self._leaf(lineage, position)
-        return node_in_row(level, leaf, nodes)
-
-    def _leaf(self, lineage: Lineage, position: int) -> tuple[bytes, bytes, int | None, int | None]:
-        at = {"branch": lineage.owner(position).branch, "position": position}
+    def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        nodes: list[bytes] = []
         with self._connections.reader() as connection:
-            row = fetch_one(connection, "read_leaf", at)
-        if row is None:
-            raise CorruptionError(
-                f"session {lineage.session!r} lacks the event at position {position}; keep a copy of {self._connections.path} "
-                "with its -wal file, and restore a backup"
-            )
-        return row
+            for level, index in places:
+                leaf, stored, _ = reading.read_leaf(connection, lineage, node_position(level, index))
+                nodes.append(node_in_row(level, leaf, stored))
+        return nodes
+
+    def leaf_at(self, lineage: Lineage, position: int) -> tuple[bytes, int]:
+        with self._connections.reader() as connection:
+            leaf, _, recorded = reading.read_leaf(connection, lineage, position)
+        return leaf, recorded
 
     def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
         low, high = 0, size
-        while low < high:
-            middle = (low + high) // 2
-            if (self._leaf(lineage, middle)[2] or 0) < micros:
-                low = middle + 1
-            else:
-                high = middle
+        with self._connections.reader() as connection:
+            while low < high:
+                middle = (low + high) // 2
+                if reading.read_leaf(connection, lineage, middle)[2] < micros:
+                    low = middle + 1
+                else:
+                    high = middle
         return low
 
     def find_key(self, key: str, limit: int) -> list[Event]:

@@ -23,6 +23,8 @@ from everlog.storage import BranchRow, Create, Family, SessionRow
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.transact import NewBranch
 
+TIPS_KEPT = 1_000  # of branches that this process wrote to lately
+
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -44,15 +46,37 @@ def session_row(row: Row) -> SessionRow:
     )
 
 
+class Tips:
+    """Tips kept from one transaction to the next, good as long as no other process has written (PRAGMA data_version)."""
+
+    def __init__(self) -> None:
+        self.by_branch: dict[int, Tip] = {}
+        self.by_session: dict[str, Tip] = {}  # of the current branch, by the session's id
+        self._seen: tuple[apsw.Connection | None, int] = (None, -1)  # versions of two connections say nothing together
+
+    def renew(self, connection: apsw.Connection) -> None:
+        """Forget all where another connection has written since the last call. Inside the transaction: 4 µs for 15."""
+        version: int = fetch_row(connection, "read_version")[0]
+        if self._seen != (connection, version) or len(self.by_branch) > TIPS_KEPT:
+            self.forget()
+            self._seen = (connection, version)
+
+    def forget(self) -> None:
+        """Forget all: after a rollback they are ahead of the file."""
+        self.by_branch.clear()
+        self.by_session.clear()
+        self._seen = (None, -1)
+
+
 class SqliteTransaction:
     """Implements everlog.stores.transact.Transaction."""
 
-    def __init__(self, connection: apsw.Connection, *, now: int) -> None:
+    def __init__(self, connection: apsw.Connection, tips: Tips, *, now: int) -> None:
         self.now = now
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
         self._connection = connection
-        self._tips: dict[int, Tip] = {}  # by branch
-        self._current: dict[str, Tip] = {}  # by session's id
+        self._tips = tips.by_branch
+        self._current = tips.by_session
         self._rows: list[Row] = []
         self._grown: dict[int, Tip] = {}
         self._pending_keys: set[tuple[int, str]] = set()
@@ -264,7 +288,8 @@ class SqliteTransaction:
         self._delete_labels(session)
         run(self._connection, "end_session", {"session": session, "deleted": self.now})
         run(self._connection, "begin_sweep", {"session": session})
-        self._current = {id_: tip for id_, tip in self._current.items() if tip.session != session}
+        for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
+            del self._current[session_id]
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
         row = fetch_row(self._connection, "insert_ledger", {"record": encode_record(record), "reason": reason})
