@@ -198,7 +198,8 @@ class Session(BranchReader):
         """Append several events, all or none; give them as they were recorded, in order.
 
         events: 1 .. APPEND_EVENTS_MAX. key: one idempotency key for the whole append.
-        repeats: where some of the events' own keys are recorded already, "refuse" the append or "skip" those events.
+        repeats: where some of the events' own keys are recorded already, "refuse" the append or "skip" those events
+            (not together with `key`, which covers the append as a whole).
         Raises what `append` raises.
         """
         return list(self._write(self.append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
@@ -215,6 +216,11 @@ class Session(BranchReader):
         """Check and encode an append of 1 .. APPEND_EVENTS_MAX events."""
         if not events:
             raise LimitError("an append of no events says nothing; nothing was written; give at least one")
+        if key is not None and repeats != "refuse":
+            raise InvalidEventError(
+                "key= covers the whole append, and repeats='skip' leaves some of it out; nothing was written; give the events "
+                "keys of their own, or leave out one of the two"
+            )
         prepared = self._prepare(events, key=key)
         return Append(self._row.id, Batch(prepared, self._expect(expected), key, repeats))
 

@@ -120,7 +120,7 @@ class Rewind(msgspec.Struct, frozen=True):
 
 
 class Switch(msgspec.Struct, frozen=True):
-    """Make another branch of a session current and append to it.
+    """Make another branch of a session current and append to it; nothing at all where it is current already.
 
     left: the branch (id), size and root that must be current where given. The batch may be empty.
     """
@@ -264,7 +264,8 @@ class LedgerEntry(msgspec.Struct, frozen=True):
 class Storage(Protocol):
     """One store. Every method may be called from any thread; none promises an order between calls of two threads.
 
-    Errors are those of everlog.errors. After `fork()` every call raises UnsupportedStoreError in the child.
+    Errors are those of everlog.errors. After `fork()` every call that reads or writes raises UnsupportedStoreError in the
+    child, and after close() UnavailableError.
     """
 
     id: str  # of the store, 32 hex digits; a copy of the file has the same
@@ -282,7 +283,7 @@ class Storage(Protocol):
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         """Queue a request and return at once; `resolve` is called with its receipt or its refusal.
 
-        Raises BusyError where QUEUE_REQUESTS_MAX requests wait already.
+        Raises BusyError where QUEUE_REQUESTS_MAX requests wait already, and UnavailableError where the store is closed.
         """
         ...
 

@@ -107,9 +107,19 @@ class Engine:
         self.pool = ThreadPoolExecutor(_READERS, thread_name_prefix="everlog-read")
         self.resolver = _Resolver(loop)
         self.waker = _Waker(storage, loop)
+        self.closed = False
+
+    async def close(self, close_store: Callable[[], None]) -> None:
+        """Close the store, then the pool."""
+        if not self.closed:
+            await self.run(close_store)
+            self.closed = True
+            self.pool.shutdown(wait=False)
 
     async def run(self, call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         """Run a blocking call in the pool."""
+        if self.closed:
+            raise UnavailableError("the store is closed; nothing was done; open it again")
         return await self.loop.run_in_executor(self.pool, lambda: call(*args, **keywords))
 
     async def submit(self, request: Request) -> Receipt:

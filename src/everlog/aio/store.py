@@ -80,8 +80,7 @@ class AsyncStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._engine.run(self.sync.close)
-        self._engine.pool.shutdown(wait=False)
+        await self._engine.close(self.sync.close)
 
     async def create(
         self,

@@ -267,9 +267,7 @@ def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventR
     if batch.key is not None and batch.key in recorded:
         covered = recorded[batch.key]
         if len(covered.rows) != len(batch.events):
-            _refuse_reuse(
-                tip, batch.key, covered, f"covered {len(covered.rows)} events, and this append has {len(batch.events)}"
-            )
+            _refuse_reuse(tip, batch.key, covered, _covering(covered, len(batch.events)))
         for index, event in enumerate(batch.events):
             _check_same(tip, batch.key, event, covered, index)
             rows[index] = covered.rows[index]
@@ -292,6 +290,12 @@ def _match_repeats(tip: Tip, batch: Batch, recorded: Recorded, rows: list[EventR
             "the whole append one key="
         )
     return writers
+
+
+def _covering(covered: RecordedEvents, events: int) -> str:
+    recorded = covered.rows[0].key_count or 1
+    here = "" if len(covered.rows) == recorded else f", of which {len(covered.rows)} are on this branch"
+    return f"covered {recorded} events{here}, and this append has {events}"
 
 
 def _check_same(tip: Tip, key: str, event: PreparedEvent, covered: RecordedEvents, index: int) -> None:

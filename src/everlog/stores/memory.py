@@ -90,6 +90,7 @@ class MemoryStorage:
             return receipt
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        self._open()
         try:
             outcome = self.write(request)
         except (EverlogError, StaleExpectationError) as refusal:

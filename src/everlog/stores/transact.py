@@ -314,6 +314,7 @@ def _graft(tx: Transaction, request: Graft) -> Receipt:
 
 def _adopt(tx: Transaction, request: Adopt) -> Receipt:
     tip = tx.tip_of(tx.session_of(request.branch), request.branch)
+    assert request.events, "the service takes pages, and no page is empty"
     if tip.leaf != request.previous or tip.size != request.events[0].row.position:
         raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
     rows: list[EventRow] = []
@@ -355,9 +356,11 @@ def _record_erased(tx: Transaction, session_id: str, erased: Sequence[tuple[int,
 def _delete(tx: Transaction, request: Delete) -> Receipt:
     session = tx.session(request.session_id)
     ending = [session]
+    known = {session.key}
     for dying in ending:  # grows while it is walked: forks of forks
-        known = {each.key for each in ending}
-        ending.extend(fork for fork in tx.living_forks(dying.key) if fork.key not in known)
+        forks = [fork for fork in tx.living_forks(dying.key) if fork.key not in known]
+        known.update(fork.key for fork in forks)
+        ending.extend(forks)
     if len(ending) > 1 and not request.cascade:
         names = ", ".join(repr(fork.name) for fork in ending[1:6])
         more = "" if len(ending) <= 6 else f" and {len(ending) - 6} more"

@@ -296,6 +296,22 @@ class StoreContract:
         session.rewind("start")
         assert not session.append("note", {"content": "z"}, key="k").repeated
 
+    def test_an_append_that_a_cut_went_through_is_not_taken_for_the_whole(self, session: Any) -> None:
+        three = [note("a"), note("b"), note("c")]
+        session.extend(three, key="turn")
+        fork = session.fork(2, id="f")
+        session.rewind(1)
+        for line, held in ((fork, 3), (session, 2)):
+            with pytest.raises(KeyReusedError, match="covered 3 events, of which"):
+                line.extend(three, key="turn")
+            assert line.size() == held
+
+    def test_a_key_of_the_whole_append_leaves_nothing_out(self, session: Any) -> None:
+        session.append("note", {"content": "y"}, key="k")
+        with pytest.raises(InvalidEventError, match="whole append"):
+            session.extend([note("x"), note("y", key="k")], key="turn", repeats="skip")
+        assert session.size() == 1
+
     def test_a_key_stands_once_in_an_append(self, session: Any) -> None:
         with pytest.raises(InvalidEventError, match="twice"):
             session.extend([note("a", key="k"), note("b", key="k")])

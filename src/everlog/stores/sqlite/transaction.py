@@ -167,7 +167,7 @@ class SqliteTransaction:
                 )
                 if row is not None:
                     position, count = row
-                    covered = position + (count or 1)
+                    covered = min(position + (count or 1), segment.stop)  # a cut may lie within the append
                     rows = list(
                         read_own_rows(
                             self._connection, segment.branch, position, covered, bytes_max=limits.APPEND_BYTES_MAX
