@@ -44,7 +44,7 @@ class Tip(msgspec.Struct):
         return Head(self.size, root_of_peaks(self.peaks).hex())
 
 
-class EventRow(msgspec.Struct, frozen=True):
+class EventRow(msgspec.Struct, frozen=True, gc=False):
     """An event's stored columns. Of an erased one body and salt are None; of a deleted one all but leaf and nodes."""
 
     position: int

@@ -95,7 +95,7 @@ class NewEvent:
     key: str | None = field(default=None, kw_only=True)
 
 
-class PreparedAttachment(msgspec.Struct, frozen=True):
+class PreparedAttachment(msgspec.Struct, frozen=True, gc=False):
     """An attachment with its salt, as it waits to be recorded or is moved between stores. content None: not there."""
 
     name: str
@@ -104,7 +104,7 @@ class PreparedAttachment(msgspec.Struct, frozen=True):
     content: bytes | None
 
 
-class PreparedEvent(msgspec.Struct, frozen=True):
+class PreparedEvent(msgspec.Struct, frozen=True, gc=False):
     """A checked event with its body's bytes, salts and commitments, which needs only a position and a time."""
 
     type: str
@@ -121,6 +121,8 @@ class PreparedEvent(msgspec.Struct, frozen=True):
 
     @property
     def bytes_held(self) -> int:
+        if not self.attachments:
+            return len(self.body)
         return len(self.body) + sum(attachment.size for attachment in self.attachments)
 
 
@@ -132,7 +134,7 @@ class StateHash(msgspec.Struct, frozen=True, omit_defaults=True):
     hash: str
 
 
-class Body(msgspec.Struct, frozen=True, omit_defaults=True):
+class Body(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The hashed body of an event (FORMAT §2)."""
 
     data: Any = None

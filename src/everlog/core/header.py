@@ -30,7 +30,7 @@ class CoveredRange(TypedDict):
     z: int
 
 
-class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+class Header(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """The members of a header, in canonical order. Hashes are lower-case hex; times are microseconds since 1970 UTC."""
 
     a: str | None = None  # actor

@@ -136,6 +136,15 @@ STANDARD_TYPES: Final[Mapping[str, Mapping[str, _Kind]]] = {
     "error": {"message": _TEXT, "kind?": _TEXT, "retryable?": _BOOLEAN},
 }
 
+# The same, ready for the append path: (name, required, test, kind).
+_COMPILED: Final = {
+    event_type: tuple(
+        (declared.removesuffix("?"), not declared.endswith("?"), test, kind)
+        for declared, (test, kind) in members.items()
+    )
+    for event_type, members in STANDARD_TYPES.items()
+}
+
 
 def check_standard(event_type: str, data: object) -> None:
     """Refuse data of a standard type without its required members, naming the member."""
@@ -159,18 +168,17 @@ def check_standard(event_type: str, data: object) -> None:
 
 
 def _check_members(event_type: str, data: dict[str, Any], members: Mapping[str, _Kind]) -> None:
-    for declared, (test, kind) in members.items():
-        name = declared.removesuffix("?")
-        if name not in data:
-            if declared is name:
+    for name, required, test, kind in _COMPILED[event_type]:
+        if name in data:
+            if not test(data[name]):
                 raise InvalidEventError(
-                    f"data of {event_type!r} lacks {name!r} ({kind}); nothing was written; its members are "
-                    f"{_member_list(members)}"
+                    f"data/{name} of {event_type!r} is {_shown(data[name])} where it takes {kind}; nothing was written; "
+                    "correct it"
                 )
-        elif not test(data[name]):
+        elif required:
             raise InvalidEventError(
-                f"data/{name} of {event_type!r} is {_shown(data[name])} where it takes {kind}; nothing was written; "
-                "correct it"
+                f"data of {event_type!r} lacks {name!r} ({kind}); nothing was written; its members are "
+                f"{_member_list(members)}"
             )
 
 
