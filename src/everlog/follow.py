@@ -128,11 +128,11 @@ class Feed:
         return page.last is not None
 
 
-def parse_cursor(cursor: str) -> tuple[int, bytes]:
+def parse_cursor(cursor: object) -> tuple[int, bytes]:
     """Read a cursor; InvalidPlaceError for what is none."""
-    match = _CURSOR.fullmatch(cursor)
+    match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
     if match is None:
-        raise InvalidPlaceError(f"{cursor[:100]!r} is no cursor; give what Feed.cursor or Store.cursor() gave")
+        raise InvalidPlaceError(f"{cursor!r:.100} is no cursor; give what Feed.cursor or Store.cursor() gave")
     return int(match[1]), bytes.fromhex(match[2])
 
 

@@ -63,6 +63,8 @@ def _open_storage(place: str, durability: Durability, *, read_only: bool) -> Sto
         from everlog.stores.memory import MemoryStorage
 
         return MemoryStorage(clock=clock, draw=draw)
+    if not place or "\x00" in place:
+        raise UnsupportedStoreError(f"{place!r:.100} names no file; give a path, or memory:")
     if "://" in place:
         raise UnsupportedStoreError(
             f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, or memory:"

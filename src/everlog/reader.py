@@ -29,7 +29,7 @@ from everlog.core.position import (
 )
 from everlog.core.query import EVERYTHING, Exact, Query, Range, Term, compile_query, from_keywords
 from everlog.core.query_text import parse
-from everlog.errors import InvalidPlaceError, LimitError, NotFoundError
+from everlog.errors import InvalidPlaceError, InvalidQueryError, LimitError, NotFoundError
 from everlog.storage import Base, BranchRow, Storage
 
 # A cut, as users name it: see DESIGN "Places".
@@ -229,7 +229,7 @@ class BranchReader:
         **others: Any,
     ) -> Query:
         now = self.storage.now()
-        text = EVERYTHING if query is None else parse(query, now=now) if isinstance(query, str) else query
+        text = read_query(query, now=now)
         keywords = from_keywords(
             since=None if since is None else _time(since, now),
             until=None if until is None else _time(until, now),
@@ -399,6 +399,17 @@ def base_at(storage: Storage, view: View, cut: int) -> Base | None:
         return Base(owner, cut, branch.peaks, branch.leaf, branch.recorded)
     leaf, recorded = storage.leaf_at(view.lineage, cut - 1)
     return Base(owner, cut, b"".join(storage.tree_nodes(view.lineage, peak_places(cut))), leaf, recorded)
+
+
+def read_query(query: object, *, now: int) -> Query:
+    """Give a Query from what a caller gave: the query language, a Query, or None for everything."""
+    if query is None:
+        return EVERYTHING
+    if isinstance(query, str):
+        return parse(query, now=now)
+    if isinstance(query, Query):
+        return query
+    raise InvalidQueryError(f"{query!r:.100} is no query; give a string in the query language, or a Query")
 
 
 def _time(value: str | datetime, now: int) -> int:

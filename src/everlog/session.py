@@ -216,6 +216,10 @@ class Session(BranchReader):
         """Check and encode an append of 1 .. APPEND_EVENTS_MAX events."""
         if not events:
             raise LimitError("an append of no events says nothing; nothing was written; give at least one")
+        if repeats not in ("refuse", "skip"):
+            raise InvalidEventError(
+                f"repeats is {repeats!r:.50}, neither 'refuse' nor 'skip'; nothing was written; choose one"
+            )
         if key is not None and repeats != "refuse":
             raise InvalidEventError(
                 "key= covers the whole append, and repeats='skip' leaves some of it out; nothing was written; give the events "
@@ -536,6 +540,7 @@ class Session(BranchReader):
 
 def open_session(storage: Storage, settings: Settings, name: str) -> Session:
     """Open a session by its name; NotFoundError."""
+    check_session_id(name)
     row = storage.session(name)
     return Session(storage, settings, row, storage.current_branch(row.id))
 

@@ -13,10 +13,10 @@ from everlog.core.event import Cause, Event, NewEvent
 from everlog.core.labels import check_reason
 from everlog.core.position import parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
-from everlog.core.query import EVERYTHING, Query, check_session_query
-from everlog.core.query_text import parse
-from everlog.errors import InvalidQueryError, LimitError, NotFoundError, SessionExistsError
+from everlog.core.query import Query, check_session_query
+from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import CURSOR_START, Feed
+from everlog.reader import read_query
 from everlog.session import Session, SessionInfo, Settings, new_session, open_session, session_info
 from everlog.storage import Delete, Family, SessionFilter, Storage
 
@@ -88,7 +88,7 @@ class Store:
             base=None,
             forked_from=None,
             batch=Batch(prepared),
-            parent=None if parent is None else Cause(parent.writer, parent.position, parent.leaf).pack(),
+            parent=None if parent is None else _pack_parent(parent),
         )
         self.storage.write(request)
         return self.session(request.name)
@@ -129,9 +129,7 @@ class Store:
             raise InvalidQueryError(f"order {order!r:.50} is none of {' '.join(ORDERS)}; choose one")
         if not 1 <= limit <= limits.SESSIONS_PAGE_MAX:
             raise LimitError(f"limit {limit!r:.50} is not in 1 .. {limits.SESSIONS_PAGE_MAX}; page on with after=")
-        asked = EVERYTHING if query is None else query
-        if isinstance(asked, str):
-            asked = parse(asked, now=self.storage.now())
+        asked = read_query(query, now=self.storage.now())
         last = None
         if after is not None:
             row = self.storage.session_by_id(after.uuid)
@@ -223,3 +221,11 @@ class Store:
             raise NotFoundError(f"caused_by names {event_id!r:.100}, which is not in this store; nothing was written")
         leaf, _ = self.storage.leaf_at(self.storage.lineage(branch.key, ""), place.position)
         return Cause(place.writer, place.position, leaf).pack()
+
+
+def _pack_parent(parent: object) -> bytes:
+    if not isinstance(parent, Event):
+        raise InvalidEventError(
+            f"parent is a {type(parent).__name__} where it takes an Event; nothing was made; give the event"
+        )
+    return Cause(parent.writer, parent.position, parent.leaf).pack()

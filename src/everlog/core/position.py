@@ -201,9 +201,9 @@ def check_session_id(name: object) -> None:
         )
 
 
-def is_branch_name(text: str) -> bool:
+def is_branch_name(text: object) -> bool:
     """Tell whether a text can name a branch: `b2`, or at least 8 hex digits of its id."""
-    return _BRANCH.fullmatch(text) is not None
+    return isinstance(text, str) and _BRANCH.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,10 @@ def _check_keys(prepared: Sequence[PreparedEvent], key: str | None) -> None:
 
 
 def _prepare_attachments(attachments: Mapping[str, bytes], draw: Draw) -> tuple[PreparedAttachment, ...]:
+    if not isinstance(attachments, Mapping):
+        raise InvalidEventError(
+            f"attachments is a {type(attachments).__name__} where it takes a mapping of names to bytes; nothing was written"
+        )
     if len(attachments) > limits.ATTACHMENTS_MAX:
         raise LimitError(
             f"the event has {len(attachments)} attachments where {limits.ATTACHMENTS_MAX} is the most; nothing was written; "

@@ -166,6 +166,10 @@ def from_keywords(
     terms: list[Term] = []
     for key, given in (("type", types), ("actor", actor), ("outcome", outcome), ("key", keys), ("has", has)):
         if given is not None:
+            if not isinstance(given, (str, list, tuple, set, frozenset)):
+                raise InvalidQueryError(
+                    f"{key} is {given!r:.50} where it takes a string or a list of strings; correct it"
+                )
             texts = (given,) if isinstance(given, str) else tuple(given)
             terms.append(check_term(Term(key, tuple(text_value(text) for text in texts))))
     if since is not None:
@@ -174,6 +178,10 @@ def from_keywords(
         terms.append(Term("until", (Range(None, until),)))
     if caused_by is not None:
         terms.append(check_term(Term("caused_by", (Exact(caused_by),))))
+    if where is not None and not isinstance(where, Mapping):
+        raise InvalidQueryError(
+            f"where is {where!r:.50} where it takes a mapping, as in {{'data.name': 'bash'}}; correct it"
+        )
     for name, given in (where or {}).items():
         root, path = split_path(name)
         values = list(cast("Sequence[Any]", given)) if isinstance(given, (list, tuple, set, frozenset)) else [given]
@@ -205,7 +213,7 @@ def check_text(text: str) -> None:
 
 def split_path(name: str) -> tuple[str, tuple[str, ...]]:
     """Take "data.a.b" or "data/a/b" apart into its root and tokens. Dots are sugar for a JSON Pointer."""
-    match = re.fullmatch(r"(data|meta|metadata)([./])(.+)", name, re.DOTALL)
+    match = re.fullmatch(r"(data|meta|metadata)([./])(.+)", name, re.DOTALL) if isinstance(name, str) else None
     if match is None:
         raise InvalidQueryError(f"{name!r:.100} names no member; write data.PATH or meta.PATH, as in data.name")
     root = "data" if match[1] == "data" else "meta"
