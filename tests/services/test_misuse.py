@@ -1,6 +1,6 @@
 """Wrong values get an error of Everlog's own that says what is wrong, and nothing is written."""
 
-import datetime
+import datetime as dt
 
 import pytest
 
@@ -12,7 +12,7 @@ CALLS = {
     "data that is no object": lambda store, s: s.append("note", 5),
     "metadata that is a list": lambda store, s: s.append("my", {}, metadata=[1]),
     "a cause that is a number": lambda store, s: s.append("my", {}, caused_by=5),
-    "a time without a zone": lambda store, s: s.append("my", {}, occurred_at=datetime.datetime(2020, 1, 1)),
+    "a time without a zone": lambda store, s: s.append("my", {}, occurred_at=dt.datetime(2020, 1, 1)),
     "a time out of range": lambda store, s: s.append("my", {}, occurred_at=10**20),
     "attachments that are a list": lambda store, s: s.append("my", {}, attachments=[1]),
     "a key that is a number": lambda store, s: s.append("my", {}, key=5),
