@@ -160,7 +160,7 @@ def record(tip: Tip, event: PreparedEvent, *, key: str | None, key_count: int | 
     header = Header(
         a=event.actor,
         b=tip.writer,
-        c=split_commitments(commitments),
+        c=[commitments.hex()] if len(commitments) == DIGEST_BYTES else split_commitments(commitments),
         g=[{"a": start, "h": digest.hex(), "z": stop} for start, stop, digest in covers] if covers else None,
         k=None if key is None else commit_key(tip.key_salt, key).hex(),
         m=key_count,
@@ -229,7 +229,7 @@ def header_of(row: EventRow, *, writer: str, previous: bytes | None, key_salt: b
     )
 
 
-def event_of(row: EventRow, *, session: str, branch_id: str, writer: str, repeated: bool = False) -> Event:
+def event_of(row: EventRow, session: str, branch_id: str, writer: str, repeated: bool = False) -> Event:  # noqa: FBT001, FBT002
     """Give the event that a row holds, as read through a session and branch."""
     return Event(
         session,

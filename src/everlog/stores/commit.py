@@ -143,12 +143,13 @@ class Committer:
 
     def _take(self) -> list[_Entry]:
         queue = self._queue
-        group: list[_Entry] = []
-        held = 0
-        while queue and (not group or held + bytes_held(queue[0].request) <= limits.GROUP_BYTES_MAX):
-            entry = queue.popleft()
-            held += bytes_held(entry.request)
-            group.append(entry)
+        if not queue:
+            return []
+        group = [queue.popleft()]
+        if queue:  # what a lone request holds need not be added up
+            held = bytes_held(group[0].request)
+            while queue and (held := held + bytes_held(queue[0].request)) <= limits.GROUP_BYTES_MAX:
+                group.append(queue.popleft())
         return group
 
     def _finish(self, group: list[_Entry], outcomes: Sequence[Outcome]) -> None:

@@ -178,15 +178,14 @@ def _insert(tx: Transaction, tip: Tip, batch: Batch, rows: Sequence[EventRow], b
 
 def _receipt(tip: Tip, decided: Decided, before: int) -> Receipt:
     writers = decided.writers
+    name, branch_id, writer = tip.name, tip.branch_id, tip.writer
     events = tuple(
-        event_of(
-            row,
-            session=tip.name,
-            branch_id=tip.branch_id,
-            writer=writers.get(row.position, tip.writer),
-            repeated=row.position < before,
-        )
-        for row in decided.rows
+        [
+            event_of(
+                row, name, branch_id, writers.get(row.position, writer) if writers else writer, row.position < before
+            )
+            for row in decided.rows
+        ]
     )
     return Receipt(tip.session_id, tip.branch_id, tip.size, tuple(tip.peaks), events)
 
