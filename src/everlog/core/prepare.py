@@ -20,7 +20,7 @@ from everlog.core.event import (
 )
 from everlog.core.header import SALT_BYTES, commit_attachment, commit_body
 from everlog.core.position import to_micros
-from everlog.core.standard import ACTOR_PATTERN, TYPE_PATTERN, check_reserved, check_standard
+from everlog.core.standard import ACTOR_PATTERN, check_reserved, check_standard, is_type
 from everlog.core.values import check_value, encode_json
 from everlog.errors import InvalidEventError, LimitError
 
@@ -106,7 +106,7 @@ def prepare_event(
 
 
 def _check_columns(new: NewEvent) -> None:
-    if not isinstance(new.type, str) or TYPE_PATTERN.fullmatch(new.type) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(new.type, str) or not is_type(new.type):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidEventError(
             f"type {new.type!r:.200} is not of the form [a-z][a-z0-9_.]*, at most {limits.TYPE_CHARACTERS_MAX} characters; "
             "nothing was written; rename it"

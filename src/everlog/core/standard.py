@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from everlog.errors import InvalidEventError
@@ -25,6 +26,13 @@ _VERBS: Final = {
 }
 
 
+@lru_cache(maxsize=1_024)  # an agent writes few types, many times
+def is_type(text: str) -> bool:
+    """Tell whether a text has the form of an event type."""
+    return TYPE_PATTERN.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1_024)
 def is_reserved(event_type: str) -> bool:
     """Tell whether a type is written only by its own verb."""
     return event_type.startswith(("session.", "lease.", "step.", "wait.")) or event_type in ("checkpoint", "summary")
