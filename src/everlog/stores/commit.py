@@ -2,13 +2,15 @@
 
 1. A caller queues its request. If nobody leads, it leads: it commits what is queued, in one transaction, and wakes the
    others. A caller alone pays no thread hop.
-2. Whoever led hands the lead to the first request still queued, in `finally`, whatever happened.
+2. Whoever led hands the lead to the first request still queued. Should a leader be interrupted (Ctrl-C), whoever waits
+   notices and takes over; a request that it had taken then has an unknown outcome.
 3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk.
 4. A request that was not taken yet can be withdrawn; once taken, it is carried out or refused, and never both.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Lock, Semaphore, Thread
@@ -16,6 +18,9 @@ from threading import Lock, Semaphore, Thread
 from everlog.core import limits
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
 from everlog.storage import Adopt, Delete, Erase, Graft, Receipt, Request, Resolve, Withdraw
+
+_LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
+INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
 
 Outcome = Receipt | Exception
 # Carries out requests in one transaction; one outcome each, in order. Raises only what befell all of them.
@@ -34,6 +39,7 @@ class _Entry:
         self.done = False
         self.leads = False
         self.wake = Lock()
+        self.wake.acquire()
 
 
 class Committer:
@@ -43,7 +49,8 @@ class Committer:
         self._commit_group = commit_group
         self._mutex = Lock()  # guards all below; never held while a transaction runs
         self._queue: deque[_Entry] = deque()
-        self._leading = False
+        self._leading = False  # a hint, so that one leads and the others wait; the lock is what keeps leaders apart
+        self._commit_lock = Lock()
         self._closed = False
         self._background: Thread | None = None
         self._background_turn = Semaphore(0)
@@ -55,19 +62,41 @@ class Committer:
         with self._mutex:
             self._check_open()
             self._queue.append(entry)
-            lead = not self._leading
+            entry.leads = not self._leading
             self._leading = True
-            if not lead:
-                entry.wake.acquire()
-        if not lead:
-            self._wait(entry)
-        if not entry.done:
-            self._lead()
+        try:
+            self._see_through(entry)
+        except BaseException:  # KeyboardInterrupt: let the next writer lead, without waiting for one that went away
+            self._leading = False
+            raise
         outcome = entry.outcome
         if isinstance(outcome, Receipt):
             return outcome
         assert outcome is not None, "a request that was taken has an outcome"
         raise outcome
+
+    def _see_through(self, entry: _Entry) -> None:
+        """Lead, or wait for whoever leads, until the entry is done. At the deadline it is withdrawn, unless it was taken."""
+        deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
+        while not entry.done:
+            if entry.leads:
+                entry.leads = False
+                self._lead()
+            elif not entry.wake.acquire(timeout=_LOOK_SECONDS):
+                self._look(entry, late=time.monotonic() >= deadline)
+
+    def _look(self, entry: _Entry, *, late: bool) -> None:
+        """Take over where whoever led was interrupted; give up where it takes too long."""
+        if late and self._withdraw(entry):
+            raise BusyError(
+                f"the store was busy for {limits.LOCK_SECONDS_MAX:.0f} s; nothing was written; try again later"
+            )
+        with self._mutex:
+            nobody_leads = not self._commit_lock.locked()
+            if nobody_leads and entry in self._queue:
+                entry.leads = True
+            elif nobody_leads and not entry.done:
+                raise OutcomeUnknownError(INTERRUPTED)
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         """Queue a request and return at once; `resolve` is called once, from the thread that led."""
@@ -101,22 +130,6 @@ class Committer:
         if self._closed:
             raise UnavailableError("the store is closed; nothing was written; open it again")
 
-    def _wait(self, entry: _Entry) -> None:
-        """Wait until the entry is done or is to lead. At the deadline it is withdrawn, unless it was taken."""
-        try:
-            woken = entry.wake.acquire(timeout=limits.LOCK_SECONDS_MAX)
-        except BaseException:  # KeyboardInterrupt: nobody may wait for a leader that went away
-            if not self._withdraw(entry) and entry.leads:
-                self._hand_on()
-            raise
-        if woken:
-            return
-        if self._withdraw(entry):
-            raise BusyError(
-                f"the store was busy for {limits.LOCK_SECONDS_MAX:.0f} s; nothing was written; try again later"
-            )
-        entry.wake.acquire()  # it is in a transaction that has deadlines of its own, or it is to lead
-
     def _withdraw(self, entry: _Entry) -> bool:
         """Take an entry out of the queue; False if it was taken, or is the one to lead."""
         with self._mutex:
@@ -126,20 +139,18 @@ class Committer:
             return True
 
     def _lead(self) -> None:
-        """Commit one group and hand the lead on."""
-        with self._mutex:
-            group = self._take()
-        try:
-            outcomes = self._commit_group([entry.request for entry in group]) if group else []
-        except Exception as error:  # noqa: BLE001  # whatever befell the group is told to each who waits for it
-            outcomes = [error] * len(group)
-        except BaseException:
-            interrupted = OutcomeUnknownError(
-                "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
-            )
-            self._finish(group, [interrupted] * len(group))
-            raise
-        self._finish(group, outcomes)
+        """Commit one group and hand the lead on. The lock makes a second leader, should there be one, wait its turn."""
+        with self._commit_lock:
+            with self._mutex:
+                group = self._take()
+            try:
+                outcomes = self._commit_group([entry.request for entry in group]) if group else []
+            except Exception as error:  # noqa: BLE001  # whatever befell the group is told to each who waits for it
+                outcomes = [error] * len(group)
+            except BaseException:
+                self._finish(group, [OutcomeUnknownError(INTERRUPTED)] * len(group))
+                raise
+            self._finish(group, outcomes)
 
     def _take(self) -> list[_Entry]:
         queue = self._queue
@@ -171,7 +182,8 @@ class Committer:
                 self._leading = False
             elif following.resolve is None:
                 following.leads = True
-                following.wake.release()
+                if following.wake.locked():
+                    following.wake.release()
             else:
                 self._background_leads = True
                 self._background_turn.release()

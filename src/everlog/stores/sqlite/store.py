@@ -138,6 +138,8 @@ class SqliteStorage:
         except BaseException as error:
             self._tips.forget()
             self._connections.drop_writer()
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C stays Ctrl-C; the committer tells the others that the outcome is not known
             # A full disk fails before the frame that would make the transaction valid is written.
             if isinstance(error, (apsw.FullError, apsw.BusyError)):
                 raise translate(error, self._connections.path) from error
@@ -404,7 +406,7 @@ def open_sqlite(
 
     Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
     """
-    connections = Connections(path.absolute(), read_only=read_only, relaxed=relaxed)
+    connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed)
 
     def make(connection: apsw.Connection) -> None:
         connection.execute("INSERT INTO store (id, created) VALUES (?, ?)", (draw(16), clock()))

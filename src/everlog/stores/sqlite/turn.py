@@ -62,10 +62,16 @@ class Turn:
                 self._changed.notify_all()
             elif self._state == _ABANDONED:
                 self._state = _WAITING
-            if self._changed.wait_for(lambda: self._state == _HELD, timeout):
-                self._state = _FREE  # the lock is ours; nobody waits in the thread any more
-                return
-            self._state = _ABANDONED
+            try:
+                held = self._changed.wait_for(lambda: self._state == _HELD, timeout)
+            except BaseException:  # Ctrl-C: the thread lets go of the lock, now or when it gets it
+                if self._state == _HELD:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._state = _FREE if self._state == _HELD else _ABANDONED
+                raise
+            self._state = _FREE if held else _ABANDONED
+        if held:
+            return  # the lock is ours; nobody waits in the thread any more
         raise BusyError(
             f"another process has held {self._path} for {timeout:.0f} s; nothing was written; see what it is doing, or try "
             "again later"

@@ -1,0 +1,125 @@
+"""Closing, interrupting and opening a store in the middle of things."""
+
+import asyncio
+import signal
+import threading
+
+import pytest
+
+import everlog
+from everlog.errors import NotFoundError, UnavailableError
+
+DEADLINE_SECONDS = 20
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store.db"
+
+
+def test_closing_while_others_append_loses_nothing_that_was_acknowledged(path):
+    for _ in range(5):
+        store = everlog.open(path)
+        session = store.get_or_create("s")
+        acknowledged, refusals = [], []
+        started = threading.Barrier(9)
+
+        def work(session=session, acknowledged=acknowledged, refusals=refusals, started=started):
+            started.wait(DEADLINE_SECONDS)
+            try:
+                while True:
+                    acknowledged.append(session.append("note", {"content": "x"}).hash)
+            except UnavailableError as refusal:
+                refusals.append(refusal)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        started.wait(DEADLINE_SECONDS)
+        session.append("note", {"content": "y"})
+        store.close()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+        assert len(refusals) == 8
+        with everlog.open(path) as again:
+            assert set(acknowledged) <= {event.hash for event in again.session("s")}
+            assert again.verify().ok
+
+
+def test_an_interrupt_is_an_interrupt_and_the_store_goes_on(path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with everlog.open(path) as store:
+        session = store.create("s")
+        before = signal.signal(signal.SIGALRM, interrupt)
+        interrupted = 0
+        try:
+            for number in range(200):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 20 * 0.00005)
+                    for _ in range(20):
+                        session.append("note", {"content": str(number)})
+                except KeyboardInterrupt:
+                    interrupted += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert interrupted > 100
+        head = session.append("note", {"content": "on"}).position + 1
+        assert session.size() == head
+        assert store.verify().ok
+
+
+def test_a_store_opened_by_two_names_is_one_store(path, tmp_path):
+    (tmp_path / "link.db").symlink_to(path)
+    with everlog.open(path) as one, everlog.open(tmp_path / "link.db") as other:
+        mine, theirs = one.create("s"), other.session("s")
+
+        def work(session):
+            for _ in range(50):
+                session.append("note", {"content": "x"})
+
+        threads = [threading.Thread(target=work, args=(session,)) for session in (mine, theirs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+        assert mine.size() == theirs.size() == 100
+        assert one.verify().ok
+        assert not (tmp_path / "link.db-lock").exists()
+
+
+def test_a_follower_of_a_session_that_is_deleted_is_told(path):
+    with everlog.open(path) as store:
+        session = store.create("s")
+        followed = session.follow(idle=DEADLINE_SECONDS)
+        told = []
+
+        def follow():
+            try:
+                next(followed)
+            except NotFoundError as error:
+                told.append(error)
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        store.delete("s", reason="over")
+        thread.join(DEADLINE_SECONDS)
+        assert len(told) == 1
+
+
+def test_appends_that_are_awaited_while_the_store_is_closed_are_carried_out(path):
+    async def story():
+        store = await everlog.open_async(path)
+        session = await store.create("s")
+        tasks = [asyncio.create_task(session.append("note", {"content": str(number)})) for number in range(100)]
+        await asyncio.sleep(0)
+        await store.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = asyncio.run(asyncio.wait_for(story(), 60))
+    recorded = [result.hash for result in results if isinstance(result, everlog.Event)]
+    with everlog.open(path) as store:
+        assert set(recorded) <= {event.hash for event in store.session("s")}
