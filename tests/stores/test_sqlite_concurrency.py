@@ -1,8 +1,6 @@
-"""Closing, interrupting and opening a store in the middle of things."""
+"""Closing, deleting and opening a store in the middle of things."""
 
 import asyncio
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -45,38 +43,6 @@ def test_closing_while_others_append_loses_nothing_that_was_acknowledged(path):
         with everlog.open(path) as again:
             assert set(acknowledged) <= {event.hash for event in again.session("s")}
             assert again.verify().ok
-
-
-INTERRUPTS = """
-import signal, sys, everlog
-
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-signal.signal(signal.SIGALRM, interrupt)
-with everlog.open(sys.argv[1]) as store:
-    session = store.create("s")
-    for number in range(100):
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 20 * 0.00005)
-            for _ in range(20):
-                session.append("note", {"content": str(number)})
-        except KeyboardInterrupt:
-            pass
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    position = session.append("note", {"content": "on"}).position
-    assert session.size() == position + 1
-    assert store.verify().ok
-"""
-
-
-def test_an_interrupt_is_an_interrupt_and_the_store_goes_on(path):
-    # A process of its own: tools that trace this one, coverage among them, do not bear being interrupted anywhere.
-    ran = subprocess.run(
-        [sys.executable, "-c", INTERRUPTS, str(path)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_store_opened_by_two_names_is_one_store(path, tmp_path):
