@@ -160,6 +160,19 @@ class Store:
         check_key(key)
         return self.storage.find_key(key, limit)
 
+    def search(
+        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
+    ) -> list[Event]:
+        """Give the events of all sessions that meet a query, of the session that changed last first, newest first.
+
+        query: the query language; session:GLOB and label.NAME:VALUE narrow the sessions. limit: 1 .. PAGE_EVENTS_MAX.
+        progress: called with the number of sessions looked at. Each event is found once, where it was recorded: also on
+        lines that a rewind left. Words and paths read bodies, so narrow a large store by session, label, type or time.
+        """
+        from everlog.search import search_store
+
+        return search_store(self.storage, read_query(query, now=self.storage.now()), limit=limit, progress=progress)
+
     def feed(self, cursor: str | None = None) -> Feed:
         """Read the events of all sessions in the order in which they were recorded, after a cursor; then end.
 

@@ -130,6 +130,12 @@ class AsyncStore:
         """See `Store.find`."""
         return await self._engine.run(self.sync.find, key, limit=limit)
 
+    async def search(
+        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
+    ) -> list[Event]:
+        """See `Store.search`."""
+        return await self._engine.run(self.sync.search, query, limit=limit, progress=progress)
+
     def feed(self, cursor: str | None = None) -> AsyncFeed:
         """See `Store.feed`."""
         return AsyncFeed(self._engine, self.sync.feed(cursor), waits=False, idle=None, stop=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -18,6 +18,7 @@ from everlog.core.event import Event
 from everlog.core.position import format_micros
 
 TEXT_CHARACTERS = 160  # of one event in a listing
+PAGE_CHARACTERS = 8_000  # of each text of one event that is shown
 _COLOURS = {"user": "green", "agent": "cyan", "system": "magenta", "session": "yellow", "checkpoint": "yellow"}
 
 
@@ -59,11 +60,16 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def event_line(event: Event) -> str:
-    """Give an event as one line: position, time, type, who, outcome, and the beginning of what it says."""
+def event_line(event: Event, *, address: str | None = None) -> str:
+    """Give an event as one line: position, time, type, who, outcome, and the beginning of what it says.
+
+    address: stands in place of the position.
+    """
     kind = event.type.partition(".")[0]
-    position = click.style(f"{event.position:>6}", dim=True)
-    moment = click.style(format_micros(event.recorded_micros)[11:19], dim=True)
+    position = click.style(f"{event.position:>6}" if address is None else visible(address), dim=address is None)
+    # What the writer says, where it does: of an imported transcript the time of recording is that of the import.
+    micros = event.recorded_micros if event.occurred_micros is None else event.occurred_micros
+    moment = click.style(format_micros(micros)[5:19].replace("T", " "), dim=True)
     name = click.style(f"{visible(event.type):<18}", fg=_COLOURS.get(kind))
     parts = [position, moment, name]
     if event.outcome is not None:
@@ -119,8 +125,8 @@ def compact(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def event_page(event: Event) -> Iterable[str]:
-    """Give an event in full, a line at a time."""
+def event_page(event: Event, *, full: bool) -> Iterable[str]:
+    """Give an event, a line at a time; long texts whole only where `full` asks for it."""
     members = event.to_dict()
     body = {name: members.pop(name, None) for name in ("data", "metadata", "rationale")}
     for name, value in members.items():
@@ -129,7 +135,11 @@ def event_page(event: Event) -> Iterable[str]:
     for name, value in body.items():
         if value is not None:
             yield click.style(name, bold=True)
-            yield visible(value if isinstance(value, str) else _pretty(value), lines=True)
+            text = value if isinstance(value, str) else _pretty(value)
+            cut = len(text) if full else PAGE_CHARACTERS
+            yield visible(text[:cut], lines=True)
+            if len(text) > cut:
+                yield f"… {len(text) - cut} more characters: --full"
 
 
 def _pretty(value: Any) -> str:
@@ -152,3 +162,8 @@ def progress_bar(label: str, total: int | None) -> Any:
     )
     progress.add_task(label, total=total)
     return progress
+
+
+def advance(progress: Any) -> Callable[[int], None]:
+    """Give what moves a progress bar on to so many done."""
+    return lambda done: progress.update(progress.task_ids[0], completed=done)

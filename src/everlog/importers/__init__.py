@@ -1,32 +1,34 @@
-"""Importers: transcripts that other programs wrote, as Everlog sessions. One file a format, on the public names only."""
+"""Importers: transcripts that other programs wrote, as Everlog sessions. One file a format; how they are read, in run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from everlog.store import Store
+from everlog.importers.formats import FORMATS, Format
+from everlog.importers.record import Failure, Imported, Problem, groups, item_of
+from everlog.importers.run import Progress, follow_paths, import_paths
+from everlog.session import Session
 
-# Called with (done, total) of the file's items.
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """What became of one file. events: newly recorded; known: recorded by an import before."""
-
-    session: str
-    path: str
-    events: int
-    known: int
-
-
-Importer = Callable[[Store, Path, Progress | None], Imported]
+__all__ = [
+    "FORMATS",
+    "Failure",
+    "Format",
+    "Imported",
+    "Problem",
+    "Progress",
+    "follow_paths",
+    "import_paths",
+    "originals",
+]
 
 
-def importers() -> dict[str, Importer]:
-    """Give the importers by the format's name."""
-    from everlog.importers import swe_agent
+def originals(session: Session) -> Iterator[Any]:
+    """Give the items of the source that a session was imported from, in order; bytes for lines that could not be read.
 
-    return {"swe-agent": swe_agent.import_file}
+    Events of the session's own verbs, and those that an agent appended without an item, come as they encode, or as None.
+    """
+    encode = FORMATS[session.info().labels["source"]].encode
+    for group in groups(session.events()):
+        if not group[0].type.startswith("session."):
+            yield item_of(group, encode)

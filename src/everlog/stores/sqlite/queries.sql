@@ -53,8 +53,9 @@ WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
 SELECT branch, id, writer, base_size FROM chain ORDER BY depth;
 
 -- read_keyed: an event by its idempotency key in a range of one branch (event_key)
+-- Named, since the planner would walk the range of positions instead: 5 ms a key at 30,000 events (measured).
 SELECT position, key_count
-FROM event
+FROM event INDEXED BY event_key
 WHERE branch = :branch AND key = :key AND position >= :start AND position < :stop;
 
 -- read_rows: whole rows of one branch's own events (event_position)

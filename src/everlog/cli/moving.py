@@ -1,0 +1,203 @@
+"""Commands that bring sessions in and take them out: import, export, copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from everlog.cli.main import (
+    address_argument,
+    everlog,
+    exit_code,
+    json_option,
+    locate_session,
+    opened,
+    say_error,
+)
+from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
+from everlog.core.position import format_address
+from everlog.errors import EverlogError, NotFoundError
+from everlog.open import open_store
+from everlog.store import Store
+
+if TYPE_CHECKING:
+    from everlog.importers import Failure, Imported, Progress
+
+_PROBLEMS_SHOWN = 10  # of one file
+_QUIET_FILES = 20  # beyond so many files, those that brought nothing new are only counted
+
+
+@everlog.command(
+    "import",
+    epilog="Examples:  everlog import claude-code   |   everlog import codex ~/.codex/sessions --follow   |   "
+    "everlog import swe-agent runs/*.traj   |   everlog import run-42.everlog",
+)
+@click.argument("what", metavar="FORMAT|BUNDLE")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-f", "--follow", is_flag=True, help="Then go on as the files grow and new ones come, until Ctrl-C.")
+@click.option("--force", is_flag=True, help="Take a bundle's events even where they lie in the future.")
+@json_option
+@click.pass_context
+def import_(ctx: click.Context, what: str, paths: tuple[Path, ...], follow: bool, force: bool, as_json: bool) -> None:
+    """Take in transcripts of other programs, or bundles.
+
+    FORMAT is claude-code, codex, swe-agent, openai or jsonl (`everlog help formats`); PATHS are files or folders. Without
+    PATHS, claude-code and codex take all of yours. Importing again adds only what is new.
+    """
+    from everlog.importers import FORMATS
+
+    with opened(ctx, make=True) as store:
+        if what in FORMATS:
+            code = _import_transcripts(store, what, paths, follow=follow, as_json=as_json)
+        elif not Path(what).exists():
+            raise NotFoundError(
+                f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
+            )
+        else:
+            code = _import_bundles(store, (Path(what), *paths), force=force, as_json=as_json)
+    if code:
+        raise SystemExit(code)
+
+
+def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_json: bool) -> int:
+    code = 0
+    for bundle in bundles:
+        try:
+            with progress_bar(f"checking and taking {bundle.name}", None) as progress:
+                taken = store.import_bundle(bundle, force=force, progress=advance(progress))
+        except EverlogError as error:  # one bad bundle stops none of the others
+            say_error(error)
+            code = code or exit_code(error)
+            continue
+        if as_json:
+            say_json(taken)
+        else:
+            parted = f", parted from the history here as {', '.join(taken.diverged)}" if taken.diverged else ""
+            name = visible(format_address(taken.session))
+            say(f"{name}: {taken.events} events taken, {taken.known} were here{parted}")
+    return code
+
+
+def _import_transcripts(store: Store, format: str, paths: tuple[Path, ...], *, follow: bool, as_json: bool) -> int:
+    """Import files, say what became of each, and give the exit code: that of the first file that could not be read."""
+    from everlog.importers import follow_paths, import_paths
+
+    told = _Told(as_json=as_json)
+    if follow:
+        note("following; Ctrl-C to stop")
+        try:
+            for result in follow_paths(store, format, paths):
+                told.say(result)
+        finally:
+            told.sum_up()
+        return told.code
+    with progress_bar("importing", None) as bar:
+        for result in import_paths(store, format, paths, progress=_show(bar)):
+            told.say(result)
+    told.sum_up()
+    return told.code
+
+
+class _Told:
+    """Says what became of each file, and at the end of all: a line for each that brought something, bounded."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.code = 0
+        self._as_json = as_json
+        self._files = self._unchanged = self._events = self._known = self._problems = 0
+
+    def say(self, result: Imported | Failure) -> None:
+        from everlog.importers import Failure
+
+        self._files += 1
+        if isinstance(result, Failure):
+            say_error(result.error)
+            self.code = self.code or exit_code(result.error)
+            return
+        self._take(result)
+
+    def _take(self, imported: Imported) -> None:
+        self._events += imported.events
+        self._known += imported.known
+        self._problems += imported.problem_count
+        if self._as_json:
+            say_json(msgspec.to_builtins(imported))
+            return
+        if imported.events == 0:
+            self._unchanged += 1
+        if imported.events or self._files <= _QUIET_FILES:
+            names = [visible(format_address(name)) for name in imported.sessions]
+            more = f" and {len(names) - 1} of its agents" if len(names) > 1 else ""
+            name = names[0] if names else visible(imported.path)
+            say(f"{name}{more}: {imported.events} events new, {imported.known} known")
+        for problem in imported.problems[:_PROBLEMS_SHOWN]:
+            note(visible(str(problem)))
+        if imported.problem_count > _PROBLEMS_SHOWN:
+            note(f"{imported.problem_count - _PROBLEMS_SHOWN} more in {visible(imported.path)}: --json lists them")
+
+    def sum_up(self) -> None:
+        if self._files == 0:
+            note("no file was found; nothing was imported")
+        if self._as_json or self._files <= 1:
+            return
+        kept = f"; {self._problems} entries kept as they are" if self._problems else ""
+        say(
+            f"{self._files} files: {self._events} events new, {self._known} known; {self._unchanged} files brought nothing "
+            f"new{kept}"
+        )
+
+
+def _show(bar: Any) -> Callable[[Progress], None]:
+    def show(progress: Progress) -> None:
+        bar.update(
+            bar.task_ids[0],
+            completed=progress.bytes // 1024,
+            total=max(1, progress.bytes_total // 1024),
+            description=f"importing: file {progress.files} of {progress.files_total}, {progress.events} events, kB",
+        )
+
+    return show
+
+
+@everlog.command(epilog='Examples:  everlog export run-42 run-42.everlog --withhold "label.private:*"')
+@address_argument()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.option("--withhold", metavar="QUERY", help="Leave out the bodies of events that meet this query.")
+@json_option
+@click.pass_context
+def export(ctx: click.Context, address: str, path: Path | None, withhold: str | None, as_json: bool) -> None:
+    """Write a session, with every branch, as a bundle: one file that imports anywhere with every hash unchanged."""
+    with opened(ctx) as store:
+        session = locate_session(store, address)
+        target = path or Path(f"{session.id.replace('/', '_')}.everlog")
+        count = session.export(target, withhold=withhold)
+    if as_json:
+        say_json({"session": session.id, "path": str(target), "events": count})
+    else:
+        say(f"{visible(str(target))}: {count} events, {target.stat().st_size} bytes")
+
+
+@everlog.command(epilog="Examples:  everlog copy backup.db   |   everlog copy team.db run-42 run-43")
+@click.argument("target", metavar="STORE")
+@address_argument("addresses", many=True, required=False)
+@json_option
+@click.pass_context
+def copy(ctx: click.Context, target: str, addresses: tuple[str, ...], as_json: bool) -> None:
+    """Copy sessions, all by default, to another store, every hash unchanged. Again copies only what is new."""
+    with opened(ctx) as store, open_store(target) as other, progress_bar("copying", None) as progress:
+        names = [locate_session(store, address).id for address in addresses] or None
+        copied = store.copy(other, sessions=names, progress=advance(progress))
+    for taken in copied:
+        if as_json:
+            say_json(taken)
+        elif taken.events or taken.diverged or len(copied) <= _QUIET_FILES:
+            parted = f", parted from the history there as {', '.join(taken.diverged)}" if taken.diverged else ""
+            say(
+                f"{visible(format_address(taken.session))}: {taken.events} events copied, {taken.known} were there{parted}"
+            )
+    if not as_json:
+        say(f"{len(copied)} sessions, {sum(taken.events for taken in copied)} events copied to {visible(target)}")

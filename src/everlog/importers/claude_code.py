@@ -1,0 +1,301 @@
+"""Claude Code's transcripts: JSON lines, one file a session, in `projects/FOLDER/SESSION.jsonl` of its configuration.
+
+1. An entry's key is its `uuid`; entries without one (summaries, titles) are known by line and content.
+2. A sub-agent's transcript, in a file of its own (`agent-ID.jsonl`) or inline (`isSidechain`), becomes a session of its
+   own, `SESSION/agent-ID`, made for the tool use that started it.
+3. `model` and `usage` of a turn stand in the metadata of its events. Lines of one turn share `message_id`, and each
+   repeats the turn's usage so far: the last one counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from everlog.core.event import Event, NewEvent
+from everlog.errors import NotFoundError
+from everlog.importers.lines import Line
+from everlog.importers.record import Item, Target, first_words, make_item, opaque_type, parse_moment
+from everlog.store import Store
+
+FORMAT = "claude-code"
+ACTOR = "claude-code"
+PATTERN = "*.jsonl"
+_CHAINS_MAX = 10_000  # inline side chains' newest entries that are remembered, to find where the next belongs
+# What Claude Code writes beside the conversation. Other types are kept just the same, and reported.
+_KNOWN = {
+    *("agent-name", "ai-title", "attachment", "custom-title", "file-history-snapshot", "last-prompt", "mode"),
+    *("permission-mode", "pr-link", "progress", "queue-operation", "summary", "system", "tag", "worktree-state"),
+}
+
+
+def default_folder() -> Path:
+    """Give the folder where Claude Code keeps the user's transcripts."""
+    chosen = os.environ.get("CLAUDE_CONFIG_DIR")
+    return (Path(chosen) if chosen else Path.home() / ".claude") / "projects"
+
+
+def order(path: Path) -> tuple[bool, str]:
+    """Put the files of sub-agents behind the sessions that they were made for."""
+    return path.name.startswith("agent-"), str(path)
+
+
+class Translator:
+    """Reads the lines of one file."""
+
+    def __init__(self, starters: Starters, path: Path, first: Line, identity: str) -> None:
+        self._starters = starters
+        self._main = path.stem
+        self._identity = identity
+        self._titles: dict[str, str] = {}  # by session; what Claude Code calls it
+        self._prompts: dict[str, str] = {}  # by session; what the user said first
+        self._chains: OrderedDict[str, str] = OrderedDict()
+        self._chain: str | None = None
+        owner = path.parent.parent.name if path.parent.name == "subagents" else _member(first.value, "sessionId")
+        self._own_file = path.name.startswith("agent-") and isinstance(owner, str)
+        if self._own_file:
+            self._agent = path.stem.removeprefix("agent-")
+            self.home = self._side_target(str(owner), path.stem, self._agent)
+        else:
+            self._agent = ""
+            self.home = Target(name=self._main, identity=identity, title=lambda: self._title(self._main))
+
+    def translate(self, line: Line) -> Iterator[tuple[Target, Item]]:
+        """Give the item of a line, and where it goes."""
+        entry: Any = line.value
+        if not isinstance(entry, dict):
+            yield (
+                self.home,
+                make_item(
+                    FORMAT,
+                    line,
+                    _line_key(line),
+                    [NewEvent(opaque_type(FORMAT, "entry"), {"value": entry})],
+                    problem="is no JSON object; kept as it is",
+                ),
+            )
+            return
+        entry = cast("dict[str, Any]", entry)
+        target = self._target(entry)
+        events, problem = _events(entry, self._actor(entry))
+        self._note_title(target.name, entry)
+        uuid = entry.get("uuid")
+        key = f"{FORMAT}:{uuid}" if isinstance(uuid, str) and uuid else _line_key(line)
+        moment = parse_moment(entry.get("timestamp"))
+        yield target, make_item(FORMAT, line, key, events, occurred_at=moment, problem=problem)
+
+    def _actor(self, entry: dict[str, Any]) -> str:
+        agent = self._agent or entry.get("agentId")
+        if isinstance(agent, str) and agent.isascii() and agent.isalnum() and len(agent) < 100:
+            return f"{ACTOR}/{agent}"
+        return ACTOR
+
+    # --- side chains ---
+    def _target(self, entry: dict[str, Any]) -> Target:
+        if self._own_file or entry.get("isSidechain") is not True:
+            return self.home
+        agent = entry.get("agentId")
+        name = f"agent-{agent}" if isinstance(agent, str) and agent.isprintable() and 0 < len(agent) < 100 else None
+        if name is None:
+            name = f"side-{self._chain_of(entry)}"
+        return self._side_target(self._main, name, agent if isinstance(agent, str) else None)
+
+    def _chain_of(self, entry: dict[str, Any]) -> str:
+        """Give the id of the entry that an inline side chain began with."""
+        uuid, parent = entry.get("uuid"), entry.get("parentUuid")
+        uuid = uuid if isinstance(uuid, str) and uuid.isprintable() and len(uuid) < 100 else "unnamed"
+        chain = self._chains.get(parent) if isinstance(parent, str) else None
+        if chain is None:
+            chain = uuid if parent is None or self._chain is None else self._chain
+        self._chains[uuid] = self._chain = chain
+        if len(self._chains) > _CHAINS_MAX:
+            self._chains.popitem(last=False)
+        return chain
+
+    def _side_target(self, owner: str, name: str, agent: str | None) -> Target:
+        full = f"{owner[:120]}/{name}"
+        return Target(
+            name=full,
+            identity=self._identity,
+            title=lambda: self._title(full),
+            parent=lambda: self._starters.find(owner, agent, self._prompts.get(full)),
+        )
+
+    def _title(self, name: str) -> str | None:
+        return self._titles.get(name) or self._prompts.get(name)
+
+    def _note_title(self, name: str, entry: dict[str, Any]) -> None:
+        for member in ("customTitle", "aiTitle", "summary"):
+            if isinstance(entry.get(member), str):
+                self._titles[name] = first_words(entry[member])
+                return
+        if name not in self._prompts and entry.get("type") == "user" and entry.get("isMeta") is not True:
+            said = _text_of(_member(entry.get("message"), "content"))
+            if said and not said.lstrip().startswith("<"):  # <command-name> and its kin are Claude Code's own words
+                self._prompts[name] = first_words(said)
+
+
+class Starters:
+    """Finds the tool uses that started sub-agents: by the agent's id in the result, else by the prompt.
+
+    Each session is read once, and on from there when it has grown; only uses that have a prompt are held.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: dict[str, int] = {}
+        self._uses: dict[tuple[str, str, str], Event] = {}
+
+    def find(self, owner: str, agent: str | None, prompt: str | None) -> Event | None:
+        """Give the tool use in session `owner` that started this agent; None where it cannot be told."""
+        try:
+            session = self._store.session(owner)
+        except NotFoundError:
+            return None
+        start, size = self._read.get(owner, 0), session.head.size
+        for event in session.events(types=["agent.tool_use", "agent.tool_result"], start=start, stop=size):
+            self._note(owner, event)
+        self._read[owner] = size
+        use = None if agent is None else self._uses.get((owner, "agent", agent))
+        return use if use is not None or prompt is None else self._uses.get((owner, "prompt", prompt))
+
+    def _note(self, owner: str, event: Event) -> None:
+        data = event.data
+        if event.type == "agent.tool_use":
+            prompt = _member(_member(data, "input"), "prompt")
+            if isinstance(prompt, str):
+                self._uses[owner, "use", data["id"]] = event
+                self._uses[owner, "prompt", first_words(prompt)] = event
+            return
+        item = _member(_member(event.metadata, "native"), "item")
+        agent = _member(_member(item, "toolUseResult"), "agentId")
+        use = self._uses.get((owner, "use", str(_member(data, "tool_use_id"))))
+        if isinstance(agent, str) and use is not None:
+            self._uses[owner, "agent", agent] = use
+
+
+# --- entries -------------------------------------------------------------------------------------
+def _events(entry: dict[str, Any], actor: str) -> tuple[list[NewEvent], str | None]:
+    """Give an entry's events, at least one, and what is to be reported."""
+    kind = entry.get("type")
+    message = entry.get("message")
+    content = _member(message, "content")
+    if kind in ("user", "assistant") and isinstance(content, (str, list)):
+        if entry.get("isApiErrorMessage") is True:
+            return [NewEvent("error", {"message": _text_of(content) or "", "kind": "api"}, actor=actor)], None
+        made = _user_events(content) if kind == "user" else _assistant_events(content, message, actor)
+        if made:
+            return made, None
+    known = kind in _KNOWN or kind in ("user", "assistant")
+    problem = None if known else f"has the type {kind!r:.100}, which is not known; kept as it is"
+    return [NewEvent(opaque_type(FORMAT, kind), _opaque_data(entry))], problem
+
+
+def _opaque_data(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Give what a listing should show of an entry that has no standard type; the whole stands in `native`."""
+    for member in ("content", "summary", "customTitle", "aiTitle", "lastPrompt", "operation", "subtype"):
+        if isinstance(entry.get(member), str):
+            return {member: entry[member]}
+    return None
+
+
+def _user_events(content: str | list[Any]) -> list[NewEvent]:
+    if isinstance(content, str):
+        return [NewEvent("user.message", {"content": content})]
+    events: list[NewEvent] = []
+    said: list[Any] = []
+    for block in content:
+        if _member(block, "type") == "tool_result" and isinstance(_member(block, "tool_use_id"), str):
+            events.append(result_event(block))
+        else:
+            said.append(block)
+    if said:
+        events.append(NewEvent("user.message", {"content": said}))
+    return events
+
+
+def result_event(block: dict[str, Any]) -> NewEvent:
+    """Give a tool's result, a block in the shape of Anthropic's Messages API, as an event."""
+    data = {name: value for name, value in block.items() if name in ("tool_use_id", "content")}
+    failed = block.get("is_error")
+    if isinstance(failed, bool):
+        data["is_error"] = failed
+    return NewEvent("agent.tool_result", data, outcome="error" if failed is True else "ok" if failed is False else None)
+
+
+def _assistant_events(content: str | list[Any], message: Any, actor: str) -> list[NewEvent]:
+    turn: dict[str, Any] = {}
+    if isinstance(_member(message, "id"), str):
+        turn["message_id"] = message["id"]
+    metadata: dict[str, Any] = {}
+    model, usage = _member(message, "model"), usage_of(_member(message, "usage"))
+    if isinstance(model, str):
+        metadata["model"] = model
+    if usage is not None:
+        metadata["usage"] = usage
+    blocks = [content] if isinstance(content, str) else content
+    events = [_block_event(block, turn, actor) for block in blocks]
+    if events and metadata:
+        first = events[0]
+        events[0] = NewEvent(first.type, first.data, actor=actor, outcome=first.outcome, metadata=metadata)
+    return events
+
+
+def _block_event(block: Any, turn: dict[str, Any], actor: str) -> NewEvent:
+    if isinstance(block, str):
+        return NewEvent("agent.message", {"content": block, **turn}, actor=actor)
+    kind = _member(block, "type")
+    if kind == "thinking" and isinstance(block.get("thinking"), str):
+        data = {"text": block["thinking"]}
+        if isinstance(block.get("signature"), str):
+            data["signature"] = block["signature"]
+        return NewEvent("agent.thinking", data | turn, actor=actor)
+    if kind == "redacted_thinking":
+        return NewEvent("agent.thinking", {"encrypted": block.get("data"), **turn}, actor=actor)
+    if kind in ("tool_use", "server_tool_use", "mcp_tool_use") and all(
+        isinstance(block.get(member), str) for member in ("id", "name")
+    ):
+        data = {"id": block["id"], "name": block["name"], "input": block.get("input")}
+        if kind != "tool_use":
+            data["kind"] = "server" if kind == "server_tool_use" else "mcp"
+        return NewEvent("agent.tool_use", data | turn, actor=actor)
+    if isinstance(kind, str) and kind.endswith("tool_result") and isinstance(block.get("tool_use_id"), str):
+        return result_event(block)
+    return NewEvent("agent.message", {"content": [block], **turn}, actor=actor)
+
+
+def usage_of(usage: Any) -> dict[str, int] | None:
+    """Give Anthropic's count of tokens in the standard shape, where input_tokens include what came from the cache."""
+    if not isinstance(usage, dict):
+        return None
+    counted = {
+        name: value
+        for name in ("cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+        if type(value := usage.get(name)) is int
+    }
+    fresh = usage.get("input_tokens")
+    if type(fresh) is int:
+        cached = counted.get("cache_read_input_tokens", 0) + counted.get("cache_creation_input_tokens", 0)
+        counted["input_tokens"] = fresh + cached
+    return counted or None
+
+
+def _line_key(line: Line) -> str:
+    return f"{FORMAT}:{line.number}:{sha256(line.raw).hexdigest()[:32]}"
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _text_of(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [text for block in content if isinstance(text := _member(block, "text"), str)]
+        return " ".join(texts) or None
+    return None

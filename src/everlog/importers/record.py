@@ -1,0 +1,391 @@
+"""Recording what an importer reads: items of a source become events of sessions, each once, and none is lost.
+
+1. An item of the source is one append: its first event holds the item's key and, in `metadata.native`, the item itself
+   where the events do not say all of it; the others are its parts, `metadata.part = [i, n]`.
+2. An item whose key is recorded is known, and not recorded again: neither where its session was rewound meanwhile, nor
+   where a later version of the importer would make other events of it. Other content under one key is recorded too,
+   under a key of its own.
+3. What the log refuses is kept as an opaque event with the source's bytes attached, and reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from everlog.core import limits
+from everlog.core.event import Event, NewEvent
+from everlog.core.standard import is_type
+from everlog.core.values import decode_json
+from everlog.errors import EverlogError, InvalidEventError, KeyReusedError, LimitError, NotFoundError
+from everlog.importers.lines import Line
+from everlog.session import Session
+from everlog.store import Store
+
+NATIVE_BYTES_MAX = 1024 * 1024  # a larger item goes into an attachment, so that bodies stay below their bound
+PROBLEMS_MAX = 1_000  # that are listed for a file; all are counted
+_BATCH_EVENTS = 300  # of one append: few enough to stay small, many enough to share a sync
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that could not be taken as what it should be. line: from 1; None for the file as a whole."""
+
+    path: str
+    line: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What became of one file.
+
+    sessions: those that its items went to, the main one first. events: newly recorded; known: recorded before.
+    problems: at most PROBLEMS_MAX of `problem_count`; what they name is kept in the session as an opaque event.
+    """
+
+    path: str
+    sessions: tuple[str, ...]
+    events: int
+    known: int
+    problems: tuple[Problem, ...] = ()
+    problem_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A file of which nothing, or not all, was imported, and why."""
+
+    path: str
+    error: EverlogError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The session that an item goes to, and what it is made with where it is not there yet.
+
+    name: its id. identity: tells this source from another of the same name. title, parent: asked when it is made.
+    """
+
+    name: str
+    identity: str
+    title: Callable[[], str | None] = lambda: None
+    parent: Callable[[], Event | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item of a source as events. value: what it was. problem: what is to be reported of it."""
+
+    number: int | None
+    value: Any
+    events: Sequence[NewEvent]
+    raw_bytes: int
+    problem: str | None = None
+
+
+class Recorder:
+    """Records the items of one file."""
+
+    def __init__(self, store: Store, format: str, path: Path) -> None:
+        self.store = store
+        self.format = format
+        self.path = path
+        self.events = 0
+        self.known = 0
+        self.problem_count = 0
+        self.problems: list[Problem] = []
+        self.sessions: dict[str, str] = {}  # the target's name: the session's id
+        self._waiting_events = 0
+        self._waiting_bytes = 0
+        self._waiting_keys: set[str | None] = set()
+        self._targets: dict[str, Target] = {}
+        self._queued: dict[str, list[Item]] = {}
+
+    def add(self, target: Target, item: Item) -> bool:
+        """Take an item, which is recorded with others, at the latest by `flush`; True where earlier ones now are."""
+        if item.problem is not None:
+            self.report(item.number, item.problem)
+        keys = {event.key for event in item.events}
+        full = (
+            self._waiting_events + len(item.events) > _BATCH_EVENTS
+            or self._waiting_bytes + item.raw_bytes > _BATCH_BYTES
+            or not keys.isdisjoint(self._waiting_keys)
+        )
+        if full:
+            self.flush()
+        self._targets[target.name] = target
+        self._queued.setdefault(target.name, []).append(item)
+        self._waiting_events += len(item.events)
+        self._waiting_bytes += item.raw_bytes
+        self._waiting_keys |= keys
+        return full
+
+    def flush(self) -> None:
+        """Record all that was taken."""
+        queued, self._queued = self._queued, {}
+        self._waiting_events = self._waiting_bytes = 0
+        self._waiting_keys.clear()
+        for name, items in queued.items():
+            session, branched = self._session(self._targets[name])
+            if branched:
+                items = self._new_to(session, items)  # noqa: PLW2901
+            if items:
+                self._write(session, items)
+        self._targets.clear()
+
+    def report(self, line: int | None, reason: str) -> None:
+        """Note a problem of the file."""
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(path=str(self.path), line=line, reason=reason))
+
+    def take(self) -> Imported:
+        """Give what became of the file since this was asked last."""
+        imported = Imported(
+            path=str(self.path),
+            sessions=tuple(self.sessions.values()),
+            events=self.events,
+            known=self.known,
+            problems=tuple(self.problems),
+            problem_count=self.problem_count,
+        )
+        self.events = self.known = self.problem_count = 0
+        self.problems.clear()
+        return imported
+
+    def _session(self, target: Target) -> tuple[Session, bool]:
+        """Open the session of a source, or make it; another source of the same name gets a name of its own."""
+        known = self.sessions.get(target.name)
+        if known is not None:
+            session = self.store.session(known)
+        else:
+            session = self._made(target, target.name)
+            if session.info().metadata.get("source") != target.identity:
+                session = self._made(target, f"{target.name[:200]}-{target.identity[:8]}")
+            self.sessions[target.name] = session.id
+        return session, len(session.branches()) > 1
+
+    def _made(self, target: Target, name: str) -> Session:
+        with suppress(NotFoundError):
+            return self.store.session(name)
+        return self.store.get_or_create(
+            name,
+            title=_as_title(target.title()),
+            labels={"source": self.format},
+            metadata={"file": self.path.name, "source": target.identity},
+            parent=target.parent(),
+        )
+
+    def _new_to(self, session: Session, items: list[Item]) -> list[Item]:
+        """Leave out what stands on any branch: what was imported and then rewound must not come back."""
+        new: list[Item] = []
+        for item in items:
+            key = item.events[0].key
+            if key is not None and any(event.session == session.id for event in self.store.find(key)):
+                self.known += len(item.events)
+            else:
+                new.append(item)
+        return new
+
+    def _write(self, session: Session, items: list[Item]) -> None:
+        try:
+            recorded = session.extend([event for item in items for event in item.events], repeats="skip")
+        except (KeyReusedError, InvalidEventError, LimitError) as error:
+            if len(items) == 1:
+                self._write_otherwise(session, items[0], error)
+                return
+            middle = len(items) // 2
+            self._write(session, items[:middle])
+            self._write(session, items[middle:])
+        else:
+            repeated = sum(event.repeated for event in recorded)
+            self.known += repeated
+            self.events += len(recorded) - repeated
+
+    def _write_otherwise(self, session: Session, item: Item, error: EverlogError) -> None:
+        if not isinstance(error, KeyReusedError):
+            self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
+            self._write(session, [_opaque(self.format, item)])
+            return
+        key = item.events[0].key
+        assert key is not None, "only a key can be reused"
+        own = f"{key[:400]}:{digest(item.value)[:16]}"
+        recorded = session.find(key)
+        if (recorded is not None and _is_of(recorded, item.value)) or session.find(own) is not None:
+            self.known += len(item.events)  # other events than these, of the same item
+            return
+        self._write(session, [replace(item, events=with_key(item.events, own))])
+
+
+# --- making items --------------------------------------------------------------------------------
+def make_item(
+    format: str,
+    line: Line,
+    key: str,
+    events: Sequence[NewEvent],
+    *,
+    occurred_at: datetime | None = None,
+    native: bool = True,
+    problem: str | None = None,
+) -> Item:
+    """Give a line as an item: its events with key, time and parts, and with the line itself where `native` asks for it."""
+    made = [replace(event, occurred_at=occurred_at) for event in events] if occurred_at is not None else list(events)
+    metadata = dict(made[0].metadata or {})
+    if line.fault is not None or (native and len(line.raw) > NATIVE_BYTES_MAX):
+        metadata["native"] = {"format": format, "attachment": "native.json"}
+        made[0] = replace(made[0], attachments={"native.json": line.raw})
+    elif native:
+        metadata["native"] = {"format": format, "item": line.value}
+    if metadata:
+        made[0] = replace(made[0], metadata=metadata)
+    for index in range(1, len(made)):
+        made[index] = replace(made[index], metadata={**(made[index].metadata or {}), "part": [index, len(made)]})
+    return Item(
+        number=line.number,
+        value=line.value,
+        events=with_key(made, key),
+        raw_bytes=len(line.raw),
+        problem=problem if line.fault is None else f"{line.fault}; its bytes are kept beside it",
+    )
+
+
+def unreadable(format: str, line: Line) -> Item:
+    """Give a line that cannot be read as an opaque event with its bytes attached."""
+    data = {"line": line.number, "reason": line.fault, "piece": line.piece}
+    key = f"{format}:line:{line.number}:{line.piece}:{sha256(line.raw).hexdigest()[:32]}"
+    event = NewEvent(f"x.{opaque_name(format)}.unreadable", data, attachments={"line": line.raw}, key=key)
+    return Item(
+        number=line.number,
+        value=line.raw,
+        events=[event],
+        raw_bytes=len(line.raw),
+        problem=f"{line.fault}; kept as bytes",
+    )
+
+
+def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
+    """Give an item's events with the item's key: the first the key itself, the others with their number behind it."""
+    if len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16 or "\x00" in key:
+        key = f"sha256:{digest(key)}"
+    return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
+
+
+def opaque_type(format: str, name: object) -> str:
+    """Give the type of an event that keeps an entry that has no standard type: `x.FORMAT.TYPE`."""
+    kind = f"x.{opaque_name(format)}.{opaque_name(name) if isinstance(name, str) and name else 'entry'}"
+    return kind if is_type(kind) else f"x.{opaque_name(format)}.entry"
+
+
+def opaque_name(name: str) -> str:
+    """Give a name as part of an event's type."""
+    return "".join(character if character.isascii() and character.isalnum() else "_" for character in name.lower()[:64])
+
+
+def _opaque(format: str, item: Item) -> Item:
+    """Give an item that the log refused as an event of it alone, with its JSON attached."""
+    content = item.value if isinstance(item.value, bytes) else compact(item.value).encode()
+    event = NewEvent(
+        f"x.{opaque_name(format)}.refused",
+        {"line": item.number, "type": item.events[0].type},
+        metadata={"native": {"format": format, "attachment": "native.json"}},
+        attachments={"native.json": content},
+        key=item.events[0].key,
+    )
+    return replace(item, events=[event], problem=None)
+
+
+def parse_moment(text: object) -> datetime | None:
+    """Read a source's time; None where it is none, or has no zone."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def first_words(text: str) -> str:
+    """Give the beginning of a text as a title."""
+    return " ".join(text[:2_000].split())[:120]
+
+
+def _as_title(title: str | None) -> str | None:
+    """Give a title that the store takes: what cannot be printed is a space."""
+    if title is None:
+        return None
+    return first_words("".join(character if character.isprintable() else " " for character in title[:2_000])) or None
+
+
+def compact(value: object) -> str:
+    """Give a value as JSON, the same for the same value."""
+    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """Give the SHA-256 of a value's JSON, in hex."""
+    return sha256(compact(value).encode()).hexdigest()
+
+
+# --- giving items back ---------------------------------------------------------------------------
+Encode = Callable[[Sequence[Event]], Any]
+
+
+def groups(events: Iterator[Event]) -> Iterator[list[Event]]:
+    """Give events grouped by the item that they are of."""
+    group: list[Event] = []
+    for event in events:
+        part = (event.metadata or {}).get("part")
+        if group and not (isinstance(part, list) and part[:1] == [len(group)]):
+            yield group
+            group = []
+        group.append(event)
+    if group:
+        yield group
+
+
+def item_of(group: Sequence[Event], encode: Encode) -> Any:
+    """Give the source's item that a group of events was made of; bytes where it could not be read.
+
+    encode: makes an item of the standard fields, for those that need no more.
+    """
+    first = group[0]
+    native = (first.metadata or {}).get("native")
+    if isinstance(native, dict):
+        if "item" in native:
+            return native["item"]
+        if "attachment" in native:
+            raw = first.attachment(native["attachment"])
+            try:
+                return decode_json(raw, what="the item")
+            except EverlogError:
+                return raw
+    if first.type.startswith("x.") and first.type.endswith(".unreadable"):
+        return first.attachment("line")
+    return encode(group)
+
+
+def _is_of(first: Event, value: Any) -> bool:
+    """Tell whether an event was made of this item; an erased one is, since it must not come back."""
+    if first.erased:
+        return True
+    native = (first.metadata or {}).get("native")
+    if not isinstance(native, dict):
+        return False
+    if "item" in native:
+        return bool(native["item"] == value)
+    if "attachment" not in native:
+        return False
+    return item_of([first], lambda _: None) == value
