@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, lock.
+"""Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, docs, lock.
 
     python3 dev.py demo          set up, and see the main job at work
     python3 dev.py test          set up, and pass the tests; more words go to pytest: dev.py test -k merkle
@@ -52,7 +52,8 @@ def setup():
         say("the environment is not the one that is wanted: making it anew")
         shutil.rmtree(VENV)
     say("making .venv (Python %s)" % sys.version.split()[0])
-    result = subprocess.run([sys.executable, "-m", "venv", VENV], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    base = getattr(sys, "_base_executable", sys.executable)  # whoever ran this with the old environment just lost it
+    result = subprocess.run([base, "-m", "venv", VENV], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if result.returncode:
         raise Trouble(
             "python -m venv failed:\n%s\nDo: install Python's venv module (on Debian: apt-get install python3-venv), or make "
@@ -119,6 +120,11 @@ def test(words):
 
 def bench(words):
     return run(in_venv("python"), "-m", "bench", *words)
+
+
+def docs(words):
+    """Write the pages of the reference that are made from the code."""
+    return run(in_venv("python"), "docs/generate.py", *words)
 
 
 def lock(words):
@@ -217,7 +223,7 @@ def report(found):
     return 1 if found else 0
 
 
-COMMANDS = {"demo": demo, "test": test, "check": check, "bench": bench, "lock": lock}
+COMMANDS = {"demo": demo, "test": test, "check": check, "bench": bench, "docs": docs, "lock": lock}
 
 
 def main():

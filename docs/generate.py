@@ -1,0 +1,193 @@
+"""Write the generated pages of the reference from the code: `python3 dev.py docs`. A test sees that they are current."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+import everlog
+from everlog import errors
+from everlog.cli.commands import everlog as command
+from everlog.cli.main import EXIT_CODES, exit_code
+from everlog.cli.topics import TOPICS
+from everlog.core.standard import STANDARD_TYPES, is_reserved
+
+FOLDER = Path(__file__).parent / "reference"
+LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
+_MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
+_LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")
+_SECTION = re.compile(r"^# --- (.*?) -+$")
+
+
+def main() -> None:
+    """Write every page."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        print(f"docs/reference/{name}", file=sys.stderr)
+
+
+def pages() -> dict[str, str]:
+    """Give the text of every generated page, by its file's name."""
+    makers: dict[str, Callable[[], Iterator[str]]] = {
+        "python.md": python_page,
+        "command-line.md": command_line_page,
+        "events.md": events_page,
+        "errors.md": errors_page,
+        "limits.md": limits_page,
+    }
+    return {name: "\n".join([_MADE, "", *make()]).rstrip("\n") + "\n" for name, make in makers.items()}
+
+
+# --- Python --------------------------------------------------------------------------------------
+def python_page() -> Iterator[str]:
+    """Give the public names with their signatures and docstrings."""
+    yield from ("# Python", "", "The public names of `everlog`. The async face has the same methods, awaited.", "")
+    for name in sorted(everlog.__all__, key=str.lower):
+        member = getattr(everlog, name)
+        yield from (f"## `{name}`", "")
+        if inspect.isclass(member):
+            yield from _class(name, member)
+        elif callable(member):
+            yield from (*_signature(name, member), *_quoted(member))
+        else:
+            yield from (f"`{name} = {member!r}`", "")
+
+
+def _class(name: str, kind: type[Any]) -> Iterator[str]:
+    if name.startswith("Async"):
+        yield from (
+            f"The async face of `{name.removeprefix('Async')}`: the same names, with `await` and `async for`.",
+            "",
+        )
+        return
+    if name in ("NewEvent", "Head", "SessionInfo", "Attachment", "StateHash"):
+        yield from _signature(name, kind)
+    yield from _quoted(kind)
+    for each, member in _members(kind):
+        if isinstance(member, property):
+            returns = inspect.get_annotations(member.fget).get("return", "") if member.fget else ""
+            yield from (f"**`{each}`**: `{returns}`", "", *_quoted(member))
+        else:
+            function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+            yield from (*_signature(f"{name}.{each}", function), *_quoted(function))
+
+
+def _members(kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Give the documented public members of a class and of its own bases, each once, in the order of their writing."""
+    seen: set[str] = set()
+    for base in kind.__mro__:
+        if not base.__module__.startswith("everlog"):
+            continue
+        for name, member in vars(base).items():
+            plain = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+            if name.startswith("_") or name in seen or not (inspect.isfunction(plain) or isinstance(member, property)):
+                continue
+            seen.add(name)
+            if inspect.getdoc(plain):
+                yield name, member
+
+
+def _signature(name: str, member: Any) -> list[str]:
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(member)))
+    text = re.sub(r"\((self|cls)(, )?", "(", text, count=1)
+    text = re.sub(r"\b(?:everlog|datetime|collections\.abc|typing)(?:\.\w+)*\.(?=[A-Z])", "", text)
+    if len(name) + len(text) > 110 and "(" in text:
+        inside, _, after = text[1:].rpartition(")")
+        arguments = ",\n    ".join(_split_arguments(inside))
+        text = f"(\n    {arguments},\n){after}"
+    return ["```text", f"{name}{text}", "```", ""]
+
+
+def _split_arguments(text: str) -> list[str]:
+    found, depth, start = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            found.append(text[start:index].strip())
+            start = index + 1
+    return [*found, text[start:].strip()]
+
+
+def _quoted(member: Any) -> list[str]:
+    """Give a docstring as a paragraph, with its lines as they are: each names a parameter, a bound or an error."""
+    text = inspect.getdoc(member) or ""
+    if isinstance(member, type) and text.startswith(f"{member.__name__}("):
+        text = ""
+    lines = [_escaped(line) for line in text.splitlines()]
+    return [
+        *(f"{line}  " if line and following else line for line, following in zip(lines, [*lines[1:], ""], strict=True)),
+        "",
+    ]
+
+
+def _escaped(text: str) -> str:
+    """Keep Markdown from reading globs, names and types as its own marks."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]|])", r"\\\1", part) for part in parts)
+
+
+# --- the command line ----------------------------------------------------------------------------
+def command_line_page() -> Iterator[str]:
+    """Give the help of every command and topic, as it is printed."""
+    yield from ("# Command line", "", "What `everlog help` prints.", "")
+    settings: Any = {"max_content_width": 100, "terminal_width": 100, "help_option_names": ["-h", "--help"]}
+    with click.Context(command, info_name="everlog", **settings) as root:
+        yield from ("```text", *_trimmed(command.get_help(root)), "```", "")
+        for name, each in command.commands.items():
+            with click.Context(each, info_name=name, parent=root, **settings) as inner:
+                yield from (f"## {name}", "", "```text", *_trimmed(each.get_help(inner)), "```", "")
+    for name, text in TOPICS.items():
+        yield from (f"## Topic: {name}", "", "```text", *_trimmed(text.strip("\n")), "```", "")
+
+
+def _trimmed(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines()]
+
+
+# --- events, errors, limits ----------------------------------------------------------------------
+def events_page() -> Iterator[str]:
+    """Give the standard event types and their members."""
+    yield from ("# Standard event types", "")
+    yield "Any type `[a-z][a-z0-9_.]*` may be appended. Of these the members are checked; `?` is optional, more are kept."
+    yield from ("", "| type | data | written by |", "| --- | --- | --- |")
+    for name, members in STANDARD_TYPES.items():
+        shown = ", ".join(f"`{member}` {kind}" for member, (_, kind) in members.items())
+        yield f"| `{name}` | {shown} | {'its own verb' if is_reserved(name) else 'append'} |"
+
+
+def errors_page() -> Iterator[str]:
+    """Give the errors by what to do next."""
+    document = inspect.getdoc(errors) or ""
+    yield from ("# Errors", "", "In `everlog.errors`.", "", "```text", *document.splitlines()[2:-3], "```", "")
+    yield from ("| error | code | exit code | means |", "| --- | --- | --- | --- |")
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.EverlogError):
+            first = (inspect.getdoc(kind) or "").splitlines()[0]
+            try:
+                code = str(exit_code(kind("x")))
+            except TypeError:  # it takes more than a message; its kind decides
+                code = str(exit_code(kind.__new__(kind)))
+            yield f"| `{kind.__name__}` | `{kind.code}` | {code} | {_escaped(first)} |"
+    yield from ("", "## Exit codes", "", "| code | means |", "| --- | --- |")
+    yield from (f"| {code} | {meaning} |" for code, meaning in EXIT_CODES)
+
+
+def limits_page() -> Iterator[str]:
+    """Give every bound, with its reason."""
+    yield from ("# Limits", "", "Passing one raises `LimitError`, which names the member and the bound.", "")
+    for line in LIMITS.read_text(encoding="utf-8").splitlines():
+        if section := _SECTION.match(line):
+            yield from ("", f"## {section[1].capitalize()}", "", "| limit | value | because |", "| --- | --- | --- |")
+        elif limit := _LIMIT.match(line):
+            yield f"| `{limit[1]}` | `{limit[2]}` | {limit[3] or ''} |"
+
+
+if __name__ == "__main__":
+    main()
