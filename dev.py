@@ -5,6 +5,7 @@
     python3 dev.py test          set up, and pass the tests; more words go to pytest: dev.py test -k merkle
     python3 dev.py check         format, lint, types, layers, sizes, docs
     python3 dev.py bench         measure; more words go to the benchmark: dev.py bench --quick
+    python3 dev.py bench --peers measure beside other libraries, which it installs in .venv-peers
     python3 dev.py lock          make requirements.lock anew from pyproject.toml
 
 It makes .venv beside this file from requirements.lock, checked by hash. A second run finds it ready.
@@ -26,6 +27,8 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "ready")
 LOCK = os.path.join(ROOT, "requirements.lock")
+PEERS_VENV = os.path.join(ROOT, ".venv-peers")
+PEERS = os.path.join(ROOT, "bench", "peers.txt")
 MODULE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 
@@ -119,7 +122,39 @@ def test(words):
 
 
 def bench(words):
-    return run(in_venv("python"), "-m", "bench", *words)
+    if "--peers" not in words:
+        return run(in_venv("python"), "-m", "bench", *words)
+    words = [word for word in words if word != "--peers"]
+    if not {"-h", "--help"} & set(words):
+        setup_peers()
+    return run(in_venv("python"), "-m", "bench.peers", "--python", os.path.join(PEERS_VENV, "bin", "python"), *words)
+
+
+def setup_peers():
+    """Make .venv-peers from bench/peers.txt. A peer that cannot be installed is a row of the table that says so."""
+    wanted = hashlib.sha256((sys.version + ROOT + read(PEERS)).encode()).hexdigest()
+    stamp = os.path.join(PEERS_VENV, "ready")
+    if read(stamp) == wanted:
+        return
+    say("making .venv-peers and installing what bench/peers.txt names (a minute or two)")
+    subprocess.run([sys.executable, "-m", "venv", "--clear", PEERS_VENV], check=True)
+    pip = [
+        os.path.join(PEERS_VENV, "bin", "python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "install",
+        "-q",
+    ]
+    if subprocess.run(pip + ["-r", PEERS]).returncode == 0:
+        with open(stamp, "w") as file:
+            file.write(wanted)
+        return
+    say("not all together; one by one")
+    for line in read(PEERS).splitlines():
+        if "==" in line and subprocess.run(pip + [line.strip()]).returncode:
+            say("%s cannot be installed; the others are measured" % line.strip())
 
 
 def docs(words):
