@@ -44,16 +44,19 @@ class Connections:
     """Opens, hands out and closes the connections of one store in one process.
 
     relaxed: sync at checkpoints only; power loss may then lose the last moments.
+    disk: where the files lie; another than the system's in tests only.
     """
 
-    def __init__(self, path: Path, *, read_only: bool, relaxed: bool) -> None:
+    def __init__(self, path: Path, *, read_only: bool, relaxed: bool, disk: files.Disk) -> None:
         self.path = path
         self._place = str(path)
         self.read_only = read_only
         self._relaxed = relaxed
+        self._disk = disk
         self._process = os.getpid()
         self._identity = (0, 0)
         self._writer: apsw.Connection | None = None
+        self._wal_renewed = False
         self._watcher: apsw.Connection | None = None
         self._turn: Turn | None = None
         self._readers: list[apsw.Connection] = []
@@ -88,9 +91,29 @@ class Connections:
             raise UnavailableError(f"{self.path} was opened read-only; nothing was written; open it without read_only")
         if self._writer is None:
             self._writer = self._connect(apsw.SQLITE_OPEN_READWRITE)
+            self._wal_renewed = False
             self._writer.set_wal_hook(self._note_wal)
             self._writer.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         return self._writer
+
+    def renew_wal(self) -> None:
+        """See once that what the write-ahead log held when the writer was opened is on the disk. Call with the turn taken.
+
+        A commit whose sync failed may stand in the log whole. The next process takes it up, answers a repeated key from
+        it and writes behind it; but the system counts its pages as written, and no sync brings them to the disk. Written
+        again, byte for byte, they are new pages, and are synced.
+        """
+        if self._wal_renewed:
+            return
+        try:
+            self._disk.rewrite(Path(f"{self.path}-wal"))
+        except FileNotFoundError:
+            pass  # nothing stands in it
+        except OSError as error:
+            raise UnavailableError(
+                f"{self.path}-wal cannot be written ({error.strerror}); nothing was written; see to the disk and try again"
+            ) from error
+        self._wal_renewed = True
 
     def drop_writer(self) -> None:
         """Close the writer, after a commit or sync that failed: what it holds in memory is not to be trusted."""
@@ -232,7 +255,7 @@ class Connections:
         return apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
 
     def _connect(self, mode: int) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path), flags=mode, statementcachesize=100)
+        connection = apsw.Connection(str(self.path), flags=mode, vfs=self._disk.name, statementcachesize=100)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)

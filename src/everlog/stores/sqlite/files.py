@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import os
 import re
 import sys
@@ -9,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from everlog.errors import NotFoundError, UnavailableError, UnsupportedStoreError
+
+_CHUNK_BYTES = 1024 * 1024
 
 # File systems whose locks or shared memory do not hold between machines; SQLite's WAL needs both.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -124,3 +129,25 @@ def identity(path: str) -> tuple[int, int]:
 def full_sync_needed() -> bool:
     """Tell whether fsync alone does not reach the disk: on macOS it needs F_FULLFSYNC."""
     return sys.platform == "darwin"
+
+
+class Disk:
+    """Where a store's files lie. name: of the apsw VFS through which SQLite sees it; None for SQLite's own."""
+
+    name: str | None = None
+
+    def rewrite(self, path: Path) -> None:
+        """Write a file's bytes again where they stand, and sync them. Raises OSError."""
+        with path.open("r+b", buffering=0) as file:
+            for start in itertools.count(0, _CHUNK_BYTES):
+                chunk = os.pread(file.fileno(), _CHUNK_BYTES, start)
+                if not chunk:
+                    break
+                if os.pwrite(file.fileno(), chunk, start) != len(chunk):
+                    raise OSError(errno.EIO, "it was written in part")
+            if full_sync_needed():
+                fcntl.fcntl(file.fileno(), getattr(fcntl, "F_FULLFSYNC"))  # noqa: B009  # macOS only
+            os.fsync(file.fileno())
+
+
+SYSTEM = Disk()

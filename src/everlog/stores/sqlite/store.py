@@ -26,6 +26,7 @@ from everlog.errors import (
     EverlogError,
     NotFoundError,
     OutcomeUnknownError,
+    UnavailableError,
 )
 from everlog.storage import (
     BranchRow,
@@ -43,7 +44,7 @@ from everlog.storage import (
 )
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
-from everlog.stores.sqlite import listing, reading
+from everlog.stores.sqlite import files, listing, reading
 from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, Connections, translate
 from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
@@ -90,6 +91,7 @@ class SqliteStorage:
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
+                self._connections.renew_wal()
                 tx = SqliteTransaction(connection, self._tips, now=self._clock())
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.changed:
@@ -105,7 +107,7 @@ class SqliteStorage:
         """Destroy what was erased or deleted where it still stands. It is committed: only who asked for it is told of trouble."""
         try:
             self.remove_traces()
-        except (EverlogError, apsw.Error) as error:
+        except EverlogError as error:
             for place, request in enumerate(requests):
                 if isinstance(request, (Erase, Delete)) and isinstance(outcomes[place], Receipt):
                     outcomes[place] = error
@@ -183,9 +185,15 @@ class SqliteStorage:
                 turn = self._connections.turn()
                 turn.take(limits.LOCK_SECONDS_MAX)
                 try:
+                    self._connections.renew_wal()
                     more = self._sweep_some(connection)
                     if not more:
                         self._truncate_wal(connection)
+                except apsw.Error as error:
+                    raise UnavailableError(
+                        f"what was erased or deleted is gone from the store, but old bytes may stay in {self._connections.path} "
+                        f"and its -wal ({error}); they go with the next erasure, deletion or opening of the store"
+                    ) from error
                 finally:
                     turn.release()
 
@@ -203,10 +211,8 @@ class SqliteStorage:
                 run(connection, "sweep_attachments", bounds)
                 run(connection, "set_swept", {"branch": branch, "swept": stop})
             connection.execute("COMMIT")
-        except BaseException as error:
+        except BaseException:
             self._connections.roll_back()
-            if isinstance(error, apsw.Error):
-                raise translate(error, self._connections.path) from error
             raise
         return row is not None
 
@@ -401,12 +407,14 @@ def open_sqlite(
     draw: Callable[[int], bytes],
     read_only: bool = False,
     relaxed: bool = False,
+    disk: files.Disk = files.SYSTEM,
 ) -> SqliteStorage:
     """Open the store at a path, making it where there is none; finish what a deletion left unfinished.
 
+    disk: where the files lie; another than the system's in tests only.
     Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
     """
-    connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed)
+    connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed, disk=disk)
 
     def make(connection: apsw.Connection) -> None:
         connection.execute("INSERT INTO store (id, created) VALUES (?, ?)", (draw(16), clock()))
