@@ -7,7 +7,7 @@ import pytest
 
 import everlog
 from everlog.errors import InvalidEventError, NotFoundError
-from everlog.importers.swe_agent import import_file
+from everlog.importers import Failure, Imported, import_paths, originals
 
 TRANSCRIPTS = Path(__file__).resolve().parents[3] / "shared" / "transcripts" / "swe-agent"
 FILES = sorted(TRANSCRIPTS.glob("*.traj"))
@@ -36,6 +36,14 @@ RUN = {
 }
 
 
+def import_file(store, path) -> Imported:
+    (result,) = import_paths(store, "swe-agent", [path])
+    if isinstance(result, Failure):
+        raise result.error
+    assert not result.problems
+    return result
+
+
 @pytest.fixture
 def store(tmp_path):
     with everlog.open(tmp_path / "store.db") as opened:
@@ -56,7 +64,7 @@ def natives(session):
 def test_every_step_of_a_real_trajectory_is_there_with_its_contents(store, path):
     source = json.loads(path.read_text(encoding="utf-8"))
     imported = import_file(store, path)
-    session = store.session(imported.session)
+    session = store.session(imported.sessions[0])
     steps = source["trajectory"]
     assert natives(session) == steps
     uses = list(session.events(types="agent.tool_use"))
@@ -71,7 +79,8 @@ def test_every_step_of_a_real_trajectory_is_there_with_its_contents(store, path)
         assert state.data["value"] == (json.loads(kept) if isinstance(kept, str) else kept)
     run = session.last("x.swe_agent.run")
     rest = {name: value for name, value in source.items() if name != "trajectory"}
-    assert (json.loads(run.attachment("run.json")) if run.attachments else run.data) == rest
+    assert (json.loads(run.attachment("native.json")) if run.attachments else run.metadata["native"]["item"]) == rest
+    assert list(originals(session))[-1] == rest
     assert session.verify().ok
 
 
@@ -106,13 +115,11 @@ def test_another_run_under_the_same_file_name_becomes_another_session(store, tmp
     (tmp_path / "b").mkdir()
     other = {**RUN, "history": [{"role": "user", "content": "Something else."}]}
     imported = import_file(store, write(tmp_path / "b" / "run.traj", other))
-    assert imported.session.startswith("run-")
+    assert imported.sessions[0].startswith("run-")
     assert len(store.sessions()) == 2
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"trajectory": 3}', '{"trajectory": [3]}', '{"a": 1, "a": 2}', "\x00"]
-)
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"trajectory": 3}', '{"a": 1, "a": 2}', "\x00"])
 def test_a_file_that_is_no_trajectory_is_refused_and_nothing_is_made(store, tmp_path, content):
     path = tmp_path / "run.traj"
     path.write_text(content, encoding="utf-8")
@@ -130,4 +137,11 @@ def test_a_long_history_is_kept_as_an_attachment(store, tmp_path):
     long = {**RUN, "history": [*RUN["history"], {"role": "assistant", "content": "x" * 2_000_000}]}
     import_file(store, write(tmp_path / "run.traj", long))
     event = store.session("run").last("x.swe_agent.run")
-    assert json.loads(event.attachment("run.json"))["history"] == long["history"]
+    assert json.loads(event.attachment("native.json"))["history"] == long["history"]
+
+
+def test_a_step_that_is_no_object_is_kept_and_reported(store, tmp_path):
+    path = write(tmp_path / "run.traj", {**RUN, "trajectory": [*RUN["trajectory"], 3]})
+    (imported,) = import_paths(store, "swe-agent", [path])
+    assert "step 2" in str(imported.problems[0])
+    assert 3 in list(originals(store.session("run")))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from everlog.core.event import Event, NewEvent
@@ -83,7 +84,10 @@ def _event(value: Any) -> tuple[NewEvent, str | None]:
     if is_reserved(kind):  # written only by their own verbs, which say what happened here
         return NewEvent(opaque_type(FORMAT, kind), value.get("data"), occurred_at=occurred), None
     members: dict[str, Any] = {name: value.get(name) for name in _GIVEN}
-    return NewEvent(kind, value.get("data"), occurred_at=occurred, **members), None
+    problem = None
+    if not isinstance(members["metadata"], (dict, NoneType)):
+        members["metadata"], problem = None, "has metadata that is no object; the line is kept beside the event"
+    return NewEvent(kind, value.get("data"), occurred_at=occurred, **members), problem
 
 
 def _own_key(line: Line, members: dict[str, Any]) -> str:

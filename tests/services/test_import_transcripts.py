@@ -1,0 +1,277 @@
+"""What other programs' transcripts become: every item is there, as standard events, and can be given back as it was."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import everlog
+from everlog.importers import Failure, import_paths, originals
+
+TRANSCRIPTS = Path(__file__).resolve().parents[3] / "shared" / "transcripts"
+FILES = sorted(TRANSCRIPTS.glob("claude-code/*.jsonl"))
+TIME = "2026-01-02T03:04:05.678Z"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with everlog.open(tmp_path / "store.db") as opened:
+        yield opened
+
+
+def lines(path, *entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    return path
+
+
+def run(store, format, *paths):
+    results = list(import_paths(store, format, paths))
+    for result in results:
+        assert not isinstance(result, Failure), result
+    return results
+
+
+def entry(uuid, kind, content, **more):
+    message = {"role": kind, "content": content, **more.pop("message", {})}
+    return {"uuid": uuid, "type": kind, "sessionId": "s", "timestamp": TIME, "message": message, **more}
+
+
+# --- Claude Code ---------------------------------------------------------------------------------
+@pytest.mark.skipif(not FILES, reason="the real transcripts lie beside the project, and are not here")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_line_of_a_real_transcript_comes_back_as_it_was(store, path):
+    source = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    (imported,) = run(store, "claude-code", path)
+    found = [item for name in imported.sessions for item in originals(store.session(name))]
+    assert len(found) == len(source)
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, source))
+    assert not imported.problems
+    (again,) = run(store, "claude-code", path)
+    assert (again.events, again.known) == (0, imported.events)
+    assert store.verify().ok
+
+
+def test_a_turn_of_claude_code_becomes_its_blocks_with_model_usage_and_time(store, tmp_path):
+    usage = {"input_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 20, "output_tokens": 7}
+    blocks = [
+        {"type": "thinking", "thinking": "hm", "signature": "sig"},
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "ls"}},
+    ]
+    turn = entry("u2", "assistant", blocks, message={"id": "msg_1", "model": "claude-x", "usage": usage})
+    result = entry("u3", "user", [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "no", "is_error": True}])
+    path = lines(tmp_path / "s.jsonl", entry("u1", "user", "Mend it."), turn, result)
+    run(store, "claude-code", path)
+    session = store.session("s")
+    said, thought, text, use, answer = session.slice()
+    assert session.info().title == "Mend it."
+    assert said.data == {"content": "Mend it."}
+    assert thought.data == {"text": "hm", "signature": "sig", "message_id": "msg_1"}
+    assert text.data == {"content": [{"type": "text", "text": "I look."}], "message_id": "msg_1"}
+    assert use.data == {"id": "toolu_1", "name": "Bash", "input": {"command": "ls"}, "message_id": "msg_1"}
+    assert (answer.type, answer.outcome, answer.data["is_error"]) == ("agent.tool_result", "error", True)
+    assert thought.metadata["model"] == "claude-x"
+    assert thought.metadata["usage"] == {
+        "input_tokens": 125,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 20,
+        "output_tokens": 7,
+    }
+    assert {event.occurred_at for event in session.slice()} == {datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)}
+    assert [event.key for event in session.slice()] == [
+        "claude-code:u1",
+        "claude-code:u2",
+        "claude-code:u2:1",
+        "claude-code:u2:2",
+        "claude-code:u3",
+    ]
+
+
+def test_sub_agents_become_sessions_of_their_own_that_know_the_tool_use_that_started_them(store, tmp_path):
+    use = {"type": "tool_use", "id": "toolu_9", "name": "Task", "input": {"prompt": "Find the bug."}}
+    main = [
+        entry("u1", "user", "Help."),
+        entry("u2", "assistant", [use]),
+        entry("i1", "user", "Find the bug.", isSidechain=True, parentUuid=None),
+        entry("i2", "assistant", "I search.", isSidechain=True, parentUuid="i1"),
+        entry("u3", "assistant", "Done."),
+    ]
+    lines(tmp_path / "p" / "s.jsonl", *main)
+    lines(tmp_path / "p" / "agent-7f.jsonl", entry("a1", "user", "Find the bug.", isSidechain=True, agentId="7f"))
+    results = run(store, "claude-code", tmp_path / "p")
+    assert [result.sessions for result in results] == [("s", "s/side-i1"), ("s/agent-7f",)]
+    started = next(store.session("s").events(types="agent.tool_use"))
+    for name in ("s/side-i1", "s/agent-7f"):
+        assert store.session(name).info().parent == started.id
+    assert [event.type for event in store.session("s").slice()] == ["user.message", "agent.tool_use", "agent.message"]
+    assert list(originals(store.session("s/side-i1"))) == main[2:4]
+
+
+def test_entries_that_are_no_messages_are_kept_and_only_unknown_ones_reported(store, tmp_path):
+    odd = [
+        {"type": "summary", "summary": "All of it", "leafUuid": "x"},
+        {"type": "never-seen", "a": 1},
+        {"type": 7},
+        {},
+        [1, 2],
+        entry("u1", "user", 12),
+    ]
+    (imported,) = run(store, "claude-code", lines(tmp_path / "s.jsonl", *odd))
+    assert [problem.line for problem in imported.problems] == [2, 3, 4, 5]
+    assert all(problem.path.endswith("s.jsonl") for problem in imported.problems)
+    assert list(originals(store.session("s"))) == odd
+    assert store.session("s").info().title == "All of it"
+
+
+# --- Codex ---------------------------------------------------------------------------------------
+def rollout(kind, **payload):
+    return {"timestamp": TIME, "type": kind, "payload": payload}
+
+
+CODEX = [
+    rollout("session_meta", id="thread-1", cwd="/w", cli_version="1"),
+    rollout("turn_context", model="gpt-x", cwd="/w"),
+    rollout("response_item", type="message", role="user", content=[{"type": "input_text", "text": "Mend it."}]),
+    rollout("response_item", type="reasoning", id="rs_1", summary=[{"type": "summary_text", "text": "hm"}]),
+    rollout(
+        "response_item",
+        type="function_call",
+        call_id="c1",
+        name="shell",
+        arguments='{"command": ["spawn", "thread-2"]}',
+    ),
+    rollout("response_item", type="function_call_output", call_id="c1", output="started thread-2"),
+    rollout("event_msg", type="token_count", info={"last_token_usage": {"input_tokens": 9, "cached_input_tokens": 4}}),
+    rollout("event_msg", type="turn_aborted", reason="interrupted"),
+    rollout("response_item", type="message", role="assistant", content=[{"type": "output_text", "text": "Done."}]),
+]
+
+
+def test_a_rollout_of_codex_becomes_standard_events(store, tmp_path):
+    run(store, "codex", lines(tmp_path / "rollout-1-thread-1.jsonl", *CODEX))
+    session = store.session("thread-1")
+    assert [event.type for event in session.slice()] == [
+        "x.codex.session_meta",
+        "x.codex.turn_context",
+        "user.message",
+        "agent.thinking",
+        "agent.tool_use",
+        "agent.tool_result",
+        "x.codex.event_token_count",
+        "user.interrupt",
+        "agent.message",
+    ]
+    assert session[3].data == {"text": "hm", "message_id": "rs_1"}
+    assert session[4].data["input"] == {"command": ["spawn", "thread-2"]}
+    assert session[4].metadata["model"] == "gpt-x"
+    assert session[6].metadata["usage"] == {"input_tokens": 9, "cache_read_input_tokens": 4}
+    assert session.info().title == "Mend it."
+    assert list(originals(session)) == CODEX
+
+
+def test_a_thread_that_codex_spawned_knows_the_call_that_spawned_it(store, tmp_path):
+    source = {"subagent": {"thread_spawn": {"parent_thread_id": "thread-1"}}}
+    lines(tmp_path / "a" / "rollout-1.jsonl", *CODEX)
+    lines(tmp_path / "a" / "rollout-2.jsonl", rollout("session_meta", id="thread-2", source=source))
+    run(store, "codex", tmp_path / "a")
+    call = next(store.session("thread-1").events(types="agent.tool_use"))
+    assert store.session("thread-2").info().parent == call.id
+
+
+def test_what_codex_writes_that_is_not_known_is_kept_and_reported(store, tmp_path):
+    odd = [rollout("response_item", type="brand_new", x=1), {"type": "message", "role": "user", "content": "old"}, 3]
+    (imported,) = run(store, "codex", lines(tmp_path / "rollout-1.jsonl", *odd))
+    assert [problem.line for problem in imported.problems] == [1, 3]
+    assert list(originals(store.session("rollout-1"))) == odd
+
+
+# --- OpenAI --------------------------------------------------------------------------------------
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "w", "arguments": '{"at": "x"}'}}],
+    },
+    {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+    {"role": "assistant", "content": "Rain."},
+    {"role": "assistant", "content": "", "reasoning_content": "hm", "refusal": "No."},
+    {"role": "nobody"},
+]
+
+
+@pytest.mark.parametrize("shape", ["list", "object", "lines"])
+def test_chat_messages_become_standard_events_and_come_back(store, tmp_path, shape):
+    path = tmp_path / ("chat.jsonl" if shape == "lines" else "chat.json")
+    if shape == "lines":
+        lines(path, *CHAT)
+    else:
+        path.write_text(json.dumps(CHAT if shape == "list" else {"model": "m", "messages": CHAT}, indent=1))
+    (imported,) = run(store, "openai", path)
+    session = store.session("chat")
+    rest = [{"model": "m"}] if shape == "object" else []
+    assert list(originals(session)) == CHAT + rest
+    assert imported.problem_count == 1
+    assert [event.type for event in session.slice()][:7] == [
+        "system.message",
+        "user.message",
+        "agent.tool_use",
+        "agent.tool_result",
+        "agent.message",
+        "agent.thinking",
+        "agent.message",
+    ]
+    assert session[2].data == {"id": "c1", "name": "w", "input": {"at": "x"}, "kind": "function"}
+    (again,) = run(store, "openai", path)
+    assert again.events == 0
+
+
+def test_lines_that_are_conversations_become_a_session_each(store, tmp_path):
+    run(store, "openai", lines(tmp_path / "train.jsonl", {"messages": CHAT[:2]}, {"messages": CHAT[1:5]}))
+    assert list(originals(store.session("train/1"))) == CHAT[:2]
+    assert list(originals(store.session("train/2"))) == CHAT[1:5]
+
+
+def test_a_conversation_that_has_grown_adds_only_what_is_new(store, tmp_path):
+    path = tmp_path / "chat.json"
+    for size in range(1, len(CHAT) + 1):
+        path.write_text(json.dumps(CHAT[:size]))
+        run(store, "openai", path)
+        assert list(originals(store.session("chat"))) == CHAT[:size]
+
+
+# --- Everlog's own shape -------------------------------------------------------------------------
+def test_what_log_prints_can_be_imported_and_says_the_same(store, tmp_path):
+    source = store.create("first", title="t")
+    source.append("user.message", {"content": "hello"}, key="k", occurred_at=datetime(2026, 1, 1, tzinfo=UTC))
+    source.append("agent.tool_use", {"id": "1", "name": "n", "input": {}}, rationale="why", outcome="ok", actor="a")
+    source.append("note", {"content": "x"}, metadata={"m": 1})
+    printed = [event.to_dict() for event in source]
+    with everlog.open(tmp_path / "other.db") as other:
+        run(other, "jsonl", lines(tmp_path / "log.jsonl", *printed))
+        copy = other.session("first")
+        assert list(originals(copy)) == printed
+        kept = ("type", "data", "actor", "outcome", "rationale")
+        assert [[getattr(event, name) for name in kept] for event in copy if not event.type.startswith("x.")] == [
+            [getattr(event, name) for name in kept] for event in source if not event.type.startswith("session.")
+        ]
+
+
+def test_lines_written_by_hand_are_events_and_what_the_log_refuses_is_kept(store, tmp_path):
+    odd = [
+        {"type": "note", "data": {"content": "x"}},
+        {"type": "NOT A TYPE"},
+        {"type": "agent.tool_use", "data": {"no": "id"}},
+        {"type": "note", "outcome": 5},
+        {"data": 1},
+        "text",
+        {"type": "session.created"},
+        {"type": "note", "data": {"content": "y"}, "session": "elsewhere"},
+    ]
+    (imported,) = run(store, "jsonl", lines(tmp_path / "hand.jsonl", *odd))
+    assert {problem.line for problem in imported.problems} >= {2, 4, 5, 6}
+    assert list(originals(store.session("hand"))) == odd[:-1]
+    assert list(originals(store.session("elsewhere"))) == odd[-1:]
