@@ -22,16 +22,26 @@ from everlog.core.ledger import LEDGER_FORMAT
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING
-from everlog.errors import EverlogError, TamperedError
+from everlog.errors import CorruptionError, EverlogError, TamperedError
 from everlog.reader import View, base_at
 from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
 
 FAULTS_MAX = 1_000  # after so many, more are counted but not listed
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    msgspec.MsgspecError,
+    CorruptionError,
+)  # a byte may make a text a number
 Progress = Callable[[int], None]
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that does not hold. branch: its id; position: of the event, None where it is of the branch."""
+    """One thing that does not hold. branch: its id; position: of the event, None where it is of the branch.
+
+    session and branch are empty where it is of the store.
+    """
 
     session: str
     branch: str
@@ -39,6 +49,8 @@ class Fault(msgspec.Struct, frozen=True):
     what: str
 
     def __str__(self) -> str:
+        if not self.session:
+            return f"the store: {self.what}"
         place = "" if self.position is None else f"@{self.position}"
         return f"{self.session}~{self.branch[:8]}{place}: {self.what}"
 
@@ -125,7 +137,13 @@ class _Checker:
 
 def verify_store(storage: Storage, *, progress: Progress | None = None) -> Report:
     """Verify every living session of a store, and that each stored branch belongs to one that was made here."""
-    return verify_sessions(storage, all_sessions(storage), progress=progress)
+    checker = _Checker(storage, progress)
+    try:
+        for what in storage.damage():
+            checker.fault("", "", None, what)
+    except EverlogError as error:
+        checker.fault("", "", None, f"cannot be read: {error}")
+    return _verify(checker, all_sessions(storage))
 
 
 def all_sessions(storage: Storage) -> Iterator[SessionRow]:
@@ -143,7 +161,11 @@ def all_sessions(storage: Storage) -> Iterator[SessionRow]:
 
 def verify_sessions(storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None) -> Report:
     """Verify sessions, each with all its branches and what they share."""
-    checker = _Checker(storage, progress)
+    return _verify(_Checker(storage, progress), sessions)
+
+
+def _verify(checker: _Checker, sessions: Iterable[SessionRow]) -> Report:
+    storage = checker.storage
     for session in sessions:
         checker.sessions += 1
         branches = storage.branches(session.key)
@@ -152,7 +174,7 @@ def verify_sessions(storage: Storage, sessions: Iterable[SessionRow], *, progres
         for branch in branches:
             try:
                 _check_branch(checker, session, branch)
-            except (EverlogError, ValueError, msgspec.MsgspecError) as error:
+            except (EverlogError, *_DAMAGED) as error:
                 checker.fault(session.name, branch.id, None, f"cannot be read: {error}")
     return checker.report()
 
@@ -180,7 +202,7 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
         for row in rows:
             try:
                 _check_row(checker, session, branch, lineage, row, previous, recorded)
-            except ValueError as error:
+            except _DAMAGED as error:
                 checker.fault(session.name, branch.id, row.position, str(error))
             if push_leaf(peaks, row.position, row.leaf) != row.nodes:
                 checker.fault(session.name, branch.id, row.position, "its stored nodes are not those of the tree")

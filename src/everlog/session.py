@@ -25,7 +25,14 @@ from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined, root_of_peaks, split_digests
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
 from everlog.core.prepare import Draw, prepare_batch
-from everlog.errors import ConflictError, InvalidEventError, InvalidPlaceError, LimitError, NotFoundError
+from everlog.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidEventError,
+    InvalidPlaceError,
+    LimitError,
+    NotFoundError,
+)
 from everlog.follow import Follower
 from everlog.reader import BranchReader, PlaceLike, View, base_at, resolve_cut, resolve_event
 from everlog.storage import (
@@ -581,6 +588,16 @@ def new_session(
     )
 
 
+def _read_metadata(row: SessionRow) -> dict[str, Any]:
+    try:
+        return {} if row.metadata is None else msgspec.json.decode(row.metadata, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"the metadata of session {row.name!r} cannot be read ({error}); keep a copy of the store as it is, and see what "
+            "verify says"
+        ) from error
+
+
 def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
     """Give what users see of a stored session."""
     return SessionInfo(
@@ -588,7 +605,7 @@ def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
         row.id,
         row.title,
         row.labels,
-        {} if row.metadata is None else msgspec.json.decode(row.metadata),
+        _read_metadata(row),
         branch.id,
         branch.size,
         branch.head(),

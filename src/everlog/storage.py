@@ -6,7 +6,7 @@ Reads return immutable facts, in pages. `Store` and `Session`, in session.py, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -403,6 +403,10 @@ class Storage(Protocol):
 
     def erasure(self, leaf: bytes) -> LedgerEntry | None:
         """Find the record that says that the body of the event with this leaf was destroyed."""
+        ...
+
+    def damage(self) -> Iterator[str]:
+        """Give what is damaged in how the store keeps its rows, in words, beside what the events' hashes tell."""
         ...
 
     def now(self) -> int:

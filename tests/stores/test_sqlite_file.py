@@ -452,7 +452,7 @@ def schema_of(scripts: list[str]) -> dict[str, str]:
         connection.executescript(script)
     rows = connection.execute("SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    return {name: " ".join(re.sub(r"--[^\n]*", "", sql).split()) for name, sql in rows}
+    return {name: re.sub(r"\s*([,()])\s*", r"\1", " ".join(re.sub(r"--[^\n]*", "", sql).split())) for name, sql in rows}
 
 
 def test_the_schema_is_the_sum_of_its_migrations(path: Path) -> None:

@@ -14,7 +14,13 @@ import pytest
 TEXT = files("everlog.stores.sqlite").joinpath("queries.sql").read_text(encoding="utf-8")
 SCHEMA = files("everlog.stores.sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
 QUERY = re.compile(r"^-- (\w+): ([^\n]*?)(?: \(([^\n()]*)\))?\n(.*?;)$", re.MULTILINE | re.DOTALL)
-ONE_ROW = {"read_store", "set_traces", "read_traces", "read_feed_end"}  # a table of one row, or the end of one
+ONE_ROW = {
+    "read_store",
+    "set_traces",
+    "read_traces",
+    "read_feed_end",
+    "read_session_sum",
+}  # a table of one row, or the end of one
 INDEXES = re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", SCHEMA)
 NAMED = [
     (name, index, sql)

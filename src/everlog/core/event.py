@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 
 from everlog.core.merkle import EMPTY_ROOT
 from everlog.core.position import format_micros, from_micros
-from everlog.errors import InvalidPlaceError, NotFoundError
+from everlog.errors import CorruptionError, InvalidPlaceError, NotFoundError
 
 Outcome = Literal["ok", "error", "denied", "cancelled", "timeout", "unknown"]
 OUTCOMES: Final = ("ok", "error", "denied", "cancelled", "timeout", "unknown")
@@ -280,7 +280,13 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     def _body(self) -> Body:
         body = self.body_cache
         if body is None:
-            body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
+            try:
+                body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise CorruptionError(
+                    f"the body of event {self.id} cannot be read ({error}); keep a copy of the store as it is, and see what "
+                    "verify says"
+                ) from error
             force_setattr(self, "body_cache", body)
         return body
 
@@ -320,4 +326,10 @@ def encode_attached(attachments: Sequence[PreparedAttachment]) -> str | None:
 
 def decode_attached(attached: str) -> list[tuple[str, int]]:
     """Read what `encode_attached` gave."""
-    return msgspec.json.decode(attached, type=list[tuple[str, int]])
+    try:
+        return msgspec.json.decode(attached, type=list[tuple[str, int]])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"the names of an event's attachments cannot be read ({error}); keep a copy of the store as it is, and see what "
+            "verify says"
+        ) from error

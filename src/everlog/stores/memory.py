@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from threading import Condition, RLock
 from typing import Any
@@ -314,6 +314,9 @@ class MemoryStorage:
     def erasure(self, leaf: bytes) -> LedgerEntry | None:
         with self._open():
             return self._erasures.get(leaf)
+
+    def damage(self) -> Iterator[str]:
+        return iter(())
 
     def now(self) -> int:
         return self._clock()

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Condition, Lock, RLock
 
 import apsw
+import msgspec
 
 from everlog.core import limits
 from everlog.errors import (
@@ -36,6 +37,8 @@ PAGE_BYTES = 8192  # twice as fast as 4096 with 1 kB rows (measured)
 READERS_MAX = 4
 BUSY_MILLISECONDS = 5_000
 CACHE_KIBIBYTES = 16 * 1024  # of the writer; the session's memory bound stays far above it
+
+UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError)  # what stands in a row is not what was written
 
 _stores: weakref.WeakSet[Connections] = weakref.WeakSet()
 
@@ -349,11 +352,11 @@ def translated(path: Path) -> Generator[None]:
     """Turn SQLite's errors into Everlog's, once, at the store's edge."""
     try:
         yield
-    except apsw.Error as error:
+    except (apsw.Error, *UNREADABLE) as error:
         raise translate(error, path) from error
 
 
-def translate(error: apsw.Error, path: Path) -> EverlogError:
+def translate(error: Exception, path: Path) -> EverlogError:
     """Give the error that tells a caller what an error of SQLite means. Nothing was written, in each case."""
     match error:
         case apsw.BusyError() | apsw.LockedError():
@@ -376,7 +379,7 @@ def translate(error: apsw.Error, path: Path) -> EverlogError:
             )
         case apsw.NotADBError():
             return UnsupportedStoreError(f"{path} is no SQLite database; nothing was written; name another file")
-        case apsw.CorruptError():
+        case apsw.CorruptError() | UnicodeDecodeError() | msgspec.MsgspecError():
             return CorruptionError(
                 f"{path} is damaged ({error}); nothing was written; keep a copy of it with its -wal file, and restore a backup"
             )

@@ -147,6 +147,46 @@ RETURNING branch;
 -- set_current: make a branch current
 UPDATE session SET current = :branch WHERE session = :session;
 
+-- read_session_sums: what the checksums of sessions are made of, and they themselves
+SELECT s.session, s.checksum, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.salt, s.created,
+  s.deleted, f.id, f.key_salt, (SELECT id FROM store)
+FROM session AS s
+LEFT JOIN family AS f ON f.family = s.family;
+
+-- read_session_sum: what the checksum of one session is made of (primary keys)
+SELECT s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.salt, s.created,
+  s.deleted, f.id, f.key_salt, (SELECT id FROM store)
+FROM session AS s
+LEFT JOIN family AS f ON f.family = s.family
+WHERE s.session = :session;
+
+-- set_session_checksum: after a change of its row
+UPDATE session SET checksum = :checksum WHERE session = :session;
+
+-- read_branch_sums: what the checksums of branches are made of, and they themselves
+SELECT branch, checksum, id, session, number, writer, base, base_size, created FROM branch;
+
+-- read_branch_sum: what the checksum of one branch is made of (primary key)
+SELECT id, session, number, writer, base, base_size, created FROM branch WHERE branch = :branch;
+
+-- set_branch_checksum: after it was made
+UPDATE branch SET checksum = :checksum WHERE branch = :branch;
+
+-- read_label_damage: labels that stand in one of their two places only
+SELECT l.name, l.value, l.session
+FROM label AS l
+WHERE NOT EXISTS (
+  SELECT 1 FROM session AS s, json_each(s.labels) AS j
+  WHERE s.session = l.session AND j.key = l.name AND j.value = l.value
+)
+UNION ALL
+SELECT j.key, j.value, s.session
+FROM session AS s, json_each(s.labels) AS j
+WHERE NOT EXISTS (SELECT 1 FROM label AS l WHERE l.name = j.key AND l.value = j.value AND l.session = s.session);
+
+-- check_integrity: tables, indexes and pages against one another; "ok" or what is wrong
+PRAGMA integrity_check(100);
+
 -- set_names: what a session is called
 UPDATE session SET title = :title, labels = :labels, metadata = :metadata WHERE session = :session;
 

@@ -27,7 +27,8 @@ CREATE TABLE session (
   parent BLOB,                      -- Cause.pack() of the event that the session was made for
   salt BLOB NOT NULL,               -- of the ledger's commitment to name, title and labels; emptied once deleted
   created INTEGER NOT NULL,
-  deleted INTEGER                   -- NULL while it lives
+  deleted INTEGER,                  -- NULL while it lives
+  checksum BLOB                     -- of the row and its family; NULL where an earlier version made it
 );
 CREATE UNIQUE INDEX session_id ON session (id) WHERE deleted IS NULL; -- a deleted one may be taken in again
 CREATE INDEX session_created ON session (created);
@@ -54,7 +55,8 @@ CREATE TABLE branch (
   leaf BLOB,                        -- of the last event of the lineage
   peaks BLOB NOT NULL,              -- of the lineage's Merkle tree, 32 bytes each, largest first
   created INTEGER NOT NULL,
-  swept INTEGER                     -- of a deleted session: own events below this position are destroyed
+  swept INTEGER,                    -- of a deleted session: own events below this position are destroyed
+  checksum BLOB                     -- of what never changes in the row; NULL where an earlier version made it
 );
 CREATE UNIQUE INDEX branch_number ON branch (session, number);
 CREATE INDEX branch_base ON branch (base) WHERE base IS NOT NULL;

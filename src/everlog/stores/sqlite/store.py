@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ from everlog.storage import (
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
 from everlog.stores.sqlite import files, listing, reading
-from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, Connections, translate
+from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, UNREADABLE, Connections, translate
+from everlog.stores.sqlite.damage import find_damage
 from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
@@ -128,7 +129,7 @@ class SqliteStorage:
         except BaseException as error:
             self._tips.forget()
             self._connections.roll_back()
-            if isinstance(error, apsw.Error):
+            if isinstance(error, (apsw.Error, *UNREADABLE)):
                 raise translate(error, self._connections.path) from error
             raise
         self._commit(connection)
@@ -388,6 +389,10 @@ class SqliteStorage:
         with self._connections.reader() as connection:
             row = fetch_one(connection, "read_erasure", {"leaf": leaf})
         return None if row is None else LedgerEntry(*row)
+
+    def damage(self) -> Iterator[str]:
+        with self._connections.reader() as connection:
+            yield from find_damage(connection)
 
     def now(self) -> int:
         return self._clock()

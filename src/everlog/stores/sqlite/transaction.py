@@ -20,6 +20,7 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Create, Family, SessionRow
+from everlog.stores.sqlite.damage import checksum_of
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.transact import NewBranch
 
@@ -229,6 +230,8 @@ class SqliteTransaction:
             },
         )
         key: int = row[0]
+        checksum = checksum_of(fetch_row(self._connection, "read_branch_sum", {"branch": key}))
+        run(self._connection, "set_branch_checksum", {"branch": key, "checksum": checksum})
         tip.session, tip.branch = session, key
         self._tips[key] = tip
         return key
@@ -236,6 +239,7 @@ class SqliteTransaction:
     def set_current(self, session: int, branch: int) -> None:
         self.changed = True
         run(self._connection, "set_current", {"session": session, "branch": branch})
+        self._sum_session(session)
         tip = self._tips[branch]
         self._current[tip.session_id] = tip
 
@@ -253,6 +257,7 @@ class SqliteTransaction:
             },
         )
         self._insert_labels(session, labels)
+        self._sum_session(session)
 
     def insert_events(
         self, tip: Tip, rows: Sequence[EventRow], attachments: Sequence[tuple[int, Sequence[PreparedAttachment]]]
@@ -287,9 +292,14 @@ class SqliteTransaction:
         self._leave_traces()
         self._delete_labels(session)
         run(self._connection, "end_session", {"session": session, "deleted": self.now})
+        self._sum_session(session)
         run(self._connection, "begin_sweep", {"session": session})
         for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
             del self._current[session_id]
+
+    def _sum_session(self, session: int) -> None:
+        checksum = checksum_of(fetch_row(self._connection, "read_session_sum", {"session": session}))
+        run(self._connection, "set_session_checksum", {"session": session, "checksum": checksum})
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
         row = fetch_row(self._connection, "insert_ledger", {"record": encode_record(record), "reason": reason})

@@ -1,0 +1,42 @@
+"""Damage: bytes of the file that changed without the store, where no event's hash would tell.
+
+1. Tables and indexes must agree, page by page: SQLite looks.
+2. What stands in the rows of sessions and branches beside the events has a checksum, written with the row. It is no
+   proof, since whoever can write the file can write a checksum: hashes and seals are that.
+3. Labels stand twice, in the session's row and in a table of their own for listing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import apsw
+import msgspec
+
+from everlog.stores.sqlite.run import Row, fetch_each
+
+_CHECKSUM_BYTES = 16
+
+
+def checksum_of(row: Row) -> bytes:
+    """Give the checksum of what a row says."""
+    return sha256(msgspec.json.encode(row)).digest()[:_CHECKSUM_BYTES]
+
+
+def find_damage(connection: apsw.Connection) -> Iterator[str]:
+    """Give what is damaged, in words; a thing at a time, as the file is read."""
+    for (what,) in fetch_each(connection, "check_integrity"):
+        if what != "ok":
+            yield f"the file is damaged: {what}"
+    for number, checksum, *row in fetch_each(connection, "read_session_sums"):
+        if checksum is not None and checksum != checksum_of(tuple(row)):
+            yield (
+                f"session {row[1]!r:.250} (row {number}): its name, title, labels, metadata, parent, times or current branch "
+                "are not what was written"
+            )
+    for number, checksum, *row in fetch_each(connection, "read_branch_sums"):
+        if checksum is not None and checksum != checksum_of(tuple(row)):
+            yield f"branch {bytes(row[0]).hex():.8} (row {number}): its id, session, number, base or time is not what was written"
+    for name, value, session in fetch_each(connection, "read_label_damage"):
+        yield f"label {name!r:.100} = {value!r:.100} of the session in row {session} stands in one of its two places only"
