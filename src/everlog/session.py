@@ -20,19 +20,12 @@ from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, Outcome, PreparedAttachment, PreparedEvent
-from everlog.core.labels import check_labels, check_reason, check_title, encode_metadata
+from everlog.core.labels import check_labels, check_reason, check_title, decode_metadata, encode_metadata
 from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined, root_of_peaks, split_digests
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
 from everlog.core.prepare import Draw, prepare_batch
-from everlog.errors import (
-    ConflictError,
-    CorruptionError,
-    InvalidEventError,
-    InvalidPlaceError,
-    LimitError,
-    NotFoundError,
-)
+from everlog.errors import ConflictError, InvalidEventError, InvalidPlaceError, LimitError, NotFoundError
 from everlog.follow import Follower
 from everlog.reader import BranchReader, PlaceLike, View, base_at, resolve_cut, resolve_event
 from everlog.storage import (
@@ -588,16 +581,6 @@ def new_session(
     )
 
 
-def _read_metadata(row: SessionRow) -> dict[str, Any]:
-    try:
-        return {} if row.metadata is None else msgspec.json.decode(row.metadata, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(
-            f"the metadata of session {row.name!r} cannot be read ({error}); keep a copy of the store as it is, and see what "
-            "verify says"
-        ) from error
-
-
 def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
     """Give what users see of a stored session."""
     return SessionInfo(
@@ -605,7 +588,7 @@ def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
         row.id,
         row.title,
         row.labels,
-        _read_metadata(row),
+        {} if row.metadata is None else decode_metadata(row.metadata, row.name),
         branch.id,
         branch.size,
         branch.head(),

@@ -17,7 +17,8 @@ from msgspec.structs import force_setattr
 
 from everlog.core.merkle import EMPTY_ROOT
 from everlog.core.position import format_micros, from_micros
-from everlog.errors import CorruptionError, InvalidPlaceError, NotFoundError
+from everlog.core.values import unreadable
+from everlog.errors import InvalidPlaceError, NotFoundError
 
 Outcome = Literal["ok", "error", "denied", "cancelled", "timeout", "unknown"]
 OUTCOMES: Final = ("ok", "error", "denied", "cancelled", "timeout", "unknown")
@@ -283,10 +284,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
             try:
                 body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise CorruptionError(
-                    f"the body of event {self.id} cannot be read ({error}); keep a copy of the store as it is, and see what "
-                    "verify says"
-                ) from error
+                raise unreadable(f"the body of event {self.id}", error) from error
             force_setattr(self, "body_cache", body)
         return body
 
@@ -325,11 +323,8 @@ def encode_attached(attachments: Sequence[PreparedAttachment]) -> str | None:
 
 
 def decode_attached(attached: str) -> list[tuple[str, int]]:
-    """Read what `encode_attached` gave."""
+    """Read what `encode_attached` gave. Raises CorruptionError."""
     try:
         return msgspec.json.decode(attached, type=list[tuple[str, int]])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(
-            f"the names of an event's attachments cannot be read ({error}); keep a copy of the store as it is, and see what "
-            "verify says"
-        ) from error
+        raise unreadable("the list of an event's attachments", error) from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from everlog.core import limits
-from everlog.core.values import encode_json
+from everlog.core.values import encode_json, unreadable
 from everlog.errors import InvalidEventError, LimitError
 
 
@@ -72,3 +74,11 @@ def _check_text(what: str, text: str, characters_max: int) -> str:
     if "\x00" in text:
         raise InvalidEventError(f"{what} holds a NUL, which databases refuse; nothing was written")
     return text
+
+
+def decode_metadata(metadata: bytes, session: str) -> dict[str, Any]:
+    """Read the stored metadata of a session. Raises CorruptionError."""
+    try:
+        return msgspec.json.decode(metadata, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise unreadable(f"the metadata of session {session!r}", error) from error

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from everlog.core import limits
-from everlog.errors import InvalidEventError, LimitError
+from everlog.errors import CorruptionError, InvalidEventError, LimitError
 
 _encode = msgspec.json.Encoder().encode
 _INFINITY = float("inf")
@@ -174,3 +174,10 @@ def _surrogate_path(value: object, path: str) -> str | None:
 def _pointer_token(key: str) -> str:
     """Escape a key as a JSON Pointer token (RFC 6901 §3)."""
     return key.replace("~", "~0").replace("/", "~1")
+
+
+def unreadable(what: str, error: Exception) -> CorruptionError:
+    """Give the error for stored JSON that is not what was written."""
+    return CorruptionError(
+        f"{what} cannot be read ({error}); keep a copy of the store as it is, and see what verify says"
+    )
