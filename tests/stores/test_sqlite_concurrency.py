@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,18 @@ def test_appends_that_are_awaited_while_the_store_is_closed_are_carried_out(path
     recorded = [result.hash for result in results if isinstance(result, everlog.Event)]
     with everlog.open(path) as store:
         assert set(recorded) <= {event.hash for event in store.session("s")}
+
+
+def test_many_that_make_one_store_at_once_all_get_it(tmp_path: Path) -> None:
+    """SQLite does not wait for who turns a fresh file's journal into a log: it says busy at once."""
+    for attempt in range(15):
+        path = tmp_path / f"{attempt}.db"
+        barrier = threading.Barrier(8)
+
+        def make(path: Path = path, barrier: threading.Barrier = barrier) -> int:
+            barrier.wait()
+            with everlog.open(path) as store:
+                return store.get_or_create("s").size()
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(lambda _: make(), range(8))) == [0] * 8

@@ -81,11 +81,26 @@ class Connections:
         self._identity = files.identity(self._place)
         with translated(self.path):
             if not self.read_only:
-                _prepare_file(self.writer(), self.path, make=make)
+                self._prepare(make)
             with self.reader() as connection:
                 _check_version(connection, self.path)
         if fresh:
             files.sync_folder(self.path.parent)
+
+    def _prepare(self, make: Callable[[apsw.Connection], None] | None) -> None:
+        """Bring the file to the schema of this version, one process at a time: SQLite does not wait for who makes a log."""
+        with self.writing:
+            writer = self.writer()
+            if make is None or not _read_version(writer)[2]:
+                _check_version(writer, self.path, older_allowed=True)
+            if _is_current(writer):
+                return
+            turn = self.turn()
+            turn.take(limits.LOCK_SECONDS_MAX)
+            try:
+                _prepare_file(writer, self.path, make=make)
+            finally:
+                turn.release()
 
     def writer(self) -> apsw.Connection:
         """Give the writer, opening it where it was closed. Call with `writing` held."""
@@ -100,7 +115,8 @@ class Connections:
         return self._writer
 
     def renew_wal(self) -> None:
-        """See once that what the write-ahead log held when the writer was opened is on the disk. Call with the turn taken.
+        """See once that what the write-ahead log held when the writer was opened is on the disk. Call in a write transaction,
+        which keeps every other writer from the log.
 
         A commit whose sync failed may stand in the log whole. The next process takes it up, answers a repeated key from
         it and writes behind it; but the system counts its pages as written, and no sync brings them to the disk. Written
@@ -296,13 +312,11 @@ def refuse_old_sqlite(version: str) -> None:
 
 
 def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[apsw.Connection], None] | None) -> None:
-    """Bring a fresh or older file to the schema of this version."""
+    """Bring a fresh or older file to the schema of this version. Call with the turn taken."""
     application, version, empty = _read_version(connection)
-    if make is None or not empty:
-        _check_version(connection, path, older_allowed=True)
-    migrations = load_migrations("everlog.stores.sqlite")
-    if not empty and version == len(migrations):
+    if _is_current(connection):  # another process was quicker
         return
+    migrations = load_migrations("everlog.stores.sqlite")
     if empty and application == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -312,7 +326,6 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
         )
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _, version, empty = _read_version(connection)  # another process may have been quicker
         for number, script in migrations[version:]:
             connection.execute(script)
             connection.execute(f"PRAGMA user_version = {number}")
@@ -323,6 +336,11 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _is_current(connection: apsw.Connection) -> bool:
+    application, version, _ = _read_version(connection)
+    return (application, version) == (APPLICATION_ID, len(load_migrations("everlog.stores.sqlite")))
 
 
 def _read_version(connection: apsw.Connection) -> tuple[int, int, bool]:

@@ -92,7 +92,6 @@ class SqliteStorage:
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
-                self._connections.renew_wal()
                 tx = SqliteTransaction(connection, self._tips, now=self._clock())
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.changed:
@@ -119,6 +118,7 @@ class SqliteStorage:
         outcomes: list[Outcome] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._connections.renew_wal()
             self._tips.renew(connection)
             for request in requests:
                 try:
@@ -186,7 +186,6 @@ class SqliteStorage:
                 turn = self._connections.turn()
                 turn.take(limits.LOCK_SECONDS_MAX)
                 try:
-                    self._connections.renew_wal()
                     more = self._sweep_some(connection)
                     if not more:
                         self._truncate_wal(connection)
@@ -202,6 +201,7 @@ class SqliteStorage:
         row = fetch_one(connection, "read_sweep")
         connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connections.renew_wal()
             if row is None:
                 run(connection, "end_sweep")
             else:
