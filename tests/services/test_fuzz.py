@@ -137,7 +137,7 @@ def test_the_address_parser_takes_a_text_or_says_what_is_wrong_with_it(text):
 
 
 # --- importers -----------------------------------------------------------------------------------
-ids = st.sampled_from(["u1", "u2", "agent-1", "", "x" * 600]) | scalars
+ids = st.sampled_from(["u1", "u2", "agent-1", "", "x" * 600]) | scalars | values
 blocks = st.fixed_dictionaries(
     {},
     optional={
@@ -153,7 +153,8 @@ blocks = st.fixed_dictionaries(
                 "function_call",
             ]
         )
-        | scalars,
+        | scalars
+        | values,
         **dict.fromkeys(
             ("text", "thinking", "signature", "data", "content", "input", "is_error", "arguments", "output"), values
         ),
@@ -161,7 +162,7 @@ blocks = st.fixed_dictionaries(
     },
 )
 contents = texts | st.lists(blocks | scalars, max_size=3) | values
-roles = st.sampled_from(["user", "assistant", "system", "tool", "developer", "function"]) | scalars
+roles = st.sampled_from(["user", "assistant", "system", "tool", "developer", "function"]) | scalars | values
 messages = st.fixed_dictionaries(
     {},
     optional={
@@ -193,7 +194,8 @@ entries = st.fixed_dictionaries(
                 "message",
             ]
         )
-        | scalars,
+        | scalars
+        | values,
         "message": messages | values,
         "payload": blocks | messages | values,
         "messages": st.lists(messages | values, max_size=3) | values,

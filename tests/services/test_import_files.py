@@ -91,6 +91,8 @@ BAD = [
     b"\x00\x00\x00",
     b"12",
     b"null",
+    b'{"type": [], "role": [], "message": {"content": []}}',
+    b'{"type": {"a": 1}, "role": {"a": 1}, "timestamp": []}',
 ]
 
 

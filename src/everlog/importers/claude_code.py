@@ -19,7 +19,7 @@ from typing import Any, cast
 from everlog.core.event import Event, NewEvent
 from everlog.errors import NotFoundError
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target, first_words, make_item, opaque_type, parse_moment
+from everlog.importers.record import Item, Target, first_words, item_of, make_item, opaque_type, parse_moment
 from everlog.store import Store
 
 FORMAT = "claude-code"
@@ -30,6 +30,7 @@ _CHAINS_MAX = 10_000  # inline side chains' newest entries that are remembered, 
 _KNOWN = {
     *("agent-name", "ai-title", "attachment", "custom-title", "file-history-snapshot", "last-prompt", "mode"),
     *("permission-mode", "pr-link", "progress", "queue-operation", "summary", "system", "tag", "worktree-state"),
+    *("user", "assistant"),
 }
 
 
@@ -52,7 +53,8 @@ class Translator:
         self._main = path.stem
         self._identity = identity
         self._titles: dict[str, str] = {}  # by session; what Claude Code calls it
-        self._prompts: dict[str, str] = {}  # by session; what the user said first
+        self._prompts: dict[str, str] = {}  # by session; what the user said first, as a title
+        self._asked: dict[str, str] = {}  # by session; the same as `_mark_of`
         self._chains: OrderedDict[str, str] = OrderedDict()
         self._chain: str | None = None
         owner = path.parent.parent.name if path.parent.name == "subagents" else _member(first.value, "sessionId")
@@ -122,7 +124,7 @@ class Translator:
             name=full,
             identity=self._identity,
             title=lambda: self._title(full),
-            parent=lambda: self._starters.find(owner, agent, self._prompts.get(full)),
+            parent=lambda: self._starters.find(owner, agent, self._asked.get(full)),
         )
 
     def _title(self, name: str) -> str | None:
@@ -137,6 +139,7 @@ class Translator:
             said = _text_of(_member(entry.get("message"), "content"))
             if said and not said.lstrip().startswith("<"):  # <command-name> and its kin are Claude Code's own words
                 self._prompts[name] = first_words(said)
+                self._asked[name] = _mark_of(said)
 
 
 class Starters:
@@ -150,8 +153,11 @@ class Starters:
         self._read: dict[str, int] = {}
         self._uses: dict[tuple[str, str, str], Event] = {}
 
-    def find(self, owner: str, agent: str | None, prompt: str | None) -> Event | None:
-        """Give the tool use in session `owner` that started this agent; None where it cannot be told."""
+    def find(self, owner: str, agent: str | None, asked: str | None) -> Event | None:
+        """Give the tool use in session `owner` that started this agent; None where it cannot be told.
+
+        asked: `_mark_of` the agent's prompt.
+        """
         try:
             session = self._store.session(owner)
         except NotFoundError:
@@ -161,7 +167,7 @@ class Starters:
             self._note(owner, event)
         self._read[owner] = size
         use = None if agent is None else self._uses.get((owner, "agent", agent))
-        return use if use is not None or prompt is None else self._uses.get((owner, "prompt", prompt))
+        return use if use is not None or asked is None else self._uses.get((owner, "prompt", asked))
 
     def _note(self, owner: str, event: Event) -> None:
         data = event.data
@@ -169,12 +175,13 @@ class Starters:
             prompt = _member(_member(data, "input"), "prompt")
             if isinstance(prompt, str):
                 self._uses[owner, "use", data["id"]] = event
-                self._uses[owner, "prompt", first_words(prompt)] = event
+                self._uses[owner, "prompt", _mark_of(prompt)] = event
             return
-        item = _member(_member(event.metadata, "native"), "item")
-        agent = _member(_member(item, "toolUseResult"), "agentId")
         use = self._uses.get((owner, "use", str(_member(data, "tool_use_id"))))
-        if isinstance(agent, str) and use is not None:
+        if use is None:
+            return
+        agent = _member(_member(item_of([event], lambda _: None), "toolUseResult"), "agentId")
+        if isinstance(agent, str):
             self._uses[owner, "agent", agent] = use
 
 
@@ -190,7 +197,7 @@ def _events(entry: dict[str, Any], actor: str) -> tuple[list[NewEvent], str | No
         made = _user_events(content) if kind == "user" else _assistant_events(content, message, actor)
         if made:
             return made, None
-    known = kind in _KNOWN or kind in ("user", "assistant")
+    known = isinstance(kind, str) and kind in _KNOWN
     problem = None if known else f"has the type {kind!r:.100}, which is not known; kept as it is"
     return [NewEvent(opaque_type(FORMAT, kind), _opaque_data(entry))], problem
 
@@ -282,6 +289,11 @@ def usage_of(usage: Any) -> dict[str, int] | None:
         cached = counted.get("cache_read_input_tokens", 0) + counted.get("cache_creation_input_tokens", 0)
         counted["input_tokens"] = fresh + cached
     return counted or None
+
+
+def _mark_of(prompt: str) -> str:
+    """Give what two writings of one prompt share, and two prompts do not."""
+    return sha256(" ".join(prompt.split()).encode("utf-8", "replace")).hexdigest()
 
 
 def _line_key(line: Line) -> str:

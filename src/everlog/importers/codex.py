@@ -60,22 +60,22 @@ class Translator:
         entry = _object(line.value)
         payload = _object(entry.get("payload"))
         kind = entry.get("type")
-        if kind not in _ENVELOPES:  # the first versions wrote items without an envelope
-            payload = entry
-        events, problem = self._events(kind if kind in _ENVELOPES else "response_item", payload, line.value)
+        if not isinstance(kind, str) or kind not in _ENVELOPES:  # the first versions wrote items without an envelope
+            kind, payload = "response_item", entry
+        events, problem = self._events(kind, payload, line.value)
         self._note(events)
         key = f"{FORMAT}:{line.number}:{sha256(line.raw).hexdigest()[:32]}"
         moment = parse_moment(entry.get("timestamp"))
         yield self.home, make_item(FORMAT, line, key, events, occurred_at=moment, problem=problem)
 
-    def _events(self, kind: Any, payload: dict[str, Any], value: Any) -> tuple[list[NewEvent], str | None]:
+    def _events(self, kind: str, payload: dict[str, Any], value: Any) -> tuple[list[NewEvent], str | None]:
         name = payload.get("type")
         if kind == "response_item":
             made = response_events(payload, ACTOR)
             if made:
                 return [self._with_model(made[0]), *made[1:]], None
             first_versions = name is None and ("id" in payload or "record_type" in payload)
-            if first_versions or name in _ITEMS_WITHOUT_EVENT:
+            if first_versions or (isinstance(name, str) and name in _ITEMS_WITHOUT_EVENT):
                 return [NewEvent(opaque_type(FORMAT, name or "state"))], None
             what = f"has the type {name!r:.100}, which is not known" if isinstance(value, dict) else "is no JSON object"
             return [NewEvent(opaque_type(FORMAT, name), _short(payload))], f"{what}; kept as it is"

@@ -116,6 +116,8 @@ def _decode(number: int, raw: bytes, *, torn: bool) -> Line:
         value = _mend(raw)
         why = "is torn: it ends before its JSON does" if torn and value is None else _reason(error)
         return Line(number=number, raw=raw, value=value, fault=why)
+    if value is None:
+        return Line(number=number, raw=raw, fault="is null, which says nothing")
     if torn and not isinstance(value, dict):  # 12 may be the beginning of 123
         return Line(number=number, raw=raw, fault="is torn: it has no end")
     return Line(number=number, raw=raw, value=value)

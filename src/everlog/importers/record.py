@@ -137,7 +137,7 @@ class Recorder:
         queued, self._queued = self._queued, {}
         self._waiting_events = self._waiting_bytes = 0
         self._waiting_keys.clear()
-        for name, items in queued.items():
+        for name, items in sorted(queued.items(), key=lambda each: each[0]):  # a session before those made for it
             session, branched = self._session(self._targets[name])
             if branched:
                 items = self._new_to(session, items)  # noqa: PLW2901
@@ -192,8 +192,9 @@ class Recorder:
         """Leave out what stands on any branch: what was imported and then rewound must not come back."""
         new: list[Item] = []
         for item in items:
-            key = item.events[0].key
-            if key is not None and any(event.session == session.id for event in self.store.find(key)):
+            keys = (item.events[0].key, _own_key(item))
+            recorded = (event for key in keys if key for event in self.store.find(key, limit=limits.PAGE_EVENTS_MAX))
+            if any(event.session == session.id and _is_of(event, item) for event in recorded):
                 self.known += len(item.events)
             else:
                 new.append(item)
@@ -219,11 +220,11 @@ class Recorder:
             self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
             self._write(session, [_opaque(self.format, item)])
             return
-        key = item.events[0].key
+        key, own = item.events[0].key, _own_key(item)
         assert key is not None, "only a key can be reused"
-        own = f"{key[:400]}:{digest(item.value)[:16]}"
+        assert own is not None, "it has a key"
         recorded = session.find(key)
-        if (recorded is not None and _is_of(recorded, item.value)) or session.find(own) is not None:
+        if (recorded is not None and _is_of(recorded, item)) or session.find(own) is not None:
             self.known += len(item.events)  # other events than these, of the same item
             return
         self._write(session, [replace(item, events=with_key(item.events, own))])
@@ -280,6 +281,12 @@ def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
     if len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16 or "\x00" in key:
         key = f"sha256:{digest(key)}"
     return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
+
+
+def _own_key(item: Item) -> str | None:
+    """Give the key of an item whose own key other content has."""
+    key = item.events[0].key
+    return None if key is None else f"{key[:400]}:{digest(item.value)[:16]}"
 
 
 def opaque_type(format: str, name: object) -> str:
@@ -377,15 +384,12 @@ def item_of(group: Sequence[Event], encode: Encode) -> Any:
     return encode(group)
 
 
-def _is_of(first: Event, value: Any) -> bool:
+def _is_of(first: Event, item: Item) -> bool:
     """Tell whether an event was made of this item; an erased one is, since it must not come back."""
     if first.erased:
         return True
-    native = (first.metadata or {}).get("native")
-    if not isinstance(native, dict):
-        return False
-    if "item" in native:
-        return bool(native["item"] == value)
-    if "attachment" not in native:
-        return False
-    return item_of([first], lambda _: None) == value
+    kept = item_of([first], lambda _: None)
+    made = item.events[0]
+    if kept is None:
+        return (first.type, first.data) == (made.type, made.data)
+    return bool(kept in (item.value, (made.attachments or {}).get("native.json")))
