@@ -97,7 +97,9 @@ def _look_through(path: str, place: Path) -> int:
             return ran.returncode
     _title("Where to go next")
     click.echo(f"   The store is {path}. Try: export EVERLOG_STORE={path}; everlog ls; everlog --help")
-    click.echo("   Your own transcripts: everlog import claude-code, or codex   In Python: everlog.open(), see README.md")
+    click.echo(
+        "   Your own transcripts: everlog import claude-code, or codex   In Python: everlog.open(), see README.md"
+    )
     return 0
 
 
