@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.follow import Feed
 from everlog.open import open_store as open
+from everlog.rebuild import SnapshotPolicy
+from everlog.reducers.registry import Reducer, reducer
 from everlog.session import Branch, Session, SessionInfo
+from everlog.state import Messages, State
 from everlog.store import Store
 
 if TYPE_CHECKING:
@@ -38,13 +42,19 @@ __all__ = [
     "EverlogError",
     "Feed",
     "Head",
+    "Messages",
     "NewEvent",
     "Query",
+    "Reducer",
     "Session",
     "SessionInfo",
+    "SnapshotPolicy",
+    "State",
     "StateHash",
     "Store",
     "open",
     "open_async",
     "parse_query",
+    "reducer",
+    "upcast",
 ]

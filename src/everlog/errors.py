@@ -8,9 +8,12 @@ EverlogError
 │   ├── NotFoundError          no such session, branch, event, checkpoint or attachment
 │   ├── SessionExistsError     the session's name is taken
 │   ├── KeyReusedError         an idempotency key was used before, for other content
+│   ├── ReducerError           a reducer or upcaster raised, or its state is not JSON
+│   ├── PatchError             a change to a state cannot be made: its path or its `test` does not hold
 │   └── LimitError             a documented bound was passed
 ├── read again and decide
 │   ├── ConflictError          the branch is not where the writer last saw it
+│   ├── MergeConflictError     two lines changed the same member of the state
 │   ├── FencedError            somebody else holds the session's lease
 │   └── StaleCursorError       the feed is not the one that the cursor was made on
 ├── retry later
@@ -19,6 +22,7 @@ EverlogError
 │   └── OutcomeUnknownError    a commit's fate is hidden; the same key tells
 └── call a person
     ├── CorruptionError        stored bytes contradict each other
+    │   └── StateMismatchError a recorded state hash, or a snapshot, is not what the events give
     ├── TamperedError          stored bytes contradict their hashes
     └── UnsupportedStoreError  this file, file system, version or process cannot be used
 
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from everlog.core.event import Event, Head
+    from everlog.core.patch import StateConflict
 
 
 class EverlogError(Exception):
@@ -87,6 +92,25 @@ class KeyReusedError(EverlogError):
         self.event = event
 
 
+class ReducerError(EverlogError, ValueError):
+    """A reducer or upcaster raised, is not known, or gave what is not JSON; the log is as it was.
+
+    event: the event that it was given, or None.
+    """
+
+    code = "reducer"
+
+    def __init__(self, message: str, *, event: Event | None = None) -> None:
+        super().__init__(message)
+        self.event = event
+
+
+class PatchError(EverlogError, ValueError):
+    """A change cannot be made to a state: nothing stands at its path, or a `test` does not hold; nothing was written."""
+
+    code = "patch"
+
+
 class LimitError(EverlogError, ValueError):
     """A documented bound was passed; nothing was written."""
 
@@ -121,6 +145,19 @@ class ConflictError(EverlogError):
         self.missed = missed
         self.moved = moved
         self.ancestor = ancestor
+
+
+class MergeConflictError(EverlogError):
+    """Two lines changed the same member of the state differently; nothing was written.
+
+    conflicts: each with pointer, base, ours and theirs.
+    """
+
+    code = "merge_conflict"
+
+    def __init__(self, message: str, *, conflicts: tuple[StateConflict, ...]) -> None:
+        super().__init__(message)
+        self.conflicts = conflicts
 
 
 class FencedError(EverlogError):
@@ -165,6 +202,19 @@ class CorruptionError(EverlogError):
     """Stored bytes contradict each other; nothing was written."""
 
     code = "corruption"
+
+
+class StateMismatchError(CorruptionError):
+    """A recorded state hash, or a snapshot, is not what folding the events gives.
+
+    position: the first event after which they differ.
+    """
+
+    code = "state_mismatch"
+
+    def __init__(self, message: str, *, position: int) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class TamperedError(EverlogError):

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from everlog.core import limits
 from everlog.core.prepare import Draw
 from everlog.errors import LimitError, UnsupportedStoreError
-from everlog.session import Settings
+from everlog.rebuild import SnapshotPolicy
 from everlog.storage import Storage
 from everlog.store import Store
+from everlog.writer import Settings
 
 Durability = Literal["full", "relaxed"]
 
@@ -28,6 +31,7 @@ def open_store(
     durability: Durability = "full",
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
+    snapshots: SnapshotPolicy | bool = True,
 ) -> Store:
     """Open a store, making it where there is none.
 
@@ -36,6 +40,7 @@ def open_store(
     durability: "full" syncs before an append is acknowledged; "relaxed" may lose the last moments on power loss.
     read_only: never write, and fail where there is no store.
     body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
+    snapshots: when snapshots of states are taken; False for never, but for those asked for.
     Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError.
     """
     if not 1 <= body_bytes_max <= limits.BODY_BYTES_CEILING:
@@ -44,7 +49,10 @@ def open_store(
         raise UnsupportedStoreError(f"durability {durability!r} is neither 'full' nor 'relaxed'; choose one")
     place = default_store() if url is None else os.fspath(url)
     storage = _open_storage(place, durability, read_only=read_only)
-    return Store(storage, Settings(os.urandom, body_bytes_max), url=place)
+    policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
+    if read_only:
+        policy = msgspec.structs.replace(policy, automatic=False)
+    return Store(storage, Settings(os.urandom, body_bytes_max, policy), url=place)
 
 
 def default_store() -> str:

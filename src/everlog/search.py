@@ -12,6 +12,7 @@ from everlog.core import limits
 from everlog.core.event import Event
 from everlog.core.query import Query, Range, check_session_query
 from everlog.errors import LimitError
+from everlog.rebuild import SnapshotPolicy
 from everlog.session import Branch
 from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
 
@@ -35,7 +36,7 @@ def search_store(
             progress(number)
         for row in sorted(storage.branches(session.key), key=lambda branch: -branch.recorded):
             if _may_hold(row, of_events):
-                branch = Branch(storage, row, session.name, current=row.key == session.current)
+                branch = Branch(storage, row, session.name, current=row.key == session.current, policy=SnapshotPolicy())
                 found += branch.events(of_events, start=row.base_size, reverse=True, limit=limit - len(found))
             if len(found) == limit:
                 return found

@@ -1,61 +1,54 @@
 """Session: one agent's log as users hold it, to append to, to read, and to move about in.
 
-1. `head` is what this handle last *saw*: when it was opened, by its own appends, by `refresh()`. Reading it does no I/O,
-   and that is what makes `expected=session.head` mean something.
-2. Without `expected`, an append goes to the current branch as it is inside the transaction.
-3. A handle may be used from any thread. `head` is then whatever the last of them saw.
+Appending stands in writer.py, reading in reader.py, states in state.py. A handle may be used from any thread; `head` is then
+whatever the last of them saw.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from uuid_utils import uuid7
 
-from everlog.core import limits
-from everlog.core.attached import set_attachment_readers
-from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
-from everlog.core.event import Cause, Event, Head, NewEvent, Outcome, PreparedAttachment, PreparedEvent
+from everlog.core.canonical import hash_state
+from everlog.core.decide import Batch, Expected, StaleExpectationError
+from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
 from everlog.core.labels import check_labels, check_reason, check_title, decode_metadata, encode_metadata
-from everlog.core.lineage import common_ancestor
-from everlog.core.merkle import EMPTY_ROOT, root_of_joined, root_of_peaks, split_digests
+from everlog.core.merkle import EMPTY_ROOT, root_of_joined
+from everlog.core.pointer import get_member, parse_pointer
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
-from everlog.core.prepare import Draw, prepare_batch
-from everlog.errors import ConflictError, InvalidEventError, InvalidPlaceError, LimitError, NotFoundError
+from everlog.core.prepare import Draw
+from everlog.core.standard import is_reserved
+from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
-from everlog.reader import BranchReader, PlaceLike, View, base_at, resolve_cut, resolve_event
-from everlog.storage import (
-    Append,
-    Base,
-    BranchRow,
-    Create,
-    Erase,
-    Family,
-    Receipt,
-    Request,
-    Rewind,
-    SessionRow,
-    Storage,
-    Switch,
-    Update,
+from everlog.keeper import SnapshotKeeper
+from everlog.merging import (
+    MERGED_EVENTS_MAX,
+    Prefer,
+    check_chosen,
+    conflict_members,
+    copied,
+    document_ops,
+    merge_documents,
+    merged_key,
+    where_they_met,
 )
+from everlog.reader import PlaceLike, View, base_at, resolve_cut, resolve_event
+from everlog.rebuild import SnapshotPolicy
+from everlog.reducers.document import DOCUMENT
+from everlog.reducers.registry import find_reducer
+from everlog.state import ReducerLike, StateReader
+from everlog.storage import Append, Base, BranchRow, Create, Erase, Family, Rewind, SessionRow, Storage, Switch, Update
+from everlog.writer import STATE_TRIES, SessionWriter, Settings, busy_with_others
 
 if TYPE_CHECKING:
     from everlog.audit import Report
 
 _SWITCH_TRIES = 20
 BRANCH_DIGITS_MIN = 8  # of a branch's id; fewer could be a name, b2
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What `open` chose for a store. draw: gives random bytes. body_bytes_max: of one event."""
-
-    draw: Draw
-    body_bytes_max: int = limits.BODY_BYTES_MAX
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
@@ -79,15 +72,18 @@ class SessionInfo(msgspec.Struct, frozen=True):
     parent: str | None
 
 
-class Branch(BranchReader):
+class Branch(StateReader):
     """One line of events of a session, to read. Only the session's current branch grows.
 
     id: 32 hex digits, the same in every copy. name: b1, b2, …, counted in this store. base: the size of what it shares
     with the branch below it. current: whether it was the session's current branch when it was read.
     """
 
-    def __init__(self, storage: Storage, row: BranchRow, session: str, *, current: bool) -> None:
+    def __init__(
+        self, storage: Storage, row: BranchRow, session: str, *, current: bool, policy: SnapshotPolicy
+    ) -> None:
         self.storage = storage
+        self._policy = policy
         self._lineages = {}
         self._row = row
         self.session_id = session
@@ -101,220 +97,31 @@ class Branch(BranchReader):
     def __repr__(self) -> str:
         return f"<Branch {self.session_id!r}~{self.name} size={self.head.size}{' current' if self.current else ''}>"
 
+    @property
+    def _session_name(self) -> str:
+        return self.session_id
+
     def view(self) -> View:
         """Read the branch as it is now, with its lineage."""
         return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
-class Session(BranchReader):
+class Session(SessionWriter):
     """A durable, append-only log of one agent's run. Made by `Store.create`, `Store.session` or `fork`."""
-
-    def __init__(self, storage: Storage, settings: Settings, row: SessionRow, branch: BranchRow) -> None:
-        self.storage = storage
-        self._settings = settings
-        self._lineages = {}
-        self._row = row
-        self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r} size={self.head.size}>"
 
-    @property
-    def id(self) -> str:
-        """The user's name for the session."""
-        return self._row.name
-
-    @property
-    def uuid(self) -> str:
-        """The session's internal id, 32 hex digits; the same in every copy."""
-        return self._row.id
-
-    @property
-    def head(self) -> Head:
-        """The head that this handle last saw. No I/O."""
-        _, size, peaks = self._seen
-        return Head(size, root_of_peaks(peaks).hex())
-
-    @property
-    def branch_id(self) -> str:
-        """The id of the branch that this handle last saw as current. No I/O."""
-        return self._seen[0]
-
-    def refresh(self) -> Head:
-        """Look at the session as it is now; give the head that was seen."""
-        branch = self.storage.current_branch(self._row.id)
-        self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
-        return self.head
-
     def info(self) -> SessionInfo:
         """Read the session's title, labels, size and times as they are now."""
         return session_info(self.storage.session_by_id(self._row.id), self.storage.current_branch(self._row.id))
-
-    # --- appending ---
-    def append(
-        self,
-        type: str,
-        data: Any = None,
-        *,
-        rationale: str | None = None,
-        actor: str | None = None,
-        outcome: Outcome | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        attachments: Mapping[str, bytes] | None = None,
-        caused_by: Event | str | None = None,
-        occurred_at: datetime | int | None = None,
-        key: str | None = None,
-        expected: int | Head | None = None,
-    ) -> Event:
-        """Append one event, durably; give it as it was recorded. The members are those of NewEvent.
-
-        expected: the size or Head that the writer last saw; another one is refused.
-        A repeated key gives the first event, with `repeated` set (law 5).
-        Raises ConflictError, KeyReusedError, InvalidEventError, LimitError, NotFoundError (the session was deleted),
-        BusyError, UnavailableError; in all these nothing was written. OutcomeUnknownError: append again with the same key.
-        """
-        new = NewEvent(
-            type,
-            data,
-            rationale=rationale,
-            actor=actor,
-            outcome=outcome,
-            metadata=metadata,
-            attachments=attachments,
-            caused_by=caused_by,
-            occurred_at=occurred_at,
-            key=key,
-        )
-        return self._write(self.append_request((new,), expected=expected)).events[0]
-
-    def extend(
-        self,
-        events: Sequence[NewEvent],
-        *,
-        expected: int | Head | None = None,
-        key: str | None = None,
-        repeats: Repeats = "refuse",
-    ) -> list[Event]:
-        """Append several events, all or none; give them as they were recorded, in order.
-
-        events: 1 .. APPEND_EVENTS_MAX. key: one idempotency key for the whole append.
-        repeats: where some of the events' own keys are recorded already, "refuse" the append or "skip" those events
-            (not together with `key`, which covers the append as a whole).
-        Raises what `append` raises.
-        """
-        return list(self._write(self.append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
-
-    # The three parts of an append, which the async face puts together in its own way.
-    def append_request(
-        self,
-        events: Sequence[NewEvent],
-        *,
-        expected: int | Head | None = None,
-        key: str | None = None,
-        repeats: Repeats = "refuse",
-    ) -> Append:
-        """Check and encode an append of 1 .. APPEND_EVENTS_MAX events."""
-        if not events:
-            raise LimitError("an append of no events says nothing; nothing was written; give at least one")
-        if repeats not in ("refuse", "skip"):
-            raise InvalidEventError(
-                f"repeats is {repeats!r:.50}, neither 'refuse' nor 'skip'; nothing was written; choose one"
-            )
-        if key is not None and repeats != "refuse":
-            raise InvalidEventError(
-                "key= covers the whole append, and repeats='skip' leaves some of it out; nothing was written; give the events "
-                "keys of their own, or leave out one of the two"
-            )
-        prepared = self._prepare(events, key=key)
-        return Append(self._row.id, Batch(prepared, self._expect(expected), key, repeats))
-
-    def _prepare(
-        self, events: Sequence[NewEvent], *, key: str | None = None, own_verb: bool = False
-    ) -> tuple[PreparedEvent, ...]:
-        return prepare_batch(
-            events,
-            draw=self._settings.draw,
-            read_cause=self._pack_cause,
-            body_bytes_max=self._settings.body_bytes_max,
-            key=key,
-            own_verb=own_verb,
-        )
-
-    def _expect(self, expected: int | Head | None) -> Expected | None:
-        if expected is None:
-            return None
-        branch_id = self._seen[0]
-        if isinstance(expected, Head):
-            return Expected(branch_id, expected.size, expected.root)
-        if isinstance(expected, bool) or not isinstance(expected, int) or expected < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidPlaceError(f"expected {expected!r:.50} is neither a size nor a Head; nothing was written")
-        return Expected(branch_id, expected, None)
-
-    def _write(self, request: Request) -> Receipt:
-        try:
-            receipt = self.storage.write(request)
-        except StaleExpectationError as stale:
-            raise self.conflict(stale, request) from None
-        return self.saw(receipt)
-
-    def saw(self, receipt: Receipt) -> Receipt:
-        """Note what a receipt says of the session's head; give the receipt."""
-        self._seen = (receipt.branch_id, receipt.size, receipt.peaks)
-        set_attachment_readers(receipt.events, self._load_attachments)
-        return receipt
-
-    def _load_attachments(self, event: Event) -> list[PreparedAttachment]:
-        branch = self.storage.branch_by_id(event.branch)
-        assert branch is not None, "a branch that was appended to is in the store"
-        return self.storage.attachments(self.storage.lineage(branch.key, self.id), event.position)
-
-    def conflict(self, stale: StaleExpectationError, request: Request) -> ConflictError:
-        """Say what a refused writer had not seen, so that it can decide again without another read (law 4)."""
-        expected = request.batch.expected if isinstance(request, (Append, Rewind, Update)) else None
-        if isinstance(request, Switch):
-            expected = request.left
-        branch_id, size, _ = self._seen
-        if expected is not None:
-            branch_id, size = expected.branch_id, expected.size
-        actual = self.storage.branch_by_id(stale.branch_id)
-        assert actual is not None, "a branch that refused is in the store"
-        view = View(actual, self.storage.lineage(actual.key, self.id))
-        ancestor, moved = min(size, stale.head.size), stale.branch_id != branch_id
-        if moved:
-            seen = self.storage.branch_by_id(branch_id)
-            if seen is not None:
-                line = self.storage.lineage(seen.key, self.id)
-                ancestor = common_ancestor(line, view.lineage, one_size=size, other_size=stale.head.size)
-        missed = stale.head.size - ancestor
-        events: list[Event] = []
-        if missed:
-            page = self.storage.read(
-                view.lineage, ancestor, stale.head.size, limit=min(missed, limits.CONFLICT_EVENTS_MAX)
-            )
-            held = 0
-            for event in page.events:
-                held += len(event.raw or b"")
-                if events and held > limits.CONFLICT_BYTES_MAX:
-                    break
-                events.append(event)
-        what = "moved to another branch" if moved else f"has {stale.head.size} events where the writer expected {size}"
-        if not moved and stale.head.size == size:
-            what = f"has another history of {size} events than the writer saw"
-        return ConflictError(
-            f"session {self.id!r} {what}; nothing was written; look at the error's events, call refresh() and decide again",
-            head=stale.head,
-            events=tuple(events),
-            missed=missed,
-            moved=moved,
-            ancestor=ancestor,
-        )
 
     # --- branches ---
     def branches(self) -> list[Branch]:
         """Give every branch of the session, oldest first."""
         current = self.storage.current_branch(self._row.id).key
         return [
-            Branch(self.storage, row, self.id, current=row.key == current)
+            Branch(self.storage, row, self.id, current=row.key == current, policy=self._policy)
             for row in self.storage.branches(self._row.key)
         ]
 
@@ -371,7 +178,7 @@ class Session(BranchReader):
             batch=Batch(prepared + self._prepare(events)),
         )
         self.storage.write(request)
-        return open_session(self.storage, self._settings, request.name)
+        return open_session(self.storage, self._settings, self._keeper, request.name)
 
     def rewind(
         self,
@@ -434,22 +241,176 @@ class Session(BranchReader):
 
     def _moved_event(self, type: str, view: View, base: Base | None, reason: str | None, actor: str | None) -> NewEvent:
         """Give the event that says where a line comes from: the cut, and the root there."""
-        size, root = (0, EMPTY_ROOT) if base is None else (base.size, root_of_joined(base.peaks))
-        origin = {"session": self._row.id, "branch": view.branch.id, "position": size, "root": root.hex()}
-        data: dict[str, Any] = {"from": origin}
+        data: dict[str, Any] = {"from": self._origin(view, base)}
         if reason is not None:
             data["reason"] = check_reason(reason)
         return NewEvent(type, data, actor=actor)
 
+    def _origin(self, view: View, base: Base | None) -> dict[str, Any]:
+        """Say which cut of which line: its session and branch by their own ids, its size and root."""
+        size, root = (0, EMPTY_ROOT) if base is None else (base.size, root_of_joined(base.peaks))
+        session = self.storage.session(view.lineage.session).id
+        return {"session": session, "branch": view.branch.id, "position": size, "root": root.hex()}
+
     # --- what else is recorded ---
     def checkpoint(
-        self, name: str, *, data: Any = None, actor: str | None = None, expected: int | Head | None = None
+        self,
+        name: str,
+        *,
+        data: Any = None,
+        states: Sequence[ReducerLike] | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
     ) -> Event:
-        """Name this position: a place to rewind to, fork from and compare. A name used again moves on."""
+        """Name this position: a place to rewind to, fork from and compare. A name used again moves on.
+
+        The event's data says the head before it, and in `states` the hashes of states there: those of the reducers named,
+        or of the document where it has one.
+        """
         check_checkpoint_name(name)
-        members = {"name": name} if data is None else {"name": name, "data": data}
-        prepared = self._prepare([NewEvent("checkpoint", members, actor=actor)], own_verb=True)
-        return self._write(Append(self._row.id, Batch(prepared, self._expect(expected)))).events[0]
+        wanted = self._expect(expected)
+        for _ in range(STATE_TRIES):
+            view = self.view()
+            hashes = self._hashes_at(view, ("document",) if states is None else states, lenient=states is None)
+            head = view.branch.head()
+            members: dict[str, Any] = {"name": name, "head": {"size": head.size, "root": head.root}, "states": hashes}
+            if data is not None:
+                members["data"] = data
+            prepared = self._prepare([NewEvent("checkpoint", members, actor=actor)], own_verb=True)
+            here = Expected(view.branch.id, view.size, None if wanted is None else wanted.root)
+            request = Append(self._row.id, Batch(prepared, here))
+            self._check_wanted(wanted, view, request)
+            try:
+                return self.saw(self.storage.write(request)).events[0]
+            except StaleExpectationError as stale:
+                if wanted is not None:
+                    raise self.conflict(stale, request) from None
+        raise busy_with_others(self.id)
+
+    def _hashes_at(self, view: View, states: Sequence[ReducerLike], *, lenient: bool) -> dict[str, Any]:
+        hashes: dict[str, Any] = {}
+        for reducer in map(find_reducer, states):
+            try:
+                found = hash_state(self._built_here(view, reducer).value)
+            except ReducerError:
+                if not lenient:
+                    raise
+                continue  # a document with an integer beyond 2^53 has no hash; the position has a name all the same
+            hashes[reducer.name] = {"version": reducer.version, "hash": found}
+        return hashes
+
+    def merge(
+        self,
+        other: StateReader,
+        *,
+        at: PlaceLike = "end",
+        events: Sequence[PlaceLike] | str = (),
+        document: bool = True,
+        prefer: Prefer | None = None,
+        resolve: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> Event:
+        """Bring another line's events and document into this session; give the `session.merged` event, which names both heads.
+
+        other: a fork, a branch, or any session of the same store. at: how much of it. events: those to copy, as places in
+        it, or a query; none by default. An event that was brought before is left out.
+        document: merge the documents of three (base, ours, theirs); MergeConflictError names what both changed
+        differently, unless resolve= gives a value for its pointer, or prefer= says whose counts.
+        All of it is one append, or nothing.
+        """
+        wanted = self._expect(expected)
+        if other.storage is not self.storage:
+            raise InvalidPlaceError("the other session is in another store; nothing was written; copy it here first")
+        if reason is not None:
+            check_reason(reason)
+        for _ in range(STATE_TRIES):
+            view = self.view()
+            made = self._merge_events(
+                view,
+                other,
+                at,
+                events,
+                document=document,
+                prefer=prefer,
+                resolve=resolve or {},
+                reason=reason,
+                actor=actor,
+            )
+            request = Append(
+                self._row.id,
+                Batch(made, Expected(view.branch.id, view.size, None if wanted is None else wanted.root)),
+            )
+            self._check_wanted(wanted, view, request)
+            try:
+                return self.saw(self.storage.write(request)).events[0]
+            except StaleExpectationError as stale:
+                if wanted is not None:
+                    raise self.conflict(stale, request) from None
+        raise busy_with_others(self.id)
+
+    def _merge_events(
+        self,
+        view: View,
+        other: StateReader,
+        at: PlaceLike,
+        events: Sequence[PlaceLike] | str,
+        *,
+        document: bool,
+        prefer: Prefer | None,
+        resolve: Mapping[str, Any],
+        reason: str | None,
+        actor: str | None,
+    ) -> tuple[PreparedEvent, ...]:
+        """Give the events of a merge at the end of a view."""
+        theirs = other.view()
+        cut = resolve_cut(self.storage, theirs, at)
+        if theirs.branch.id == view.branch.id:
+            raise InvalidPlaceError(
+                "a line cannot be merged into itself; nothing was written; name another branch or session"
+            )
+        meeting = where_they_met(self.storage, view, theirs, cut)
+        related = view.lineage.segments[0].branch == theirs.lineage.segments[0].branch
+        if isinstance(events, str):
+            found = other.events(events, start=meeting.ancestor, stop=cut, limit=MERGED_EVENTS_MAX + 1)
+            chosen = [event for event in found if not is_reserved(event.type) and event.raw is not None]
+        else:
+            places = sorted({resolve_event(self.storage, theirs, place) for place in events})
+            chosen = [other.event(place) for place in places]
+        check_chosen(chosen, meeting.ancestor, related=related)
+        chosen = [event for event in chosen if self.find(merged_key(event)) is None]
+        data: dict[str, Any] = {
+            "from": self._origin(theirs, base_at(self.storage, theirs, cut)),
+            "into": self._origin(view, base_at(self.storage, view, view.size)),
+            "ancestor": meeting.ancestor,
+            "events": [{"id": event.id, "hash": event.hash} for event in chosen],
+        }
+        ops: list[dict[str, Any]] = []
+        if document:
+            ours = self._built_here(view, DOCUMENT).value
+            built = other._builder(theirs, DOCUMENT).build(cut)
+            merged, decided = merge_documents(
+                meeting.base,
+                ours,
+                built.value,
+                prefer=prefer,
+                resolve=resolve,
+                session=self.id,
+                other=other._session_name,
+            )
+            ops = document_ops(ours, chosen, merged)
+            if decided:
+                data["conflicts"] = conflict_members(
+                    decided, lambda pointer: get_member(merged, parse_pointer(pointer))
+                )
+        if reason is not None:
+            data["reason"] = reason
+        first = self._prepare([NewEvent("session.merged", data, rationale=reason, actor=actor)], own_verb=True)
+        rest = [copied(event) for event in chosen]
+        if ops:
+            rest.append(NewEvent("state.patch", {"ops": ops}, rationale=reason, actor=actor))
+        return first + self._prepare(rest)
 
     def update(
         self,
@@ -538,11 +499,11 @@ class Session(BranchReader):
         return self._view_of(self.storage.current_branch(self._row.id), self.id)
 
 
-def open_session(storage: Storage, settings: Settings, name: str) -> Session:
+def open_session(storage: Storage, settings: Settings, keeper: SnapshotKeeper, name: str) -> Session:
     """Open a session by its name; NotFoundError."""
     check_session_id(name)
     row = storage.session(name)
-    return Session(storage, settings, row, storage.current_branch(row.id))
+    return Session(storage, settings, keeper, row, storage.current_branch(row.id))
 
 
 def new_session(

@@ -17,6 +17,7 @@ from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
+from everlog.core.snapshot import Snapshot
 
 
 # --- what is stored ------------------------------------------------------------------------------
@@ -188,14 +189,32 @@ class Delete(msgspec.Struct, frozen=True):
     cascade: bool
 
 
-Request = Append | Create | Rewind | Switch | Update | Graft | Adopt | Erase | Delete
+class PutSnapshots(msgspec.Struct, frozen=True):
+    """Keep snapshots of a session's states. Nothing is kept where anything was erased or deleted since `erasures` was read.
+
+    Deltas stand behind what they are deltas from. One for a place that has one already replaces it.
+    """
+
+    session_id: str
+    snapshots: tuple[Snapshot, ...]
+    erasures: int
+
+
+class DropSnapshots(msgspec.Struct, frozen=True):
+    """Drop snapshots: of one session's branches or of all, of one reducer (by name) or of all."""
+
+    session_id: str | None
+    reducer: str | None
+
+
+Request = Append | Create | Rewind | Switch | Update | Graft | Adopt | Erase | Delete | PutSnapshots | DropSnapshots
 
 
 class Receipt(msgspec.Struct, frozen=True):
     """What a request recorded: an event for each of its batch, in order, and the head after it.
 
     size, peaks, branch_id: of the branch that was appended to; `head` is folded from them when it is asked for.
-    positions: those whose bodies an Erase destroyed now.
+    positions: those whose bodies an Erase destroyed now. count: snapshots that were put or dropped.
     """
 
     session_id: str
@@ -204,6 +223,7 @@ class Receipt(msgspec.Struct, frozen=True):
     peaks: tuple[bytes, ...]
     events: tuple[Event, ...] = ()
     positions: tuple[int, ...] = ()
+    count: int = 0
 
     @property
     def head(self) -> Head:
@@ -370,6 +390,22 @@ class Storage(Protocol):
 
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         """Read an event's attachments, in order; content and salt are None where they were destroyed."""
+        ...
+
+    # --- snapshots ---
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
+        """Read the newest snapshot at or below a cut, behind those that it is a delta from, keyframe first.
+
+        Empty where there is none. Not promised: that the chain is whole; what was dropped is missing from its front.
+        """
+        ...
+
+    def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
+        """List snapshots by (branch, fingerprint, size) after a place, with empty contents. branch: that one's only."""
+        ...
+
+    def erasures(self) -> int:
+        """Give a number that grows whenever anything is erased or deleted: what PutSnapshots checks."""
         ...
 
     # --- the feed ---

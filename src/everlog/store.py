@@ -16,12 +16,15 @@ from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import CURSOR_START, Feed
+from everlog.keeper import SnapshotKeeper
 from everlog.reader import read_query
-from everlog.session import Session, SessionInfo, Settings, new_session, open_session, session_info
+from everlog.session import Session, SessionInfo, new_session, open_session, session_info
 from everlog.storage import Delete, Family, SessionFilter, Storage
+from everlog.writer import Settings
 
 if TYPE_CHECKING:
     from everlog.audit import Report
+    from everlog.preferences import Preferences
     from everlog.transfer import Transferred
 
 ORDERS = ("updated", "-updated", "created", "-created", "id", "-id")
@@ -36,6 +39,7 @@ class Store:
     def __init__(self, storage: Storage, settings: Settings, *, url: str) -> None:
         self.storage = storage
         self.settings = settings
+        self.keeper = SnapshotKeeper(storage, settings.snapshots)
         self.url = url
 
     def __repr__(self) -> str:
@@ -56,7 +60,9 @@ class Store:
 
     def close(self) -> None:
         """Finish what was queued and let go of the store; later calls raise UnavailableError."""
+        self.keeper.stop()
         self.storage.close()
+        self.keeper.join()
 
     # --- sessions ---
     def create(
@@ -67,16 +73,20 @@ class Store:
         labels: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         parent: Event | None = None,
+        preferences: str | None = None,
         events: Sequence[NewEvent] = (),
     ) -> Session:
         """Make a session, with its first events in the same transaction.
+
+        preferences: a subject, whose preferences the session reads: its first event records them and their head.
 
         id: 1 to 256 printable characters; a UUIDv7 by default. parent: the event that this session is made for, as a
         sub-agent's is: linked, not forked. Raises SessionExistsError where the id is taken.
         """
         draw = self.settings.draw
+        read = () if preferences is None else (self.preferences(preferences).reading(),)
         prepared = prepare_batch(
-            events, draw=draw, read_cause=self._pack_cause, body_bytes_max=self.settings.body_bytes_max
+            [*read, *events], draw=draw, read_cause=self._pack_cause, body_bytes_max=self.settings.body_bytes_max
         )
         request = new_session(
             draw,
@@ -95,7 +105,7 @@ class Store:
 
     def session(self, id: str) -> Session:
         """Open a session by its id; NotFoundError."""
-        return open_session(self.storage, self.settings, id)
+        return open_session(self.storage, self.settings, self.keeper, id)
 
     def get_or_create(self, id: str, **made_with: Any) -> Session:
         """Open a session, or make it with the given title, labels, metadata, parent and events, whoever comes first."""
@@ -144,6 +154,15 @@ class Store:
             return Cause(parent.writer, parent.position, b"").pack()
         session = self.session(parent) if isinstance(parent, str) else parent
         return bytes.fromhex(session.branch().writer)
+
+    def preferences(self, subject: str) -> Preferences:
+        """Open the preferences of a subject ("user:u7"): a session of its own, made when it is first asked for."""
+        from everlog.preferences import LABEL, Preferences, preferences_session
+
+        name = preferences_session(subject)
+        return Preferences(
+            self.get_or_create(name, title=f"Preferences of {subject}", labels={LABEL: subject}), subject
+        )
 
     def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.

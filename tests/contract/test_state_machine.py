@@ -10,7 +10,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from everlog import NewEvent
 from everlog.errors import EverlogError
+from everlog.rebuild import SnapshotPolicy
 from everlog.session import Settings
+from everlog.storage import DropSnapshots
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.stores.sqlite.store import open_sqlite
@@ -18,6 +20,8 @@ from everlog.testing import FixedClock
 
 TYPES = st.sampled_from(["note", "user.message", "agent.message"])
 KEYS = st.none() | st.sampled_from(["a", "b", "c", "d", "e"])
+POINTERS = st.sampled_from(["/a", "/b/c", "/b", "/l/-", "/l/0", "/l", "/a/x", ""])
+VALUES = st.sampled_from([1, 2, "x", None, True, [1, 2], {"c": 1}, {}])
 TEXTS = st.sampled_from(["x", "y", "zz", "\u00e9\u2028"])
 
 
@@ -37,6 +41,10 @@ def seen(event):
     data = event.data
     if isinstance(data, dict) and "from" in data:
         data = {**data, "from": {**data["from"], "session": None, "root": None}}
+    if event.type == "session.merged" and data is not None:
+        data = {**data, "into": data["into"]["position"], "events": len(data["events"])}
+    if event.type == "checkpoint" and data is not None:
+        data = {**data, "head": data["head"]["size"]}
     return (
         event.position,
         event.type,
@@ -49,6 +57,10 @@ def seen(event):
     )
 
 
+def with_hash(event):
+    return (*seen(event), event.state_hash)
+
+
 class Twins(RuleBasedStateMachine):
     sessions = Bundle("sessions")
 
@@ -57,13 +69,15 @@ class Twins(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FixedClock()
         self.draws = (Draw(), Draw())
-        self.memory = Store(MemoryStorage(clock=self.clock, draw=self.draws[0]), Settings(self.draws[0]), url="memory:")
+        without = Settings(self.draws[0], snapshots=SnapshotPolicy(automatic=False))
+        self.memory = Store(MemoryStorage(clock=self.clock, draw=self.draws[0]), without, url="memory:")
         self.made = 0
         self.open_sqlite()
 
     def open_sqlite(self):
         storage = open_sqlite(self.folder / "s.db", clock=self.clock, draw=self.draws[1])
-        self.sqlite = Store(storage, Settings(self.draws[1]), url="s.db")
+        everywhere = Settings(self.draws[1], snapshots=SnapshotPolicy(events=1, share=1e9))
+        self.sqlite = Store(storage, everywhere, url="s.db")
 
     def both(self, act):
         """Do the same to both; they give the same, or refuse with the same kind of error and change nothing."""
@@ -142,6 +156,52 @@ class Twins(RuleBasedStateMachine):
     @rule(name=sessions, mark=st.sampled_from(["m", "n"]))
     def checkpoint(self, name, mark):
         self.both(lambda store: seen(store.session(name).checkpoint(mark)))
+
+    @rule(name=sessions, pointer=POINTERS, value=VALUES, key=KEYS, state=st.sampled_from([None, "document"]))
+    def set_state(self, name, pointer, value, key, state):
+        data = {"path": pointer, "value": value}
+        self.both(lambda store: with_hash(store.session(name).append("state.set", data, key=key, state=state)))
+
+    @rule(name=sessions, pointer=POINTERS, value=VALUES, state=st.sampled_from([None, "document"]))
+    def patch_state(self, name, pointer, value, state):
+        ops = [{"op": "test", "path": "/a", "value": 1}, {"op": "add", "path": pointer, "value": value}]
+        self.both(lambda store: with_hash(store.session(name).append("state.patch", {"ops": ops}, state=state)))
+
+    @rule(name=sessions, at=st.integers(-8, 20), reducer=st.sampled_from(["document", "messages", "usage"]))
+    def state(self, name, at, reducer):
+        def act(store):
+            found = store.session(name).state(reducer, at=at)
+            return found.value, found.hash, found.incomplete, found.skipped, found.size
+
+        self.both(act)
+
+    @rule(name=sessions)
+    def state_verified(self, name):
+        self.both(lambda store: store.session(name).state(verify=True).value)
+
+    @rule(name=sessions, pointer=POINTERS)
+    def why(self, name, pointer):
+        self.both(lambda store: [(seen(r.event), r.before, r.after) for r in store.session(name).why(pointer)])
+
+    @rule(one=sessions, other=sessions)
+    def diff(self, one, other):
+        def act(store):
+            found = store.session(one).diff(store.session(other))
+            return found.ancestor, found.only_a_count, found.only_b_count, found.patch, found.related, found.aligned
+
+        self.both(act)
+
+    @rule(one=sessions, other=sessions, prefer=st.sampled_from([None, "ours", "theirs"]))
+    def merge(self, one, other, prefer):
+        def act(store):
+            event = store.session(one).merge(store.session(other), prefer=prefer, events="type:note")
+            return event.position, event.data["ancestor"], len(event.data["events"]), store.session(one).state().value
+
+        self.both(act)
+
+    @rule(reducer=st.none() | st.sampled_from(["document", "messages"]))
+    def drop_snapshots(self, reducer):
+        self.sqlite.storage.write(DropSnapshots(None, reducer))
 
     @rule(name=sessions, place=st.sampled_from(["m", "n", "start", "end", "-1h", "-3s", -1, 2]))
     def cut(self, name, place):

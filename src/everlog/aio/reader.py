@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from everlog.aio.engine import Engine
-from everlog.core.event import Event, Head
+from everlog.compare import Difference
+from everlog.core.event import Event, Head, StateHash
 from everlog.core.query import Query
-from everlog.reader import BranchReader, PlaceLike
+from everlog.explain import Reason
+from everlog.reader import PlaceLike
 from everlog.session import Branch
+from everlog.state import ReducerLike, State, StateReader
 
-R = TypeVar("R", bound=BranchReader)
+R = TypeVar("R", bound=StateReader)
 
 
 class AsyncReader(Generic[R]):
@@ -106,6 +109,45 @@ class AsyncReader(Generic[R]):
     async def cut(self, place: PlaceLike = "end") -> int:
         """See `BranchReader.cut`."""
         return await self._engine.run(self.sync.cut, place)
+
+    async def state(self, reducer: ReducerLike = "document", at: PlaceLike = "end", *, verify: bool = False) -> State:
+        """See `StateReader.state`."""
+        return await self._engine.run(self.sync.state, reducer, at, verify=verify)
+
+    async def state_hash(self, reducer: ReducerLike = "document", at: PlaceLike = "end") -> StateHash:
+        """See `StateReader.state_hash`."""
+        return await self._engine.run(self.sync.state_hash, reducer, at)
+
+    async def diff(
+        self,
+        a: PlaceLike | StateReader | AsyncReader[Any],
+        b: PlaceLike | StateReader | AsyncReader[Any] | None = None,
+        *,
+        at: PlaceLike = "end",
+        reducer: ReducerLike = "document",
+        limit: int = 100,
+    ) -> Difference:
+        """See `StateReader.diff`."""
+        one = a.sync if isinstance(a, AsyncReader) else a
+        other = b.sync if isinstance(b, AsyncReader) else b
+        return await self._engine.run(self.sync.diff, one, other, at=at, reducer=reducer, limit=limit)
+
+    async def why(
+        self, pointer: str, *, at: PlaceLike = "end", reducer: ReducerLike = "document", limit: int = 20
+    ) -> list[Reason]:
+        """See `StateReader.why`."""
+        return await self._engine.run(self.sync.why, pointer, at=at, reducer=reducer, limit=limit)
+
+    async def bisect(
+        self,
+        predicate: Callable[[State], object],
+        *,
+        start: PlaceLike = "start",
+        stop: PlaceLike = "end",
+        reducer: ReducerLike = "document",
+    ) -> Event | None:
+        """See `StateReader.bisect`. The predicate is called in a thread."""
+        return await self._engine.run(self.sync.bisect, predicate, start=start, stop=stop, reducer=reducer)
 
     async def head_at(self, place: PlaceLike = "end") -> Head:
         """See `BranchReader.head_at`."""

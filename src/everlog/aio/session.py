@@ -15,8 +15,10 @@ from everlog.audit import Report
 from everlog.core.decide import Repeats, StaleExpectationError
 from everlog.core.event import Event, Head, NewEvent, Outcome
 from everlog.follow import Follower
+from everlog.merging import Prefer
 from everlog.reader import PlaceLike
 from everlog.session import Branch, Session, SessionInfo
+from everlog.state import ReducerLike, StateReader
 from everlog.storage import Receipt
 
 
@@ -65,6 +67,7 @@ class AsyncSession(AsyncReader[Session]):
         occurred_at: datetime | int | None = None,
         key: str | None = None,
         expected: int | Head | None = None,
+        state: ReducerLike | None = None,
     ) -> Event:
         """See `Session.append`. Cancelled, it is withdrawn if it was not taken yet; else it may commit, and a key tells."""
         new = NewEvent(
@@ -79,6 +82,8 @@ class AsyncSession(AsyncReader[Session]):
             occurred_at=occurred_at,
             key=key,
         )
+        if state is not None:
+            return (await self._engine.run(self.sync.extend, (new,), expected=expected, state=state))[0]
         return (await self._append((new,), expected=expected)).events[0]
 
     async def extend(
@@ -88,8 +93,13 @@ class AsyncSession(AsyncReader[Session]):
         expected: int | Head | None = None,
         key: str | None = None,
         repeats: Repeats = "refuse",
+        state: ReducerLike | None = None,
     ) -> list[Event]:
         """See `Session.extend`."""
+        if state is not None:
+            return await self._engine.run(
+                self.sync.extend, events, expected=expected, key=key, repeats=repeats, state=state
+            )
         return list((await self._append(tuple(events), expected=expected, key=key, repeats=repeats)).events)
 
     async def _append(
@@ -175,10 +185,45 @@ class AsyncSession(AsyncReader[Session]):
         return await self._engine.run(self.sync.switch, target, reason=reason, actor=actor, expected=expected)
 
     async def checkpoint(
-        self, name: str, *, data: Any = None, actor: str | None = None, expected: int | Head | None = None
+        self,
+        name: str,
+        *,
+        data: Any = None,
+        states: Sequence[ReducerLike] | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
     ) -> Event:
         """See `Session.checkpoint`."""
-        return await self._engine.run(self.sync.checkpoint, name, data=data, actor=actor, expected=expected)
+        return await self._engine.run(
+            self.sync.checkpoint, name, data=data, states=states, actor=actor, expected=expected
+        )
+
+    async def merge(
+        self,
+        other: StateReader | AsyncReader[Any],
+        *,
+        at: PlaceLike = "end",
+        events: Sequence[PlaceLike] | str = (),
+        document: bool = True,
+        prefer: Prefer | None = None,
+        resolve: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> Event:
+        """See `Session.merge`."""
+        return await self._engine.run(
+            self.sync.merge,
+            other.sync if isinstance(other, AsyncReader) else other,
+            at=at,
+            events=events,
+            document=document,
+            prefer=prefer,
+            resolve=resolve,
+            reason=reason,
+            actor=actor,
+            expected=expected,
+        )
 
     async def update(
         self,

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
+from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.session import AsyncSession
 from everlog.audit import Report
 from everlog.core import limits
@@ -90,13 +91,25 @@ class AsyncStore:
         labels: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         parent: Event | None = None,
+        preferences: str | None = None,
         events: Sequence[NewEvent] = (),
     ) -> AsyncSession:
         """See `Store.create`."""
         made = await self._engine.run(
-            self.sync.create, id, title=title, labels=labels, metadata=metadata, parent=parent, events=events
+            self.sync.create,
+            id,
+            title=title,
+            labels=labels,
+            metadata=metadata,
+            parent=parent,
+            preferences=preferences,
+            events=events,
         )
         return AsyncSession(self._engine, made)
+
+    async def preferences(self, subject: str) -> AsyncPreferences:
+        """See `Store.preferences`."""
+        return AsyncPreferences(self._engine, await self._engine.run(self.sync.preferences, subject))
 
     async def session(self, id: str) -> AsyncSession:
         """See `Store.session`."""

@@ -2,7 +2,8 @@
 
 1. A recorded event never changes. What it says was hashed from `raw`, the stored bytes of its body; `data`, `metadata`,
    `rationale` and `state_hash` are decoded from them when first asked for.
-2. Equality is that of the log: the same leaf, read through the same session and branch.
+2. Old shapes of data are upcast when they are read (core/upcast.py); `raw` stays.
+3. Equality is that of the log: the same leaf, read through the same session and branch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from msgspec.structs import force_setattr
 
 from everlog.core.merkle import EMPTY_ROOT
 from everlog.core.position import format_micros, from_micros
+from everlog.core.upcast import UPCASTERS, upcast_data
 from everlog.core.values import unreadable
 from everlog.errors import InvalidPlaceError, NotFoundError
 
@@ -285,6 +287,8 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
                 body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise unreadable(f"the body of event {self.id}", error) from error
+            if self.type in UPCASTERS and self.raw is not None:
+                body = msgspec.structs.replace(body, data=upcast_data(self, body.data, body.metadata))
             force_setattr(self, "body_cache", body)
         return body
 

@@ -24,6 +24,13 @@ APPEND_BYTES_MAX = 256 * 1024 * 1024  # bodies and attachments of one atomic app
 CONFLICT_EVENTS_MAX = 100  # events that a refused append hands back (law 4)
 CONFLICT_BYTES_MAX = 1024 * 1024
 
+# --- states --------------------------------------------------------------------------------------
+STATE_DEPTH_MAX = 2 * BODY_DEPTH_MAX  # a value of the deepest body, set at the deepest pointer
+STATE_BYTES_MAX = (
+    48 * 1024 * 1024
+)  # that a snapshot holds: base and state together fit the window of every zstd decoder
+POINTER_TOKENS_MAX = BODY_DEPTH_MAX
+
 # --- one session ---------------------------------------------------------------------------------
 SESSION_ID_CHARACTERS_MAX = 256
 TITLE_CHARACTERS_MAX = 1024

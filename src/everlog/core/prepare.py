@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, cast
 
+import msgspec
+
 from everlog.core import limits
 from everlog.core.event import (
     OUTCOMES,
@@ -19,8 +21,10 @@ from everlog.core.event import (
     encode_body,
 )
 from everlog.core.header import SALT_BYTES, commit_attachment, commit_body
+from everlog.core.merkle import DIGEST_BYTES
 from everlog.core.position import to_micros
 from everlog.core.standard import ACTOR_PATTERN, check_reserved, check_standard, is_type
+from everlog.core.upcast import VERSION_MEMBER, newest_version
 from everlog.core.values import check_value, encode_json
 from everlog.errors import InvalidEventError, LimitError
 
@@ -144,6 +148,9 @@ def _encode_checked_body(new: NewEvent, body_bytes_max: int) -> bytes:
         metadata = dict(metadata)
         check_value(metadata, what="metadata")
     check_standard(new.type, data)
+    newest = newest_version(new.type)
+    if newest is not None and VERSION_MEMBER not in (metadata or {}):
+        metadata = {**(metadata or {}), VERSION_MEMBER: newest}
     return finish_body(data, rationale, metadata, None, body_bytes_max)
 
 
@@ -156,11 +163,25 @@ def finish_body(
     except UnicodeEncodeError:
         _refuse_surrogates(data, rationale, metadata)
     if len(body) > body_bytes_max:
-        raise LimitError(
-            f"the body has {len(body)} bytes where {body_bytes_max} is the most in this store; nothing was written; put "
-            "large content into attachments=, or raise body_bytes_max when opening the store"
-        )
+        raise _too_large(body, body_bytes_max)
     return body
+
+
+def with_state(event: PreparedEvent, state: StateHash, body_bytes_max: int) -> PreparedEvent:
+    """Give a prepared event whose body also says what the state after it is."""
+    comma = b"" if event.body == b"{}" else b","
+    body = event.body[:-1] + comma + b'"state":' + encode_body(state) + b"}"
+    if len(body) > body_bytes_max:
+        raise _too_large(body, body_bytes_max)
+    commitments = commit_body(event.salt, body) + event.commitments[DIGEST_BYTES:]
+    return msgspec.structs.replace(event, body=body, commitments=commitments)
+
+
+def _too_large(body: bytes, body_bytes_max: int) -> LimitError:
+    return LimitError(
+        f"the body has {len(body)} bytes where {body_bytes_max} is the most in this store; nothing was written; put "
+        "large content into attachments=, or raise body_bytes_max when opening the store"
+    )
 
 
 def _refuse_surrogates(data: Any, rationale: str | None, metadata: dict[str, Any] | None) -> NoReturn:

@@ -53,7 +53,8 @@ class Translator:
                 problem = f"step {place} of the trajectory is no object; kept as it is"
                 yield self.home, _item("step", place, step, [NewEvent(opaque_type(FORMAT, "step"))], problem)
         rest = {name: member for name, member in value.items() if name != "trajectory"}
-        yield self.home, _item("run", 0, rest, [NewEvent(opaque_type(FORMAT, "run"), _result(rest))])
+        run = NewEvent(opaque_type(FORMAT, "run"), _result(rest), metadata=_spent(rest))
+        yield self.home, _item("run", 0, rest, [run])
 
 
 def _item(kind: str, place: int, value: Any, events: list[NewEvent], problem: str | None = None) -> Item:
@@ -109,3 +110,22 @@ def _result(rest: dict[str, Any]) -> dict[str, Any]:
     return (
         {name: info[name] for name in ("exit_status", "model_stats") if name in info} if isinstance(info, dict) else {}
     )
+
+
+def _spent(rest: dict[str, Any]) -> dict[str, Any] | None:
+    """Give the run's tokens and cost as every importer names them."""
+    info = rest.get("info")
+    stats = info.get("model_stats") if isinstance(info, dict) else None
+    if not isinstance(stats, dict):
+        return None
+    usage = {
+        name: stats[source]
+        for name, source in (("input_tokens", "tokens_sent"), ("output_tokens", "tokens_received"))
+        if type(stats.get(source)) is int
+    }
+    spent: dict[str, Any] = {"usage": usage}
+    if isinstance(stats.get("instance_cost"), (int, float)):
+        spent["cost"] = stats["instance_cost"]
+    if type(stats.get("api_calls")) is int:
+        spent["calls"] = stats["api_calls"]
+    return spent

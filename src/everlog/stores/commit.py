@@ -17,7 +17,18 @@ from threading import Lock, Semaphore, Thread
 
 from everlog.core import limits
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
-from everlog.storage import Adopt, Delete, Erase, Graft, Receipt, Request, Resolve, Withdraw
+from everlog.storage import (
+    Adopt,
+    Delete,
+    DropSnapshots,
+    Erase,
+    Graft,
+    PutSnapshots,
+    Receipt,
+    Request,
+    Resolve,
+    Withdraw,
+)
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
 INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
@@ -206,6 +217,8 @@ def bytes_held(request: Request) -> int:
         return sum(
             len(event.row.body or b"") + sum(item.size for item in event.attachments) for event in request.events
         )
-    if isinstance(request, (Graft, Erase, Delete)):
+    if isinstance(request, (Graft, Erase, Delete, DropSnapshots)):
         return 0
+    if isinstance(request, PutSnapshots):
+        return sum(len(snapshot.content) for snapshot in request.snapshots)
     return sum(event.bytes_held for event in request.batch.events)

@@ -36,6 +36,7 @@ from everlog.core.ledger import (
     commit_session,
 )
 from everlog.core.merkle import push_leaf, split_digests
+from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError, SessionExistsError
 from everlog.storage import (
     Adopt,
@@ -44,9 +45,11 @@ from everlog.storage import (
     BranchRow,
     Create,
     Delete,
+    DropSnapshots,
     Erase,
     Family,
     Graft,
+    PutSnapshots,
     Receipt,
     Request,
     Rewind,
@@ -118,7 +121,10 @@ class Transaction(Protocol):
         ...
 
     def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
-        """Destroy bodies in a branch's lineage; give (position, leaf) of those that were there. NotFoundError."""
+        """Destroy bodies in a branch's lineage, and every snapshot of a state that they went into.
+
+        Gives (position, leaf) of those that were there. NotFoundError.
+        """
         ...
 
     def living_forks(self, session: int) -> list[SessionRow]:
@@ -126,10 +132,20 @@ class Transaction(Protocol):
         ...
 
     def end_session(self, session: int) -> None:
-        """Destroy name, title, labels and metadata, and have the events that the session's branches own destroyed."""
+        """Destroy name, title, labels, metadata and snapshots, and have the events that its branches own destroyed."""
         ...
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None: ...
+
+    def erasures(self) -> int:
+        """Give the number that `erase` and `end_session` raise."""
+        ...
+
+    def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None: ...
+
+    def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
+        """Drop snapshots of these branches (None for all) and this reducer (None for all); give how many."""
+        ...
 
 
 def carry_out(tx: Transaction, request: Request) -> Receipt:
@@ -153,6 +169,12 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
             return _erase(tx, request)
         case Delete():
             return _delete(tx, request)
+        case PutSnapshots():
+            return _put_snapshots(tx, request)
+        case DropSnapshots():
+            branches = None if request.session_id is None else tx.branches(tx.session(request.session_id).key)
+            keys = None if branches is None else [branch.key for branch in branches]
+            return Receipt("", "", 0, (), count=tx.drop_snapshots(keys, request.reducer))
 
 
 def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
@@ -373,3 +395,10 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
         tx.insert_ledger(DeleteRecord(branches=branches, session=dying.id, t=tx.now), request.reason)
         tx.end_session(dying.key)
     return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))
+
+
+def _put_snapshots(tx: Transaction, request: PutSnapshots) -> Receipt:
+    tip = tx.tip(request.session_id)
+    kept = request.snapshots if tx.erasures() == request.erasures else ()
+    tx.put_snapshots(kept)
+    return Receipt(request.session_id, tip.branch_id, tip.size, tuple(tip.peaks), count=len(kept))

@@ -267,3 +267,55 @@ SELECT id FROM store;
 
 -- truncate_wal: copy the write-ahead log into the file and empty it; gives busy, its pages, pages copied
 PRAGMA wal_checkpoint(TRUNCATE);
+
+-- read_erasures: the number that every erasure and deletion raises
+SELECT erasures FROM store;
+
+-- raise_erasures: after an erasure or a deletion
+UPDATE store SET erasures = erasures + 1;
+
+-- read_snapshot: the newest snapshot of a range of cuts of one branch (snapshot_place)
+SELECT branch, size, reducer, version, fingerprint, base_branch, base_size, depth, plain, notes, taken, content, checksum
+FROM snapshot
+WHERE branch = :branch AND fingerprint = :fingerprint AND size > :start AND size <= :stop
+ORDER BY size DESC
+LIMIT 1;
+
+-- list_snapshots: snapshots of all branches, without contents, page by page (snapshot_place)
+SELECT branch, size, reducer, version, fingerprint, base_branch, base_size, depth, plain, notes, taken, length(content),
+  checksum
+FROM snapshot
+WHERE (branch, fingerprint, size) > (:branch, :fingerprint, :size)
+ORDER BY branch, fingerprint, size
+LIMIT :limit;
+
+-- list_branch_snapshots: snapshots of one branch, without contents, page by page (snapshot_place)
+SELECT branch, size, reducer, version, fingerprint, base_branch, base_size, depth, plain, notes, taken, length(content),
+  checksum
+FROM snapshot
+WHERE branch = :branch AND (fingerprint, size) > (:fingerprint, :size)
+ORDER BY fingerprint, size
+LIMIT :limit;
+
+-- put_snapshot: a snapshot, in the place of an earlier one there
+INSERT OR REPLACE INTO snapshot (branch, size, reducer, version, fingerprint, base_branch, base_size, depth, plain, notes,
+  taken, content, checksum)
+VALUES (:branch, :size, :reducer, :version, :fingerprint, :base_branch, :base_size, :depth, :plain, :notes, :taken,
+  :content, :checksum);
+
+-- drop_snapshots: of all branches, of one reducer or all: walks the table, on purpose
+DELETE FROM snapshot WHERE :reducer IS NULL OR reducer = :reducer;
+
+-- drop_branch_snapshots: of one branch, of one reducer or all (snapshot_place)
+DELETE FROM snapshot WHERE branch = :branch AND (:reducer IS NULL OR reducer = :reducer);
+
+-- erase_snapshots: of states that an event went into, on its own branch and those that share it (snapshot_place)
+WITH RECURSIVE chain (branch) AS (
+  SELECT :branch
+  UNION ALL
+  SELECT b.branch FROM chain JOIN branch AS b ON b.base = chain.branch AND b.base_size > :position
+)
+DELETE FROM snapshot WHERE branch IN (SELECT branch FROM chain) AND size > :position;
+
+-- end_snapshots: of a session's branches (branch_number)
+DELETE FROM snapshot WHERE branch IN (SELECT branch FROM branch WHERE session = :session);

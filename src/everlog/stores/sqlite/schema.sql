@@ -4,7 +4,8 @@
 CREATE TABLE store (
   id BLOB NOT NULL,                 -- 16 random bytes; the same in a copy of the file
   created INTEGER NOT NULL,         -- microseconds since 1970 UTC, as all times here
-  traces INTEGER NOT NULL DEFAULT 0 -- 1 while destroyed bytes may still stand in the write-ahead log
+  traces INTEGER NOT NULL DEFAULT 0, -- 1 while destroyed bytes may still stand in the write-ahead log
+  erasures INTEGER NOT NULL DEFAULT 0 -- grows whenever anything is erased or deleted
 );
 
 -- Sessions forked from one another share a salt for their idempotency keys.
@@ -115,3 +116,22 @@ CREATE TABLE erasure (
   leaf BLOB NOT NULL PRIMARY KEY,
   entry INTEGER NOT NULL REFERENCES ledger
 ) WITHOUT ROWID;
+
+-- States kept so that they need not be folded again: a projection.
+CREATE TABLE snapshot (
+  snapshot INTEGER PRIMARY KEY,
+  branch INTEGER NOT NULL,          -- that owns the event before the cut
+  size INTEGER NOT NULL,            -- the cut
+  reducer TEXT NOT NULL,
+  version TEXT NOT NULL,            -- that the reducer declares
+  fingerprint BLOB NOT NULL,        -- 16 bytes: of the reducer's version, source and helpers
+  base_branch INTEGER,              -- of the snapshot that this is a delta from; NULL for a keyframe
+  base_size INTEGER,
+  depth INTEGER NOT NULL,           -- deltas down to the keyframe
+  plain INTEGER NOT NULL,           -- bytes of the state's JSON
+  notes BLOB NOT NULL,              -- JSON: events that the state lacks
+  taken INTEGER NOT NULL,
+  content BLOB NOT NULL,            -- zstd
+  checksum BLOB NOT NULL            -- 16 bytes, of all of the row
+);
+CREATE UNIQUE INDEX snapshot_place ON snapshot (branch, fingerprint, size);

@@ -21,6 +21,7 @@ from everlog.core.event import Event, PreparedAttachment
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
+from everlog.core.snapshot import Snapshot
 from everlog.errors import (
     BusyError,
     EverlogError,
@@ -44,7 +45,7 @@ from everlog.storage import (
 )
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.news import News
-from everlog.stores.sqlite import files, listing, reading
+from everlog.stores.sqlite import files, listing, reading, snapshots
 from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
 from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
@@ -337,6 +338,19 @@ class SqliteStorage:
         with self._connections.reader() as connection:
             rows = fetch_all(connection, "read_attachments", at)
         return [PreparedAttachment(*row) for row in rows]
+
+    # --- snapshots ---
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
+        with self._connections.reader() as connection:
+            return snapshots.read_chain(connection, lineage, size, fingerprint)
+
+    def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
+        with self._connections.reader() as connection:
+            return snapshots.list_snapshots(connection, branch, after, limit)
+
+    def erasures(self) -> int:
+        with self._connections.reader() as connection:
+            return fetch_row(connection, "read_erasures")[0]
 
     # --- the feed ---
     def feed(self, after: int, limit: int) -> FeedPage:

@@ -18,10 +18,12 @@ from everlog.core.event import PreparedAttachment
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
+from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Create, Family, SessionRow
 from everlog.stores.sqlite.damage import checksum_of
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
+from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
 from everlog.stores.transact import NewBranch
 
 TIPS_KEPT = 1_000  # of branches that this process wrote to lately
@@ -281,9 +283,11 @@ class SqliteTransaction:
             if gone is None:
                 run(self._connection, "erase_event", at)
                 run(self._connection, "erase_attachments", at)
+                run(self._connection, "erase_snapshots", at)
                 erased.append((position, leaf))
         if erased:
             self.changed = True
+            run(self._connection, "raise_erasures")
         return erased
 
     def end_session(self, session: int) -> None:
@@ -294,6 +298,8 @@ class SqliteTransaction:
         run(self._connection, "end_session", {"session": session, "deleted": self.now})
         self._sum_session(session)
         run(self._connection, "begin_sweep", {"session": session})
+        run(self._connection, "end_snapshots", {"session": session})
+        run(self._connection, "raise_erasures")
         for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
             del self._current[session_id]
 
@@ -310,6 +316,18 @@ class SqliteTransaction:
                 "insert_erasure",
                 [{"leaf": bytes.fromhex(leaf), "entry": entry} for _, leaf in record.events],
             )
+
+    # --- snapshots ---
+    def erasures(self) -> int:
+        return fetch_row(self._connection, "read_erasures")[0]
+
+    def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        self.changed = True
+        put_snapshots(self._connection, snapshots)
+
+    def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
+        self.changed = True
+        return drop_snapshots(self._connection, branches, reducer)
 
     def _leave_traces(self) -> None:
         """Note, in the same transaction, what is owed after it: whoever opens the store next pays it, if this process dies."""

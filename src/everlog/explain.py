@@ -1,0 +1,122 @@
+"""Explaining a state: which events gave a member its value (`why`), and after which one something began to hold (`bisect`).
+
+1. `why` looks at states, not at what events claim: an event counts where the member is another after it than before. So it
+   holds for every reducer, and for members that moved.
+2. It goes back from snapshot to snapshot, and folds what lies between once: a whole history costs one fold of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from everlog.core.canonical import decode_state, encode_state
+from everlog.core.event import Event
+from everlog.core.limits import PAGE_EVENTS_MAX
+from everlog.core.patch import same
+from everlog.core.pointer import MISSING, get_member, parse_pointer
+from everlog.core.snapshot import Notes
+from everlog.errors import ReducerError
+from everlog.reader import View
+from everlog.rebuild import Builder, Built, nearest_snapshot, take_event, type_terms
+from everlog.reducers.registry import Reducer
+from everlog.storage import Storage
+
+WHY_MAX = 1_000  # reasons that one call gives
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """An event that changed a member of a state. before, after: its value there, MISSING for none."""
+
+    event: Event
+    before: Any
+    after: Any
+
+    @property
+    def rationale(self) -> str | None:
+        """Why, in the words of who did it."""
+        return self.event.rationale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the reason as JSON values; a member that was not there is left out."""
+        values = {"before": self.before, "after": self.after}
+        return {"event": self.event.to_dict()} | {name: value for name, value in values.items() if value is not MISSING}
+
+
+def why(storage: Storage, view: View, reducer: Reducer, pointer: str, cut: int, *, limit: int) -> list[Reason]:
+    """Give the events that changed what stands at a pointer, the newest first, at most `limit`."""
+    tokens = parse_pointer(pointer)
+    found: list[Reason] = []
+    for start, stop in _stretches(storage, view, reducer, cut):
+        found += _changes(storage, view, reducer, tokens, start, stop)[::-1]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _stretches(storage: Storage, view: View, reducer: Reducer, cut: int) -> Iterator[tuple[Built, int]]:
+    """Give what lies between snapshots, the last first: the state that it starts from, and where it stops."""
+    while cut > 0:
+        kept = nearest_snapshot(storage, view.lineage, cut - 1, reducer)
+        if kept is None:
+            yield Built(0, reducer.initial(), Notes()), cut
+            return
+        yield Built(kept.size, decode_state(kept.plain), kept.notes), cut
+        cut = kept.size
+
+
+def _changes(
+    storage: Storage, view: View, reducer: Reducer, tokens: tuple[str, ...], start: Built, stop: int
+) -> list[Reason]:
+    fold, notes = reducer.start(start.value), start.notes
+    before = _copy(get_member(fold.value, tokens))
+    terms, position = type_terms(reducer), start.size
+    found: list[Reason] = []
+    while position < stop:
+        page = storage.read(view.lineage, position, stop, terms=terms, limit=PAGE_EVENTS_MAX)
+        for event in page.events:
+            notes = take_event(reducer, fold, event, notes)
+            member = get_member(fold.value, tokens)
+            if not same(before, member):
+                after = _copy(member)
+                found.append(Reason(event, before, after))
+                before = after
+        position = stop if page.following is None else page.following
+    return found
+
+
+def _copy(value: Any) -> Any:
+    """Give a value of its own: a fold goes on changing what it shows."""
+    return decode_state(encode_state(value)) if isinstance(value, (dict, list)) else value
+
+
+def bisect(
+    builder: Builder, predicate: Callable[[Any], object], start: int, stop: int, *, show: Callable[[Built], Any]
+) -> int | None:
+    """Give the position of the first event after which a predicate on the state holds; None where it never does.
+
+    The predicate must hold from some event on and not before: O(log n) states are built. show: gives what it is shown.
+    """
+
+    def holds(cut: int) -> bool:
+        built = builder.build(cut)
+        try:
+            return bool(predicate(show(built)))
+        except Exception as error:
+            raise ReducerError(
+                f"the predicate raised {type(error).__name__}: {error} on the state of {builder.reducer.name!r} at "
+                f"{builder.lineage.session!r}@{cut}; the log is as it was; have it take every state from the start"
+            ) from error
+
+    if start >= stop or not holds(stop):
+        return None
+    low, high = start, stop - 1  # the answer is in [low, high]
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle + 1):
+            high = middle
+        else:
+            low = middle + 1
+    return low

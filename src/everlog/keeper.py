@@ -1,0 +1,93 @@
+"""Keeping snapshots up in the background, so that a session that grew can be woken without folding it anew.
+
+A thread of its own, started when the first session of this process has grown enough, follows sessions that grow: no caller
+that appends waits for a snapshot.
+"""
+
+from __future__ import annotations
+
+from threading import Condition, Thread
+
+from everlog.errors import EverlogError
+from everlog.reader import View
+from everlog.rebuild import Builder, SnapshotPolicy
+from everlog.reducers.registry import find_reducer
+from everlog.storage import Storage
+
+_COUNTED_MAX = 10_000  # sessions whose growth is remembered; forgetting one delays its next snapshot
+_JOIN_SECONDS = 10.0
+
+
+class SnapshotKeeper:
+    """Takes snapshots of sessions that have grown by `policy.events` in this process."""
+
+    def __init__(self, storage: Storage, policy: SnapshotPolicy) -> None:
+        self._storage = storage
+        self.policy = policy
+        self._grown: dict[str, int] = {}
+        self._waiting: dict[str, None] = {}  # in order
+        self._changed = Condition()
+        self._thread: Thread | None = None
+        self._working = False
+        self._stopped = False
+
+    def appended(self, session_id: str, events: int) -> None:
+        """Note that a session has grown. Called after every append, so it only counts."""
+        if not self.policy.automatic:
+            return
+        grown = self._grown.get(session_id, 0) + events
+        if grown < self.policy.events:
+            if len(self._grown) >= _COUNTED_MAX:
+                self._grown.clear()
+            self._grown[session_id] = grown
+            return
+        self._grown[session_id] = 0
+        with self._changed:
+            if self._stopped:
+                return
+            self._waiting[session_id] = None
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="everlog-snapshots", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until every session that has grown enough was seen to; False where that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._working, timeout)
+
+    def stop(self) -> None:
+        """Take nothing more. What is under way ends when the store is closed."""
+        with self._changed:
+            self._stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._thread.join(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._working = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._stopped)
+                if self._stopped:
+                    return
+                session_id = next(iter(self._waiting))
+                del self._waiting[session_id]
+                self._working = True
+            for name in self.policy.reducers:
+                if not self._stopped:
+                    self._take(session_id, name)
+
+    def _take(self, session_id: str, name: str) -> None:
+        """Fold what is new of a session; the fold takes the snapshots."""
+        try:
+            branch = self._storage.current_branch(session_id)
+            view = View(branch, self._storage.lineage(branch.key, ""))
+            Builder(self._storage, view, find_reducer(name), taking=self.policy).build(branch.size)
+        except EverlogError:
+            return  # a reducer that raises, a store that is busy or closed: whoever asks for the state is told
