@@ -54,12 +54,20 @@ class MessagesFold:
         data: dict[str, Any] = event.data if isinstance(event.data, dict) else {}
         match event.type:
             case "user.message" | "system.message":
-                message = self._add(event, event.type.partition(".")[0], _blocks(event, data.get("content")))
+                blocks = _blocks(event, data.get("content"))
+                said = [block for block in blocks if not self._answers(event, block)]
+                if blocks and not said:
+                    return  # results only, which stand beside their uses now
+                message = self._add(event, event.type.partition(".")[0], said)
                 for member in ("name", "role"):
                     if member in data:
                         message["name" if member == "name" else "speaker"] = data[member]
             case "agent.message":
-                self._turn(event, data, _blocks(event, data.get("content")))
+                blocks = [_neutral(block) for block in _blocks(event, data.get("content"))]
+                self._turn(event, data, blocks)
+                for block in blocks:
+                    if block.get("type") == "tool_use":
+                        self._open[block["id"]] = self.value[-1]["start"]
             case "agent.thinking":
                 block = {"type": "thinking", **{name: data[name] for name in _THOUGHT if name in data}}
                 self._turn(event, data, [block] if event.raw is not None else _blocks(event, None))
@@ -138,6 +146,14 @@ class MessagesFold:
             orphan = {"type": "tool_result", "tool_use_id": use, "content": content, "is_error": failed}
             self._add(event, "user", [orphan])
 
+    def _answers(self, event: Event, block: dict[str, Any]) -> bool:
+        """Put a result that stands in a user's message, as Anthropic's API has it, beside its use; False for other blocks."""
+        if block.get("type") != "tool_result":
+            return False
+        content = _blocks(event, block.get("content"))
+        result = {"content": content, "is_error": block.get("is_error") is True, "position": event.position}
+        return self._attach(block.get("tool_use_id"), result, stays_open=False)
+
     def _deny(self, event: Event, data: dict[str, Any]) -> None:
         content = [{"type": "text", "text": data.get("deny_message") or "The user denied this."}]
         result = {"content": content, "is_error": True, "position": event.position, "outcome": "denied"}
@@ -201,6 +217,22 @@ def _blocks(event: Event, content: Any) -> list[Any]:
             for block in cast("list[Any]", content)
         ]
     return [{"type": "text", "text": _text(content)}]
+
+
+def _neutral(block: dict[str, Any]) -> dict[str, Any]:
+    """Give a block of an agent's message, where it is a tool use or a thought of Anthropic's API, as ours."""
+    match block.get("type"):
+        case "tool_use" if isinstance(block.get("id"), str):
+            return {"type": "tool_use", "id": block["id"], "name": block.get("name", ""), "input": block.get("input")}
+        case "thinking" if isinstance(block.get("thinking"), str):
+            signed = {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
+            return {"type": "thinking", "text": block["thinking"], **signed}
+        case "redacted_thinking":
+            return {"type": "thinking", "encrypted": block.get("data")}
+        case "tool_use" | "tool_result" | "thinking":
+            return {"type": "text", "text": _text(block)}
+        case _:
+            return block
 
 
 def _text(value: Any) -> str:
