@@ -16,21 +16,24 @@ import apsw
 from rich.console import Console
 from rich.table import Table
 
+from bench.states import conversation, states
 from bench.work import WORK, Row
+
+ALL = WORK | {"states": states, "conversation": conversation}
 
 
 def main() -> int:
     """Measure what was asked for; give an exit code."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure Everlog beside bare SQLite, in one run.")
     parser.add_argument("--quick", action="store_true", help="smaller amounts: two minutes instead of eight")
-    parser.add_argument("--only", action="append", choices=sorted(WORK), help="only this; may be given again")
+    parser.add_argument("--only", action="append", choices=sorted(ALL), help="only this; may be given again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file too")
     chosen = parser.parse_args()
     base = os.environ.get("EVERLOG_BENCH_DIR")  # a folder on the disk that matters; a RAM disk would measure nothing
     folder = Path(tempfile.mkdtemp(prefix="everlog-bench-", dir=base))
     rows: list[Row] = []
     try:
-        for name, measure in WORK.items():
+        for name, measure in ALL.items():
             if chosen.only and name not in chosen.only:
                 continue
             place = folder / name

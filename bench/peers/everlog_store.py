@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 
 import everlog
-from bench.peers.peer import TEXT, describe
+from bench.peers.peer import DOCUMENT, TEXT, changed, describe
 
 BATCH = 10_000  # the most that one append takes
 
@@ -49,6 +49,20 @@ class Measured:
 
     def fork(self) -> object:
         return self.session.fork()
+
+    def state_at(self, number: int) -> int:
+        return len(self.session.state("messages", at=number))
+
+    def build_document(self, changes: int) -> None:
+        self.session = self.store.create("document")
+        self.session.append("state.set", {"path": "", "value": DOCUMENT})
+        for number in range(1, changes + 1):
+            member, value = changed(number)
+            self.session.append("state.set", {"path": f"/{member}", "value": value})
+        self.store.keeper.wait(60)
+
+    def document_at(self, number: int) -> int:
+        return self.session.state(at=number + 1)[changed(number)[0]]["number"]
 
     def close(self) -> None:
         self.store.close()

@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from bench.peers.peer import TEXT, describe
+from bench.peers.peer import DOCUMENT, TEXT, changed, describe
 
 
 class Thread:
@@ -30,6 +30,7 @@ class Thread:
         self.messages: list[AnyMessage] = []
         self.version: str | None = None
         self.step = -1
+        self.saved: list[Any] = []  # what names each checkpoint, as get_state_history gives it
 
     def extend(self, size: int) -> None:
         for _ in range(size):
@@ -38,13 +39,23 @@ class Thread:
         self.put()
 
     def put(self) -> None:
+        self.save("messages", self.messages)
+
+    def save(self, channel: str, value: Any) -> None:
         self.step += 1
         self.version = self.saver.get_next_version(self.version, None)
         checkpoint = empty_checkpoint()
-        checkpoint["channel_values"] = {"messages": self.messages}
-        checkpoint["channel_versions"] = {"messages": self.version}
+        checkpoint["channel_values"] = {channel: value}
+        checkpoint["channel_versions"] = {channel: self.version}
         metadata: Any = {"source": "loop", "step": self.step, "parents": {}}
-        self.config = self.saver.put(self.config, checkpoint, metadata, {"messages": self.version})
+        self.config = self.saver.put(self.config, checkpoint, metadata, {channel: self.version})
+        self.saved.append(self.config)
+
+    def at(self, number: int, channel: str) -> Any:
+        """Give a channel as it was saved the `number`th time, as time travel does."""
+        found = self.saver.get_tuple(self.saved[number - 1])
+        assert found is not None
+        return found.checkpoint["channel_values"][channel]
 
     def read(self) -> list[AnyMessage]:
         latest = self.saver.get_tuple(self.start)
@@ -96,6 +107,20 @@ class Measured:
         fork = self.thread()
         fork.config, fork.messages, fork.version = self.built.config, self.built.read(), self.built.version
         fork.put()
+
+    def state_at(self, number: int) -> int:
+        return len(self.built.at(number, "messages"))
+
+    def build_document(self, changes: int) -> None:
+        self.built = self.thread()
+        document: dict[str, Any] = dict(DOCUMENT)
+        for number in range(1, changes + 1):
+            member, value = changed(number)
+            document[member] = value
+            self.built.save("document", document)
+
+    def document_at(self, number: int) -> int:
+        return self.built.at(number, "document")[changed(number)[0]]["number"]
 
     def close(self) -> None:
         self.connection.close()

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 TEXT = "x" * 985  # the content of every event; as JSON a body of 1,000 bytes and a little, as in bench/work.py
+MEMBERS = 200
+DOCUMENT = {f"member{number}": {"text": f"{number:03d}" * 160} for number in range(MEMBERS)}  # about 100 kB as JSON
 T = TypeVar("T")
+
+
+def changed(number: int) -> tuple[str, dict[str, object]]:
+    """Give the member of the document that a change sets, and its new value."""
+    return f"member{number * 7 % MEMBERS}", {"text": f"{number:06d}" * 80, "number": number}
+
+
 Maybe = T | Awaitable[T]
 
 
@@ -58,6 +67,18 @@ class Peer(Protocol):
 
     def fork(self) -> Maybe[object]:
         """Fork that session at its end, or as near to it as the peer can."""
+        ...
+
+    def state_at(self, number: int) -> Maybe[int]:
+        """Give how many messages the built session's state held after its first `number` events. Raises LackingError."""
+        ...
+
+    def build_document(self, changes: int) -> Maybe[None]:
+        """Make a state of DOCUMENT, and change a member of it so many times, each durably. Raises LackingError."""
+        ...
+
+    def document_at(self, number: int) -> Maybe[int]:
+        """Give the "number" that the change `number` (from 1) set, out of the state after it."""
         ...
 
     def close(self) -> Maybe[None]:

@@ -23,6 +23,8 @@ TURNS = 200
 SIZES = (1_000, 10_000, 100_000)
 FORKED = 10_000
 SYNCED = 200
+GROWN = (250, 500, 1_000)
+CHANGES = 2_000
 
 
 class StepError(Exception):
@@ -111,6 +113,8 @@ class Run:
         yield self._row("batches of 1,000 events", "/s", "more", self._batches)
         yield from self._reads()
         yield self._row(f"bytes on disk, {TURNS} turns of 1 kB", "kB", "less", self._bytes, rounds=1)
+        yield from self._conversations()
+        yield from self._documents()
         yield self._row("fork of a session of 10,000", "ms", "less", self._forks, rounds=1)
         for writers in (1, 8):
             note = f"syncs an append, {writers} writer{'s' * (writers > 1)}"
@@ -225,6 +229,46 @@ class Run:
             held = sum(file.stat().st_size for file in place.iterdir())
             worker.ask("open", path=str(place / "other.db"))
         return Cell(held / 1e3)
+
+    def _conversations(self) -> Iterator[Row]:
+        """Conversations that grow a turn at a time: what is on disk, and the state as it was at an earlier turn."""
+        sizes = GROWN[:2] if self.quick else GROWN
+
+        def measure(worker: Worker, size: int) -> Cell:
+            with self._opened(worker) as place:
+                worker.ask("grow", count=size)
+                if size == sizes[-1]:
+                    travels[worker.name] = cell_of(worker.ask("travel", count=size, times=51))
+                worker.ask("close")
+                held = sum(file.stat().st_size for file in place.iterdir())
+                worker.ask("open", path=str(place / "other.db"))
+            return Cell(held / 1e3)
+
+        travels: dict[str, Cell] = {}
+        for size in sizes:
+            what = f"bytes on disk, a conversation of {size:,} turns of 1 kB"
+            yield self._row(what, "kB", "less", lambda worker, size=size: measure(worker, size), rounds=1)
+        yield Row(f"the conversation as it was at a random turn of {sizes[-1]:,}", "ms", "less", travels)
+
+    def _documents(self) -> Iterator[Row]:
+        """A state of 100 kB that changes: what is on disk, and the state as it was after an earlier change."""
+        count = 200 if self.quick else CHANGES
+
+        def measure(worker: Worker) -> Cell:
+            with self._opened(worker) as place:
+                answer = worker.ask("document", changes=count)
+                if "lacks" in answer:
+                    travels[worker.name] = Cell(math.nan, answer["lacks"])
+                    return travels[worker.name]
+                travels[worker.name] = cell_of(worker.ask("document_travel", count=count, times=51))
+                worker.ask("close")
+                held = sum(file.stat().st_size for file in place.iterdir())
+                worker.ask("open", path=str(place / "other.db"))
+            return Cell(held / 1e3)
+
+        travels: dict[str, Cell] = {}
+        yield self._row(f"bytes on disk, {count:,} changes of a 100 kB state", "kB", "less", measure, rounds=1)
+        yield Row(f"that state as it was after a random change of {count:,}", "ms", "less", travels)
 
     def _forks(self, worker: Worker) -> Cell:
         with self._opened(worker):

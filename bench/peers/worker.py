@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import os
+import random
 import statistics
 import sys
 import threading
@@ -147,6 +148,41 @@ class Work:
             spent.append(time.perf_counter() - start)
             if len(found) != (last or size) or any(text != TEXT for text in found):
                 raise AssertionError(f"{len(found)} events were read where {last or size} were written")
+        return {"value": statistics.median(spent) * 1e3}
+
+    def grow(self, count: int) -> dict[str, Any]:
+        """Make a session of one event, and append the others one at a time."""
+        self.settle(self.peer.build(1))
+        self.more(count - 1)
+        return {}
+
+    def travel(self, count: int, times: int) -> dict[str, Any]:
+        """Ask for the state at random places of a session that was grown to `count` events."""
+        return self._travel("state_at", count, times)
+
+    def document(self, changes: int) -> dict[str, Any]:
+        """Change a state of 100 kB so many times."""
+        if not hasattr(self.peer, "build_document"):
+            raise LackingError("keeps no states")
+        self.settle(self.peer.build_document(changes))
+        return {}
+
+    def document_travel(self, count: int, times: int) -> dict[str, Any]:
+        """Ask for the state after random changes."""
+        return self._travel("document_at", count, times)
+
+    def _travel(self, name: str, count: int, times: int) -> dict[str, Any]:
+        ask = getattr(self.peer, name, None)
+        if ask is None:
+            raise LackingError("has no states of earlier places")
+        places, spent = random.Random(1), []
+        for _ in range(times):
+            number = places.randrange(1, count + 1)
+            start = time.perf_counter()
+            found = self.settle(ask(number))
+            spent.append(time.perf_counter() - start)
+            if found != number:
+                raise AssertionError(f"the state at {number} holds {found}")
         return {"value": statistics.median(spent) * 1e3}
 
     def forks(self, size: int, times: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from everlog.writer import Settings
 if TYPE_CHECKING:
     from everlog.audit import Report
     from everlog.preferences import Preferences
+    from everlog.reducers.registry import Reducer
+    from everlog.snapshots import SnapshotInfo
     from everlog.transfer import Transferred
 
 ORDERS = ("updated", "-updated", "created", "-created", "id", "-id")
@@ -163,6 +165,31 @@ class Store:
         return Preferences(
             self.get_or_create(name, title=f"Preferences of {subject}", labels={LABEL: subject}), subject
         )
+
+    def snapshots(self, session: Session | str | None = None) -> list[SnapshotInfo]:
+        """List the snapshots of one session's branches, or of all: what states they answer for, and what they take."""
+        from everlog.snapshots import list_snapshots
+
+        return list(list_snapshots(self.storage, self._uuid(session)))
+
+    def drop_snapshots(self, session: Session | str | None = None, *, reducer: str | None = None) -> int:
+        """Drop the snapshots of a session or of all, of one reducer or of all; give how many. No answer changes."""
+        from everlog.snapshots import drop_snapshots
+
+        return drop_snapshots(self.storage, self._uuid(session), reducer)
+
+    def rebuild_snapshots(self, session: Session | str, *, reducers: Sequence[str | Reducer] = ("document",)) -> int:
+        """Take the snapshots of a session anew, of every branch; give how many there are then."""
+        from everlog.snapshots import rebuild_snapshots
+
+        uuid = self._uuid(session)
+        assert uuid is not None, "a session was given"
+        return rebuild_snapshots(self.storage, uuid, reducers, self.settings.snapshots)
+
+    def _uuid(self, session: Session | str | None) -> str | None:
+        if session is None:
+            return None
+        return session.uuid if isinstance(session, Session) else self.storage.session(session).id
 
     def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.

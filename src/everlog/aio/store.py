@@ -17,7 +17,9 @@ from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
 from everlog.follow import Feed
 from everlog.open import Durability, open_store
+from everlog.reducers.registry import Reducer
 from everlog.session import Session, SessionInfo
+from everlog.snapshots import SnapshotInfo
 from everlog.store import Store
 from everlog.transfer import Transferred
 
@@ -111,6 +113,23 @@ class AsyncStore:
         """See `Store.preferences`."""
         return AsyncPreferences(self._engine, await self._engine.run(self.sync.preferences, subject))
 
+    async def snapshots(self, session: AsyncSession | Session | str | None = None) -> list[SnapshotInfo]:
+        """See `Store.snapshots`."""
+        return await self._engine.run(self.sync.snapshots, _plain(session))
+
+    async def drop_snapshots(
+        self, session: AsyncSession | Session | str | None = None, *, reducer: str | None = None
+    ) -> int:
+        """See `Store.drop_snapshots`."""
+        return await self._engine.run(self.sync.drop_snapshots, _plain(session), reducer=reducer)
+
+    async def rebuild_snapshots(
+        self, session: AsyncSession | Session | str, *, reducers: Sequence[str | Reducer] = ("document",)
+    ) -> int:
+        """See `Store.rebuild_snapshots`."""
+        chosen = session.sync if isinstance(session, AsyncSession) else session
+        return await self._engine.run(self.sync.rebuild_snapshots, chosen, reducers=reducers)
+
     async def session(self, id: str) -> AsyncSession:
         """See `Store.session`."""
         return AsyncSession(self._engine, await self._engine.run(self.sync.session, id))
@@ -198,3 +217,7 @@ async def open_async(
         None, lambda: open_store(url, durability=durability, read_only=read_only, body_bytes_max=body_bytes_max)
     )
     return AsyncStore(sync)
+
+
+def _plain(session: AsyncSession | Session | str | None) -> Session | str | None:
+    return session.sync if isinstance(session, AsyncSession) else session

@@ -21,6 +21,7 @@ from everlog.errors import (
     CorruptionError,
     EverlogError,
     FencedError,
+    MergeConflictError,
     NotFoundError,
     OutcomeUnknownError,
     StaleCursorError,
@@ -45,7 +46,7 @@ EXIT_CODES = (
 _CODES: tuple[tuple[tuple[type[EverlogError], ...], int], ...] = (
     ((TamperedError, CorruptionError), 1),
     ((NotFoundError,), 3),
-    ((ConflictError, FencedError, StaleCursorError), 4),
+    ((ConflictError, FencedError, StaleCursorError, MergeConflictError), 4),
     ((BusyError, UnavailableError, OutcomeUnknownError), 5),
     ((UnsupportedStoreError,), 6),
 )

@@ -98,7 +98,9 @@ def gist(event: Event) -> str:
             return f"{data['path'] or '/'} = {_text(data['value'])}"
         case "checkpoint":
             return str(data["name"])
-        case "session.forked" | "session.rewound" | "session.switched":
+        case "state.patch":
+            return f"{data.get('path') or '/'} ~ {_text(data.get('ops', data.get('merge')))}"
+        case "session.forked" | "session.rewound" | "session.switched" | "session.merged":
             origin = data["from"]
             reason = f": {data['reason']}" if "reason" in data else ""
             return f"from {str(origin['branch'])[:8]}@{origin['position']}{reason}"

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from everlog.core import limits
+from everlog.core.pointer import MISSING, get_member
 from everlog.core.position import parse_event_id
 from everlog.errors import InvalidQueryError, LimitError
 
@@ -379,30 +380,13 @@ def _member_test(term: Term) -> Predicate:
     present = Glob("*") in term.values  # also an empty list is there
 
     def test(event: EventLike) -> bool:
-        found, member = member_at(event.data if in_data else event.metadata, path)
-        if not found or present:
-            return found
+        member: object = get_member(event.data if in_data else event.metadata, path)
+        if member is MISSING or present:
+            return member is not MISSING
         candidates = cast("list[object]", member) if isinstance(member, list) else [member]
         return any(one(candidate) for candidate in candidates for one in tests)
 
     return test
-
-
-def member_at(value: object, path: Sequence[str]) -> tuple[bool, object]:
-    """Give (True, member) at a path of tokens below a JSON value, (False, None) where there is none."""
-    for token in path:
-        if isinstance(value, dict):
-            if token not in value:
-                return False, None
-            value = cast("dict[str, object]", value)[token]
-        elif isinstance(value, list):
-            items = cast("list[object]", value)
-            if _INDEX.fullmatch(token) is None or int(token) >= len(items):
-                return False, None
-            value = items[int(token)]
-        else:
-            return False, None
-    return True, value
 
 
 def _member_value_test(value: Value) -> Callable[[object], bool]:
@@ -433,7 +417,6 @@ def _member_value_test(value: Value) -> Callable[[object], bool]:
 
 _NOT_LITERAL: Final = object()
 _LITERALS: Final[Mapping[str, object]] = {"true": True, "false": False, "null": None}
-_INDEX: Final = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # RFC 6901 §4: no leading zeros
 _NUMBER: Final = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 

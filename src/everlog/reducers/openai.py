@@ -97,8 +97,7 @@ def _response_items(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
         else:
             text = shown(block)
             if text.strip():
-                content = [{"type": "output_text", "text": text}]
-                items.append({"type": "message", "role": "assistant", "content": content})
+                items.append({"type": "message", "role": "assistant", "content": text})
     while items and items[-1]["type"] == "reasoning":
         items.pop()  # a thought without what it led to is refused
     return items + results
