@@ -2,16 +2,20 @@
 
 from typing import TYPE_CHECKING
 
+from everlog.compare import Difference
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
+from everlog.explain import Reason
 from everlog.follow import Feed
 from everlog.open import open_store as open
+from everlog.preferences import Preferences
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer, reducer
 from everlog.session import Branch, Session, SessionInfo
+from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
 from everlog.store import Store
 
@@ -38,16 +42,20 @@ __all__ = [
     "AsyncStore",
     "Attachment",
     "Branch",
+    "Difference",
     "Event",
     "EverlogError",
     "Feed",
     "Head",
     "Messages",
     "NewEvent",
+    "Preferences",
     "Query",
+    "Reason",
     "Reducer",
     "Session",
     "SessionInfo",
+    "SnapshotInfo",
     "SnapshotPolicy",
     "State",
     "StateHash",

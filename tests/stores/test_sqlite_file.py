@@ -31,6 +31,7 @@ from everlog.errors import (
     UnavailableError,
     UnsupportedStoreError,
 )
+from everlog.reducers.registry import find_reducer
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite import store as sqlite_store
 from everlog.stores.sqlite.connections import APPLICATION_ID, refuse_old_sqlite
@@ -701,3 +702,25 @@ def test_a_session_of_a_thousand_rewinds_reads_right(path: Path) -> None:
         assert session.event(1_234).hash == expected[1_234]
         assert len(session.branches()) == 1_001
         session.verify().raise_for_faults()
+
+
+def test_erased_bodies_leave_no_trace_in_snapshots(path: Path) -> None:
+    often = everlog.SnapshotPolicy(events=2, share=1e9)
+    with everlog.open(path, snapshots=often) as store:
+        session = store.create("s")
+        for number in range(6):
+            value = os.urandom(40).hex() if number != 3 else "a secret that must go, in a state of its own"
+            session.append("state.set", {"path": f"/k{number}", "value": value})
+        session.state()
+        assert store.keeper.wait(20)
+        reducer = find_reducer("document")
+        lineage = session.view().lineage
+        kept = [store.storage.snapshot_chain(lineage, size, reducer.fingerprint())[-1] for size in range(4, 7)]
+        contents = {row.content for row in kept if row.size > 3}
+        assert contents
+        session.erase([3], reason="asked")
+        assert store.keeper.wait(20)
+        found = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert b"a secret that must go" not in found
+        assert [content for content in contents if content in found] == []
+        assert session.state().incomplete == (3,)

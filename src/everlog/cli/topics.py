@@ -67,6 +67,25 @@ An unknown word before a colon is an error; quote it to look for it as text: '"n
 Quote queries for the shell: everlog log run-42 'type:agent.* "exit code 1"'.
 """
 
+STATES = """
+STATES are what the events before a place come to. state, why, bisect and diff take -r NAME:
+
+  document     a JSON value that state.set and state.patch build
+  messages     the conversation; state --as anthropic, openai-chat or openai-responses gives it as that API takes it
+  usage        calls, tokens, cost and errors, by model and by tool
+  NAME         one of yours: --reducers FILE.py loads a file with functions under @everlog.reducer("NAME", 1)
+
+  everlog state run-42@17              at any place
+  everlog state run-42 --pointer /plan/next
+  everlog why run-42 /plan/next        which events gave it its value, and why
+  everlog diff run-42@17 run-42@42     or two branches, two forks, two unrelated sessions
+  everlog bisect run-42 'state.tests.failed:1..'    the first event after which it holds
+  everlog merge run-42 other-way       bring a fork's document back; --event copies events too
+
+A POINTER names a member: /plan/next, /items/0; ~1 is a slash in a name, ~0 a tilde; '' is the whole.
+Snapshots make states quick to get at; everlog snapshots lists, drops and rebuilds them. No answer depends on one.
+"""
+
 FORMATS = """
 FORMATS that `everlog import FORMAT [PATH…]` takes. A PATH is a file or a folder.
 
@@ -106,6 +125,7 @@ TOPICS = {
     "addresses": ADDRESSES,
     "places": PLACES,
     "queries": QUERIES,
+    "states": STATES,
     "formats": FORMATS,
     "environment": ENVIRONMENT,
     "exit-codes": _exit_codes(),
@@ -121,7 +141,7 @@ def _complete_topic(_ctx: click.Context, _parameter: click.Parameter, incomplete
 @click.argument("topic", required=False, shell_complete=_complete_topic)
 @click.pass_context
 def help_(ctx: click.Context, topic: str | None) -> None:
-    """Explain addresses, places, queries, formats, environment, exit-codes, or a command."""
+    """Explain addresses, places, queries, states, formats, environment, exit-codes, or a command."""
     root = ctx.find_root()
     if topic is None:
         say(everlog.get_help(root))

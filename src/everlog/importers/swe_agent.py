@@ -123,6 +123,8 @@ def _spent(rest: dict[str, Any]) -> dict[str, Any] | None:
         for name, source in (("input_tokens", "tokens_sent"), ("output_tokens", "tokens_received"))
         if type(stats.get(source)) is int
     }
+    if not any(usage.values()):
+        return None  # all zero: nobody counted
     spent: dict[str, Any] = {"usage": usage}
     if isinstance(stats.get("instance_cost"), (int, float)):
         spent["cost"] = stats["instance_cost"]

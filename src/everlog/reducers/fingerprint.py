@@ -73,7 +73,8 @@ def _walk(thing: Any, room: str, seen: set[int]) -> Iterator[str]:
             if isinstance(inner, types.FunctionType):
                 yield from _walk(inner, room, seen)
     elif isinstance(thing, types.ModuleType):
-        yield _outside(thing.__name__, "")
+        if not _is_in(thing.__name__, room):
+            yield _outside(thing.__name__, "")
     elif callable(thing) and _room(type(thing)) != "builtins":
         yield from _walk(type(thing), room, seen)
         step = getattr(thing, "step", None) or getattr(thing, "func", None)
@@ -140,10 +141,10 @@ def _byte_code(code: types.CodeType) -> str:
 
 
 def _is_in(module: str | None, room: str) -> bool:
-    return module is not None and (module == room or module.startswith(room + "."))
+    return (module or "") == room or (module or "").startswith(room + ".")
 
 
-def _outside(module: str, name: str) -> str:
-    package = sys.modules.get(module.partition(".")[0])
+def _outside(module: str | None, name: str) -> str:
+    package = sys.modules.get((module or "").partition(".")[0])
     version = getattr(package, "__version__", "") if package is not None and package.__name__ != "everlog" else ""
     return f"{module}.{name} {version}"
