@@ -186,6 +186,14 @@ def test_copies_of_copies_stay_within_the_depth_that_json_libraries_take():
                          {"op": "add", "path": "/a", "value": {}}, {"op": "move", "from": "/c", "path": "/a/c"}])  # fmt: skip
 
 
+def test_copies_cannot_double_a_value_without_end():
+    draft = Draft({"a": ["x" * 1_000]})
+    with pytest.raises(PatchError, match="the copy would make a value of"):
+        for _ in range(60):
+            draft.patch([{"op": "copy", "from": "/a", "path": "/a/-"}])
+    assert len(str(draft.value)) < 10**8
+
+
 # --- properties ---
 @given(JSON, JSON)
 def test_the_difference_applied_to_the_one_gives_the_other(one, other):

@@ -16,6 +16,7 @@ from everlog.core import limits
 from everlog.core.pointer import MISSING, format_pointer, get_member, parse_pointer, read_index
 from everlog.errors import EverlogError, PatchError
 
+_encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 _OWNED_MAX: Final = 4_096  # copies that a draft remembers as its own; forgetting them costs copies, never truth
 
@@ -107,12 +108,21 @@ class Draft:
                     if path.startswith(source + "/"):
                         raise PatchError(f"move of {source!r:.100} into itself")
                     self._remove(root + source)
+                if kind == "copy":
+                    self._check_growth(value)
                 if _depth(value) + len(parse_pointer(root + path)) > limits.STATE_DEPTH_MAX:
                     raise PatchError(f"{path!r:.100} would be deeper than {limits.STATE_DEPTH_MAX} levels")
                 self._own = {}  # the value now stands in two places, or in another: copy it before it is changed
                 self._add(root + path, value)
             case _:
                 raise PatchError(f"{kind!r:.50} is none of add remove replace move copy test")
+
+    def _check_growth(self, copied: Any) -> None:
+        """Refuse a copy that takes the whole past STATE_BYTES_MAX: a few operations could double it without end."""
+        if isinstance(copied, (dict, list)) or len(str(copied)) > 1_000:
+            size = len(_encode(self.value)) + len(_encode(copied))
+            if size > limits.STATE_BYTES_MAX:
+                raise PatchError(f"the copy would make a value of {size} bytes, past {limits.STATE_BYTES_MAX}")
 
     def _existing(self, pointer: str) -> Any:
         found = get_member(self.value, parse_pointer(pointer))

@@ -7,7 +7,7 @@ its result, a time is found by bisection, a key by dict.
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from threading import Condition, RLock
@@ -39,6 +39,7 @@ from everlog.storage import (
     SessionRow,
     Withdraw,
 )
+from everlog.stores.shelf import Shelf
 from everlog.stores.transact import NewBranch, carry_out
 
 
@@ -82,8 +83,7 @@ class MemoryStorage:
         self._ledger: list[LedgerEntry] = []
         self._erasures: dict[bytes, LedgerEntry] = {}  # by leaf
         self._erasure_count = 0
-        self._snapshots: dict[tuple[int, bytes, int], Snapshot] = {}  # by branch, fingerprint, size
-        self._snapshot_sizes: dict[tuple[int, bytes], list[int]] = {}  # in order
+        self._shelf = Shelf()
 
     # --- writing ---
     def write(self, request: Request) -> Receipt:
@@ -277,24 +277,11 @@ class MemoryStorage:
     # --- snapshots ---
     def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
         with self._open():
-            for segment in reversed(lineage.clip(0, size)):
-                sizes = self._snapshot_sizes.get((segment.branch, fingerprint), [])
-                index = bisect_right(sizes, segment.stop) - 1
-                if index >= 0 and sizes[index] > segment.start:
-                    return self._snapshot_bases(segment.branch, fingerprint, sizes[index])
-            return []
-
-    def _snapshot_bases(self, branch: int, fingerprint: bytes, size: int) -> list[Snapshot]:
-        chain = [self._snapshots[branch, fingerprint, size]]
-        while (base := chain[-1].base) is not None and (base[0], fingerprint, base[1]) in self._snapshots:
-            chain.append(self._snapshots[base[0], fingerprint, base[1]])
-        return chain[::-1]
+            return self._shelf.chain(lineage, size, fingerprint)
 
     def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
         with self._open():
-            low = after if branch is None else (branch, after[1], after[2])
-            places = sorted(key for key in self._snapshots if key > low and (branch is None or key[0] == branch))
-            return [msgspec.structs.replace(self._snapshots[key], content=b"") for key in places[:limit]]
+            return self._shelf.listed(branch, after, limit)
 
     def erasures(self) -> int:
         with self._open():
@@ -508,32 +495,16 @@ class _Transaction:
         below = [branch]
         for key in below:  # grows while it is walked
             below += [fork for fork in self._branches[key].forks if self._branches[fork].row.base_size > position]
-        self._drop([key for key in self._store._snapshots if key[0] in set(below) and key[2] > position])
-
-    def _drop(self, keys: Sequence[tuple[int, bytes, int]]) -> int:
-        for key in keys:
-            del self._store._snapshots[key]
-            self._store._snapshot_sizes[key[0], key[1]].remove(key[2])
-        return len(keys)
+        self._store._shelf.drop(set(below), above=position)
 
     def erasures(self) -> int:
         return self._store._erasure_count
 
     def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
-        for snapshot in snapshots:
-            key = (snapshot.branch, snapshot.fingerprint, snapshot.size)
-            if key not in self._store._snapshots:
-                insort(self._store._snapshot_sizes.setdefault(key[:2], []), snapshot.size)
-            self._store._snapshots[key] = snapshot
+        self._store._shelf.put(snapshots)
 
     def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
-        return self._drop(
-            [
-                key
-                for key, snapshot in self._store._snapshots.items()
-                if (branches is None or key[0] in branches) and reducer in (None, snapshot.reducer)
-            ]
-        )
+        return self._store._shelf.drop(branches, reducer)
 
     def living_forks(self, session: int) -> list[SessionRow]:
         return self._store.forks(session)
