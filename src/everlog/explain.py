@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from everlog.core.canonical import decode_state, encode_state
+from everlog.core.canonical import decode_state
 from everlog.core.event import Event
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.patch import same
@@ -50,7 +51,7 @@ def why(storage: Storage, view: View, reducer: Reducer, pointer: str, cut: int, 
     tokens = parse_pointer(pointer)
     found: list[Reason] = []
     for start, stop in _stretches(storage, view, reducer, cut):
-        found += _changes(storage, view, reducer, tokens, start, stop)[::-1]
+        found += _changes(storage, view, reducer, tokens, start, stop, limit=limit - len(found))[::-1]
         if len(found) >= limit:
             break
     return found[:limit]
@@ -68,28 +69,48 @@ def _stretches(storage: Storage, view: View, reducer: Reducer, cut: int) -> Iter
 
 
 def _changes(
-    storage: Storage, view: View, reducer: Reducer, tokens: tuple[str, ...], start: Built, stop: int
+    storage: Storage, view: View, reducer: Reducer, tokens: tuple[str, ...], start: Built, stop: int, *, limit: int
 ) -> list[Reason]:
-    fold, notes = reducer.start(start.value), start.notes
-    before = _copy(get_member(fold.value, tokens))
+    """Give the last `limit` events of a stretch after which the member is another than before, oldest first."""
+    watch = _Watch(reducer, tokens, start)
     terms, position = type_terms(reducer), start.size
-    found: list[Reason] = []
+    found: deque[Reason] = deque(maxlen=limit)
     while position < stop:
         page = storage.read(view.lineage, position, stop, terms=terms, limit=PAGE_EVENTS_MAX)
         for event in page.events:
-            notes = take_event(reducer, fold, event, notes)
-            member = get_member(fold.value, tokens)
-            if not same(before, member):
-                after = _copy(member)
-                found.append(Reason(event, before, after))
-                before = after
+            before = watch.member
+            if watch.changes(event):
+                found.append(Reason(event, before, watch.member))
         position = stop if page.following is None else page.following
-    return found
+    return list(found)
 
 
-def _copy(value: Any) -> Any:
-    """Give a value of its own: a fold goes on changing what it shows."""
-    return decode_state(encode_state(value)) if isinstance(value, (dict, list)) else value
+class _Watch:
+    """Watches one member of a state along a fold. member: as it is now, and stays."""
+
+    def __init__(self, reducer: Reducer, tokens: tuple[str, ...], start: Built) -> None:
+        self._reducer = reducer
+        self._tokens = tokens
+        self._fold = reducer.start(start.value)
+        self._notes = start.notes
+        self.member = self._kept(get_member(start.value, tokens))
+
+    def changes(self, event: Event) -> bool:
+        """Take an event; tell whether the member is another after it."""
+        if self._reducer.starts_cheaply:  # a fold of its own changes nothing that an earlier one gave
+            self._fold = self._reducer.start(self._fold.value)
+        self._notes = take_event(self._reducer, self._fold, event, self._notes)
+        member = get_member(self._fold.value, self._tokens)
+        if same(self.member, member):
+            return False
+        self.member = self._kept(member)
+        return True
+
+    def _kept(self, member: Any) -> Any:
+        """Give a value that stays, where the fold goes on changing what it shows."""
+        if self._reducer.starts_cheaply or not isinstance(member, (dict, list)):
+            return member
+        return decode_state(self._reducer.encode(member))
 
 
 def bisect(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from everlog.core.canonical import decode_state, encode_state
+from everlog.core.canonical import decode_state
 from everlog.core.event import Event
 from everlog.core.limits import PAGE_EVENTS_MAX, STATE_BYTES_MAX
 from everlog.core.lineage import Lineage
@@ -108,26 +108,30 @@ class _Taking:
         self._last: Kept | None = None
         self._last_size = 0
         self._bytes = 0
+        self._plain = 0  # bytes of the state that was encoded last
         self._expected: dict[bool, int] = {False: 0, True: 0}  # bytes of the next delta, of the next keyframe
         self._waiting: list[Snapshot] = []
         self._off = False
 
     def begin(self, kept: Kept) -> None:
         """Go on from a snapshot that is there already."""
-        self._last, self._last_size = kept, kept.size
+        self._last, self._last_size, self._plain = kept, kept.size, len(kept.plain)
 
     def passed(self, fold: Fold, size: int, bytes_read: int, notes: Notes) -> None:
         """Note that the fold has come to a cut; take a snapshot there where it is due."""
         events = size - self._last_size
         self._bytes += bytes_read
-        spared = (self._bytes + events * ROW_BYTES) * self._policy.share
+        log = self._bytes + events * ROW_BYTES
+        spared = log * self._policy.share
         keyframe = self._last is None or self._last.row.depth + 1 >= KEYFRAME_EVERY
-        if self._off or events < self._policy.events or spared < self._expected[keyframe]:
+        # To encode a state costs its size: not before as much of the log has passed, or a large one would cost it again and again.
+        if self._off or events < self._policy.events or spared < self._expected[keyframe] or log < self._plain:
             return
         try:
-            plain = encode_state(fold.value)
+            plain = self._builder.reducer.encode(fold.value)
         except ReducerError:
             return  # whoever asks for this very state is told
+        self._plain = len(plain)
         if len(plain) > STATE_BYTES_MAX:
             self._off = True
             return

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from everlog.compare import Difference, compare
-from everlog.core.canonical import decode_state, encode_state, hash_state
+from everlog.core.canonical import decode_state, hash_state
 from everlog.core.event import Event, StateHash
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.patch import same
@@ -25,7 +25,7 @@ from everlog.reducers.anthropic import as_anthropic
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.messages import MESSAGES
 from everlog.reducers.openai import as_openai_chat, as_openai_responses
-from everlog.reducers.registry import Reducer, checked_state, find_reducer
+from everlog.reducers.registry import Reducer, encoded_state, find_reducer
 from everlog.reducers.usage import USAGE
 from everlog.storage import Storage
 
@@ -198,9 +198,9 @@ class StateReader(BranchReader):
     def _as_state(self, reducer: Reducer, built: Built) -> State:
         """Give a built state as the caller's own; ReducerError where it is not JSON."""
         session = self._session_name
-        checked_state(reducer, built.value, session=session, size=built.size)
         made = Messages if reducer is MESSAGES else State
-        value = decode_state(encode_state(built.value))  # a copy: what events hold is not the caller's to change
+        encoded = encoded_state(reducer, built.value, session=session, size=built.size)
+        value = decode_state(encoded)  # a copy: what events hold is not the caller's to change
         return made(value, session=session, size=built.size, reducer=reducer, notes=built.notes)
 
     @property
@@ -227,7 +227,7 @@ def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Bu
         start = stop if page.following is None else page.following
         if snapshots and snapshots[-1] == start:
             kept = nearest_snapshot(storage, view.lineage, snapshots.pop(), reducer)
-            if kept is not None and kept.size == start and kept.plain != encode_state(fold.value):
+            if kept is not None and kept.size == start and kept.plain != reducer.encode(fold.value):
                 raise StateMismatchError(
                     f"the snapshot of {reducer.name!r} at {view.lineage.session!r}@{start} is not what its events give; the "
                     "events are as they were; drop it (everlog snapshots --drop), and see whether the reducer is pure",

@@ -72,6 +72,7 @@ def encode_state(value: Any) -> bytes:
         ) from None
 
 
+encode_plain = _encode  # of what is known to be JSON
 decode_state = msgspec.json.Decoder().decode
 
 

@@ -52,4 +52,6 @@ def _step(state: Any, event: Event) -> Any:
     return fold.value
 
 
-DOCUMENT: Final = add_reducer(Reducer("document", 1, _step, initial={}, types=TYPES, start_fold=DocumentFold))
+DOCUMENT: Final = add_reducer(
+    Reducer("document", 1, _step, initial={}, types=TYPES, start_fold=DocumentFold, makes_json=True)
+)

@@ -43,11 +43,13 @@ class MessagesFold:
     def __init__(self, state: Any) -> None:
         self.value: list[Message] = list(state)
         self._own: set[int] = set()  # starts of messages that are copies
-        self._open: dict[str, int] = {}  # ids of tool uses without a known result: the start of their message
+        self._open: dict[str, tuple[int, int]] = {}  # tool uses without a known result: message's start, place in it
         for message in self.value:
-            for block in message["content"]:
+            for place, block in enumerate(message["content"]):
                 if block.get("type") == "tool_use" and _is_open(block):
-                    self._open[block["id"]] = message["start"]
+                    self._open[block["id"]] = (message["start"], place)
+        last = self.value[-1]["content"] if self.value else []
+        self._answered = any("result" in block for block in last if block.get("type") == "tool_use")  # in the last turn
 
     def apply(self, event: Event) -> None:
         """Take an event."""
@@ -63,11 +65,7 @@ class MessagesFold:
                     if member in data:
                         message["name" if member == "name" else "speaker"] = data[member]
             case "agent.message":
-                blocks = [_neutral(block) for block in _blocks(event, data.get("content"))]
-                self._turn(event, data, blocks)
-                for block in blocks:
-                    if block.get("type") == "tool_use":
-                        self._open[block["id"]] = self.value[-1]["start"]
+                self._turn(event, data, [_neutral(block) for block in _blocks(event, data.get("content"))])
             case "agent.thinking":
                 block = {"type": "thinking", **{name: data[name] for name in _THOUGHT if name in data}}
                 self._turn(event, data, [block] if event.raw is not None else _blocks(event, None))
@@ -95,16 +93,24 @@ class MessagesFold:
         """Add blocks to the agent's turn: those of one message_id, or without ids those that no result parts."""
         last = self.value[-1] if self.value else None
         turn = data.get("message_id")
-        if last is not None and last["role"] == "assistant" and last.get("id") == turn:
-            answered = any(block.get("type") == "tool_use" and "result" in block for block in last["content"])
-            if turn is not None or not answered:
-                last = self._owned(len(self.value) - 1)
-                last["content"].extend(blocks)
-                last["stop"] = max(last["stop"], event.position + 1)
-                return
+        goes_on = last is not None and last["role"] == "assistant" and last.get("id") == turn
+        if goes_on and (turn is not None or not self._answered):
+            last = self._owned(len(self.value) - 1)
+            self._opens(last["start"], len(last["content"]), blocks)
+            last["content"].extend(blocks)
+            last["stop"] = max(last["stop"], event.position + 1)
+            return
         message = self._add(event, "assistant", blocks)
+        self._opens(message["start"], 0, blocks)
+        self._answered = False
         if turn is not None:
             message["id"] = turn
+
+    def _opens(self, start: int, first: int, blocks: list[Any]) -> None:
+        """Note where the tool uses of a turn stand. first: the place of the first block in its message."""
+        for place, block in enumerate(blocks, start=first):
+            if block.get("type") == "tool_use":
+                self._open[block["id"]] = (start, place)
 
     def _owned(self, index: int) -> Message:
         """Give a message that may be changed."""
@@ -133,7 +139,6 @@ class MessagesFold:
         if event.rationale:
             block["rationale"] = event.rationale
         self._turn(event, data, [block])
-        self._open[block["id"]] = self.value[-1]["start"]
 
     def _result(self, event: Event, data: dict[str, Any]) -> None:
         use = data.get("tool_use_id")
@@ -157,21 +162,19 @@ class MessagesFold:
     def _deny(self, event: Event, data: dict[str, Any]) -> None:
         content = [{"type": "text", "text": data.get("deny_message") or "The user denied this."}]
         result = {"content": content, "is_error": True, "position": event.position, "outcome": "denied"}
+        result["provisional"] = True  # until its tool says so
         self._attach(data.get("tool_use_id"), result, stays_open=True)
 
     def _attach(self, use: Any, result: dict[str, Any], *, stays_open: bool) -> bool:
         """Put a result beside its use. stays_open: another may still come and count instead."""
-        start = self._open.get(use) if isinstance(use, str) else None
-        if start is None:
+        found = self._open.get(use) if isinstance(use, str) else None
+        if found is None:
             return False
+        start, place = found
         index = bisect_left(self.value, start, key=_start)
         message = self._owned(index)
-        content: list[Any] = message["content"]
-        for place in range(len(content) - 1, -1, -1):
-            block = content[place]
-            if block.get("type") == "tool_use" and block["id"] == use:
-                content[place] = {**block, "result": result}
-                break
+        message["content"][place] = {**message["content"][place], "result": result}
+        self._answered = self._answered or index == len(self.value) - 1
         message["stop"] = max(message["stop"], result["position"] + 1)
         if not stays_open:
             del self._open[use]
@@ -241,7 +244,7 @@ def _text(value: Any) -> str:
 
 def _is_open(block: dict[str, Any]) -> bool:
     result = block.get("result")
-    return result is None or result.get("outcome") in ("unknown", "denied")
+    return result is None or result.get("outcome") == "unknown" or "provisional" in result
 
 
 def _stays(message: Message, stop: int) -> bool:
@@ -258,4 +261,8 @@ def _step(state: Any, event: Event) -> Any:
     return fold.value
 
 
-MESSAGES: Final = add_reducer(Reducer("messages", 1, _step, initial=[], types=TYPES, start_fold=MessagesFold))
+MESSAGES: Final = add_reducer(
+    Reducer(
+        "messages", 1, _step, initial=[], types=TYPES, start_fold=MessagesFold, makes_json=True, starts_cheaply=False
+    )
+)

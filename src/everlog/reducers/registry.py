@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from everlog.core.canonical import check_state, decode_state, encode_state
+from everlog.core.canonical import decode_state, encode_plain, encode_state
 from everlog.core.event import Event
 from everlog.core.upcast import UPCASTERS
 from everlog.errors import EverlogError, ReducerError
@@ -45,6 +45,7 @@ class Reducer:
 
     version: raise it when the meaning changes; snapshots also follow the code itself. types: names or globs of the only
     types that change the state, so that others need not be read; None for all. initial: the state before any event.
+    starts_cheaply: whether starting a fold costs nothing, however large the state.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Reducer:
         initial: Any = None,
         types: tuple[str, ...] | None = None,
         start_fold: Callable[[Any], Fold] | None = None,
+        makes_json: bool = False,
+        starts_cheaply: bool = True,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ReducerError(
@@ -68,6 +71,8 @@ class Reducer:
         self.types = types
         self.step = step
         self._start_fold = start_fold
+        self._makes_json = makes_json
+        self.starts_cheaply = starts_cheaply
         self._initial = encode_state(initial)
         self._own = (step,) if start_fold is None else (step, start_fold)
         self._fingerprint: tuple[tuple[Any, ...], bytes] | None = None  # the upcasters that it was made with
@@ -90,6 +95,10 @@ class Reducer:
     def initial(self) -> Any:
         """Give the state before any event, the caller's own."""
         return decode_state(self._initial)
+
+    def encode(self, state: Any) -> bytes:
+        """Give a state's JSON bytes; ReducerError where it is not JSON. What JSON events gave to our own folds is not looked at."""
+        return encode_plain(state) if self._makes_json else encode_state(state)
 
     def start(self, state: Any) -> Fold:
         """Start a fold from a state, which stays as it is."""
@@ -186,12 +195,11 @@ def load_reducers(module: str) -> list[str]:
     return [name for name, made in _KNOWN.items() if before.get(name) is not made]
 
 
-def checked_state(reducer: Reducer, value: Any, *, session: str, size: int) -> Any:
-    """Give a state that is JSON, or raise a ReducerError that names the reducer and where."""
+def encoded_state(reducer: Reducer, value: Any, *, session: str, size: int) -> bytes:
+    """Give a state's JSON bytes, or raise a ReducerError that names the reducer and where."""
     try:
-        check_state(value)
+        return reducer.encode(value)
     except ReducerError as error:
         raise ReducerError(
             f"reducer {reducer.name!r} at {session!r}@{size}: {error.message}", event=error.event
         ) from None
-    return value

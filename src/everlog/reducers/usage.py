@@ -127,5 +127,6 @@ USAGE: Final = add_reducer(
         ),
         types=TYPES,
         start_fold=UsageFold,
+        starts_cheaply=False,
     )
 )
