@@ -236,8 +236,9 @@ class Run:
 
         def measure(worker: Worker, size: int) -> Cell:
             with self._opened(worker) as place:
-                worker.ask("grow", count=size)
+                grown = worker.ask("grow", count=size)
                 if size == sizes[-1]:
+                    wrote[worker.name] = Cell(grown["written"] / 1e3)
                     travels[worker.name] = cell_of(worker.ask("travel", count=size, times=51))
                 worker.ask("close")
                 held = sum(file.stat().st_size for file in place.iterdir())
@@ -245,9 +246,11 @@ class Run:
             return Cell(held / 1e3)
 
         travels: dict[str, Cell] = {}
+        wrote: dict[str, Cell] = {}
         for size in sizes:
             what = f"bytes on disk, a conversation of {size:,} turns of 1 kB"
             yield self._row(what, "kB", "less", lambda worker, size=size: measure(worker, size), rounds=1)
+        yield Row(f"bytes written for {sizes[-1]:,} turns of 1 kB", "kB", "less", wrote)
         yield Row(f"the conversation as it was at a random turn of {sizes[-1]:,}", "ms", "less", travels)
 
     def _documents(self) -> Iterator[Row]:
@@ -260,6 +263,7 @@ class Run:
                 if "lacks" in answer:
                     travels[worker.name] = Cell(math.nan, answer["lacks"])
                     return travels[worker.name]
+                wrote[worker.name] = Cell(answer["written"] / 1e3)
                 travels[worker.name] = cell_of(worker.ask("document_travel", count=count, times=51))
                 worker.ask("close")
                 held = sum(file.stat().st_size for file in place.iterdir())
@@ -267,7 +271,9 @@ class Run:
             return Cell(held / 1e3)
 
         travels: dict[str, Cell] = {}
+        wrote: dict[str, Cell] = {}
         yield self._row(f"bytes on disk, {count:,} changes of a 100 kB state", "kB", "less", measure, rounds=1)
+        yield Row(f"bytes written for {count:,} changes of a 100 kB state", "kB", "less", wrote)
         yield Row(f"that state as it was after a random change of {count:,}", "ms", "less", travels)
 
     def _forks(self, worker: Worker) -> Cell:

@@ -151,10 +151,11 @@ class Work:
         return {"value": statistics.median(spent) * 1e3}
 
     def grow(self, count: int) -> dict[str, Any]:
-        """Make a session of one event, and append the others one at a time."""
+        """Make a session of one event, and append the others one at a time; say what was written."""
+        before = written()
         self.settle(self.peer.build(1))
         self.more(count - 1)
-        return {}
+        return {"written": written() - before}
 
     def travel(self, count: int, times: int) -> dict[str, Any]:
         """Ask for the state at random places of a session that was grown to `count` events."""
@@ -164,8 +165,9 @@ class Work:
         """Change a state of 100 kB so many times."""
         if not hasattr(self.peer, "build_document"):
             raise LackingError("keeps no states")
+        before = written()
         self.settle(self.peer.build_document(changes))
-        return {}
+        return {"written": written() - before}
 
     def document_travel(self, count: int, times: int) -> dict[str, Any]:
         """Ask for the state after random changes."""
@@ -194,6 +196,15 @@ class Work:
         """Close the file."""
         self.settle(self.peer.close())
         return {}
+
+
+def written() -> float:
+    """Give the bytes that this process has passed to the system to write; NaN where the system does not say."""
+    try:
+        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("nan")
+    return float(next(line for line in lines if line.startswith("wchar")).split()[1])
 
 
 async def settle(value: Maybe[T]) -> T:

@@ -291,7 +291,7 @@ class Session(SessionWriter):
         hashes: dict[str, Any] = {}
         for reducer in map(find_reducer, states):
             try:
-                found = hash_state(self._built_here(view, reducer).value)
+                found = hash_state(self._built_here(view, reducer)[0].value)
             except ReducerError:
                 if not lenient:
                     raise
@@ -388,7 +388,7 @@ class Session(SessionWriter):
         }
         ops: list[dict[str, Any]] = []
         if document:
-            ours = self._built_here(view, DOCUMENT).value
+            ours = self._built_here(view, DOCUMENT)[0].value
             built = other._builder(theirs, DOCUMENT).build(cut)
             merged, decided = merge_documents(
                 meeting.base,

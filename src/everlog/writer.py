@@ -78,7 +78,6 @@ class SessionWriter(StateReader):
         self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
         self._policy = settings.snapshots
         self._folded: dict[bytes, tuple[str, int, Built]] = {}  # by fingerprint: branch, erasures, what was built last
-        self._folded_erasures = 0
 
     @property
     def id(self) -> str:
@@ -250,10 +249,10 @@ class SessionWriter(StateReader):
         for _ in range(STATE_TRIES):
             view = self.view()
             recorded = self._recorded_state(batch, chosen)
-            built = None
+            built, erasures = None, 0
             if recorded is None:
                 self._check_wanted(wanted, view, plain)
-                recorded, built = self._state_after(view, batch.events, chosen)
+                recorded, built, erasures = self._state_after(view, batch.events, chosen)
                 wanted_here = Expected(view.branch.id, view.size, None if wanted is None else wanted.root)
             else:
                 wanted_here = wanted  # a repeat: the state is that of the first time
@@ -270,7 +269,7 @@ class SessionWriter(StateReader):
                     raise
                 continue  # another writer recorded the same append meanwhile
             if built is not None:
-                self._folded[chosen.fingerprint()] = (receipt.branch_id, self._folded_erasures, built)
+                self._folded = {chosen.fingerprint(): (receipt.branch_id, erasures, built)}
             return list(receipt.events)
         raise busy_with_others(self.id)
 
@@ -293,9 +292,11 @@ class SessionWriter(StateReader):
         state = recorded.state_hash
         return state if state is not None and state.reducer == reducer.name else None
 
-    def _state_after(self, view: View, events: Sequence[PreparedEvent], reducer: Reducer) -> tuple[StateHash, Built]:
-        """Give the hash of the state after events that are not recorded yet, and that state."""
-        before = self._built_here(view, reducer)
+    def _state_after(
+        self, view: View, events: Sequence[PreparedEvent], reducer: Reducer
+    ) -> tuple[StateHash, Built, int]:
+        """Give the hash of the state after events that are not recorded yet, that state, and the erasures it knows of."""
+        before, erasures = self._built_here(view, reducer)
         after = _fold_prepared(view, events, reducer, before, recorded=view.branch.recorded, leaf=b"\x00" * 32)
         if not reducer.builtin:
             other = _fold_prepared(view, events, reducer, before, recorded=limits.SAFE_INTEGER_MAX, leaf=b"\xff" * 32)
@@ -305,10 +306,13 @@ class SessionWriter(StateReader):
                     "are not known before; nothing was written; append without state=, or use occurred_at"
                 )
         state = StateHash(reducer.name, reducer.version, hash_state(after))
-        return state, Built(view.size + len(events), after, before.notes)
+        return state, Built(view.size + len(events), after, before.notes), erasures
 
-    def _built_here(self, view: View, reducer: Reducer) -> Built:
-        """Give the state at the end of a view, from what this handle built last where it may; takes no snapshots."""
+    def _built_here(self, view: View, reducer: Reducer) -> tuple[Built, int]:
+        """Give the state at the end of a view, from what this handle built last where it may, and the store's erasures before.
+
+        Takes no snapshots: whoever appends does not wait for them.
+        """
         fingerprint, erasures = reducer.fingerprint(), self.storage.erasures()
         kept = self._folded.get(fingerprint)
         start = None
@@ -316,9 +320,8 @@ class SessionWriter(StateReader):
             start = kept[2]
         if start is None or start.size < view.size:
             start = Builder(self.storage, view, reducer, taking=None).build(view.size, start=_own(reducer, start))
-        self._folded_erasures = erasures
         self._folded = {fingerprint: (view.branch.id, erasures, start)}
-        return start
+        return start, erasures
 
     def saw(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
