@@ -225,10 +225,7 @@ class Run:
     def _bytes(self, worker: Worker) -> Cell:
         with self._opened(worker) as place:
             worker.ask("appends", writers=1, each=TURNS, seconds=0)
-            worker.ask("close")
-            held = sum(file.stat().st_size for file in place.iterdir())
-            worker.ask("open", path=str(place / "other.db"))
-        return Cell(held / 1e3)
+            return self._held(worker, place)
 
     def _conversations(self) -> Iterator[Row]:
         """Conversations that grow a turn at a time: what is on disk, and the state as it was at an earlier turn."""
@@ -240,10 +237,7 @@ class Run:
                 if size == sizes[-1]:
                     wrote[worker.name] = Cell(grown["written"] / 1e3)
                     travels[worker.name] = cell_of(worker.ask("travel", count=size, times=51))
-                worker.ask("close")
-                held = sum(file.stat().st_size for file in place.iterdir())
-                worker.ask("open", path=str(place / "other.db"))
-            return Cell(held / 1e3)
+                return self._held(worker, place)
 
         travels: dict[str, Cell] = {}
         wrote: dict[str, Cell] = {}
@@ -265,16 +259,20 @@ class Run:
                     return travels[worker.name]
                 wrote[worker.name] = Cell(answer["written"] / 1e3)
                 travels[worker.name] = cell_of(worker.ask("document_travel", count=count, times=51))
-                worker.ask("close")
-                held = sum(file.stat().st_size for file in place.iterdir())
-                worker.ask("open", path=str(place / "other.db"))
-            return Cell(held / 1e3)
+                return self._held(worker, place)
 
         travels: dict[str, Cell] = {}
         wrote: dict[str, Cell] = {}
         yield self._row(f"bytes on disk, {count:,} changes of a 100 kB state", "kB", "less", measure, rounds=1)
         yield Row(f"bytes written for {count:,} changes of a 100 kB state", "kB", "less", wrote)
         yield Row(f"that state as it was after a random change of {count:,}", "ms", "less", travels)
+
+    def _held(self, worker: Worker, place: Path) -> Cell:
+        """Give the bytes that a worker's store takes once it is closed; the worker goes on with another."""
+        worker.ask("close")
+        held = sum(file.stat().st_size for file in place.iterdir())
+        worker.ask("open", path=str(place / "other.db"))
+        return Cell(held / 1e3)
 
     def _forks(self, worker: Worker) -> Cell:
         with self._opened(worker):

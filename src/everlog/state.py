@@ -210,9 +210,9 @@ class StateReader(BranchReader):
 
 
 def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Built:
-    """Fold from the first event to a cut; compare with every snapshot on the way and every hash that appends recorded.
+    """Fold from the first event to a cut; compare with every snapshot on the way and every hash that was recorded.
 
-    Reads events of every type, since any may have recorded a hash. Raises StateMismatchError at the first difference.
+    Past an erased event the state is incomplete, and hashes recorded with it can no longer be compared. Reads events of every type, since any may have recorded a hash. Raises StateMismatchError at the first difference.
     """
     snapshots = _snapshot_sizes(storage, view, reducer, cut)
     fold, notes = reducer.start(reducer.initial()), Notes()
@@ -221,9 +221,15 @@ def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Bu
         stop = min(cut, start + PAGE_EVENTS_MAX, *snapshots[-1:])
         page = storage.read(view.lineage, start, stop)
         for event in page.events:
+            comparable = (
+                not notes.incomplete_count
+            )  # an event that was erased is missing from the state, not from its hash
+            if comparable and event.type == "checkpoint":
+                _check_recorded(reducer, fold.value, event, _of_checkpoint(event, reducer))
             if reducer.looks_at(event.type):
                 notes = take_event(reducer, fold, event, notes)
-            _check_recorded(reducer, fold.value, event)
+            if comparable and not notes.incomplete_count:
+                _check_recorded(reducer, fold.value, event, event.state_hash)
         start = stop if page.following is None else page.following
         if snapshots and snapshots[-1] == start:
             kept = nearest_snapshot(storage, view.lineage, snapshots.pop(), reducer)
@@ -245,15 +251,23 @@ def _snapshot_sizes(storage: Storage, view: View, reducer: Reducer, cut: int) ->
     return sizes
 
 
-def _check_recorded(reducer: Reducer, value: Any, event: Event) -> None:
-    recorded = event.state_hash
+def _of_checkpoint(event: Event, reducer: Reducer) -> StateHash | None:
+    """Give the hash that a checkpoint recorded of the state before it."""
+    states = event.data.get("states") if isinstance(event.data, dict) else None
+    found = states.get(reducer.name) if isinstance(states, dict) else None
+    if not isinstance(found, dict) or "version" not in found or "hash" not in found:
+        return None
+    return StateHash(reducer.name, found["version"], found["hash"])
+
+
+def _check_recorded(reducer: Reducer, value: Any, event: Event, recorded: StateHash | None) -> None:
     if recorded is None or recorded.reducer != reducer.name or str(recorded.version) != str(reducer.version):
         return
     found = hash_state(value)
     if found != recorded.hash:
         raise StateMismatchError(
             f"event {event.id} (position {event.position} of session {event.session!r}) recorded the hash {recorded.hash} of "
-            f"the state of {reducer.name!r} version {reducer.version} after it, and its events give {found}; the log is as it "
+            f"the state of {reducer.name!r} version {reducer.version}, and the events give {found}; the log is as it "
             "was; either the reducer changed without a new version, or what was recorded did: see what verify says",
             position=event.position,
         )

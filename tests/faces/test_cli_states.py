@@ -149,7 +149,7 @@ def test_merge_brings_a_fork_back_and_reports_conflicts(run, session):
 
 
 def test_preferences_are_set_shown_explained_and_taken_away(run, session, path):
-    assert "no session" in run("prefs", "user:u7", code=3).stderr
+    assert "nothing is known" in run("prefs", "user:u7", code=3).stderr
     run("prefs", "user:u7", "--set", "/tone=brief", "--set", "/age=41", "--source", "run@0", "--rationale", "said so")
     assert json.loads(run("prefs", "user:u7").stdout) == {"tone": "brief", "age": 41}
     assert "because: said so" in run("prefs", "user:u7", "--why", "/tone").stdout

@@ -305,6 +305,37 @@ def test_a_wrong_recorded_hash_is_named_with_its_position(store, session):
     assert session.state("test.mismatch", verify=True).value == 7  # another version's hashes say nothing of this one
 
 
+def test_hashes_recorded_with_what_was_erased_since_are_no_mismatch(session):
+    put(session, "/a", 1, state="document")
+    put(session, "/b", 2, state="document")
+    session.checkpoint("here")
+    put(session, "/c", 3, state="document")
+    session.erase([1], reason="asked")
+    put(session, "/d", 4, state="document")
+    found = session.state(verify=True)
+    assert found.value == {"a": 1, "c": 3, "d": 4}
+    assert found.incomplete == (1,)
+
+
+def test_what_a_checkpoint_recorded_is_compared_too(session):
+    @everlog.reducer("test.checked", 1, initial=0)
+    def counting(state, event):
+        return state + 1
+
+    session.append("note", {"content": "x"})
+    session.checkpoint("here", states=["test.checked"])
+    session.append("note", {"content": "x"})
+    assert session.state("test.checked", verify=True).value == 3
+
+    @everlog.reducer("test.checked", 1, initial=0)
+    def otherwise(state, event):
+        return state + 2
+
+    with pytest.raises(StateMismatchError) as caught:
+        session.state("test.checked", verify=True)
+    assert caught.value.position == 1
+
+
 def test_a_wrong_snapshot_is_named_with_its_position(store, session):
     for number in range(6):
         put(session, "/a", number)

@@ -29,7 +29,7 @@ from everlog.core.pointer import MISSING
 from everlog.core.position import format_address, format_micros
 from everlog.core.query import compile_query
 from everlog.core.query_text import parse
-from everlog.errors import MergeConflictError
+from everlog.errors import MergeConflictError, NotFoundError
 from everlog.explain import Reason
 from everlog.reader import resolve_cut
 from everlog.reducers.registry import find_reducer, load_reducers
@@ -486,7 +486,10 @@ def prefs(
         if not (sets or removes):
             from everlog.preferences import preferences_session
 
-            store.session(preferences_session(subject))  # not there: looking must not make it
+            if not store.sessions(prefix=preferences_session(subject), limit=1):  # looking must not make it
+                raise NotFoundError(
+                    f"nothing is known of {subject!r} yet; set a first preference with --set /NAME=VALUE"
+                )
         known = store.preferences(subject)
         cause = None
         if source is not None:

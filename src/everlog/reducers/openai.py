@@ -17,19 +17,19 @@ def as_openai_chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
     made: list[dict[str, Any]] = []
     ids = Ids(length_max=40)
     for message in messages:
-        match message["role"]:
-            case "system":
-                role = "developer" if message.get("speaker") == "developer" else "system"
-                text = _joined(message["content"])
-                if text:
-                    made.append({"role": role, "content": text})
-            case "assistant":
-                made += _chat_turn(message, ids)
-            case _:
-                content = _parts(message["content"], "text", _chat_picture)
-                if content:
-                    made.append({"role": "user", "content": content})
+        if message["role"] == "assistant":
+            made += _chat_turn(message, ids)
+        elif message["role"] == "system":
+            text = _joined(message["content"])
+            made += [{"role": _system_role(message), "content": text}] if text else []
+        else:
+            content = _parts(message["content"], "text", _chat_picture)
+            made += [{"role": "user", "content": content}] if content else []
     return {"messages": made}
+
+
+def _system_role(message: dict[str, Any]) -> str:
+    return "developer" if message.get("speaker") == "developer" else "system"
 
 
 def _chat_turn(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
@@ -59,18 +59,16 @@ def as_openai_responses(messages: list[dict[str, Any]]) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     ids = Ids(length_max=64)
     for message in messages:
-        match message["role"]:
-            case "system":
-                role = "developer" if message.get("speaker") == "developer" else "system"
-                text = _joined(message["content"])
-                if text:
-                    items.append({"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]})
-            case "assistant":
-                items += _response_items(message, ids)
-            case _:
-                content = _parts(message["content"], "input_text", _response_picture)
-                if content:
-                    items.append({"type": "message", "role": "user", "content": content})
+        if message["role"] == "assistant":
+            items += _response_items(message, ids)
+            continue
+        system = message["role"] == "system"
+        text = _joined(message["content"]) if system else ""
+        said = [{"type": "input_text", "text": text}] if text else []
+        content = said if system else _parts(message["content"], "input_text", _response_picture)
+        if content:
+            role = _system_role(message) if system else "user"
+            items.append({"type": "message", "role": role, "content": content})
     return {"input": items}
 
 
