@@ -26,6 +26,7 @@ from everlog.storage import Storage
 
 ALIGNED_EVENTS_MAX = 200_000  # of one line: aligning holds a key of each in memory
 _DEPTH_MAX = 32  # of stretches within stretches: enough for what runs look like, and no input makes it quadratic
+WHOLE = "(the whole)"  # the pointer "", in words
 SHOWN_EVENTS_MAX = 1_000  # of those that one line has alone
 _encode = msgspec.json.Encoder(order="sorted").encode
 _INPUTS = {  # members that say what an event is, beside its type
@@ -98,7 +99,7 @@ class Difference(msgspec.Struct, frozen=True):
         """Give the difference of the states in words, a line a member: `~ /plan/next: "a" -> "b"`."""
         lines: list[str] = []
         for op in self.patch:
-            path, new = op["path"] or "(the whole)", _shown(op.get("value"))
+            path, new = op["path"] or WHOLE, _shown(op.get("value"))
             old = _shown(self.removed.get(op["path"]))
             match op["op"]:
                 case "add":

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from everlog.core.canonical import decode_state, encode_state
@@ -52,15 +52,7 @@ class Preferences:
         expected: int | Head | None = None,
     ) -> Event:
         """Set a preference. source: the event that it came from, of any session of the store."""
-        return self.session.append(
-            "state.set",
-            {"path": pointer, "value": value},
-            caused_by=source,
-            rationale=rationale,
-            actor=actor,
-            expected=expected,
-            state=DOCUMENT,
-        )
+        return self.change([(pointer, value)], source=source, rationale=rationale, actor=actor, expected=expected)[0]
 
     def remove(
         self,
@@ -72,12 +64,23 @@ class Preferences:
         expected: int | Head | None = None,
     ) -> Event:
         """Take a preference away; PatchError where there is none."""
-        return self.session.append(
-            "state.patch",
-            {"ops": [{"op": "remove", "path": pointer}]},
-            caused_by=source,
-            rationale=rationale,
-            actor=actor,
+        return self.change(remove=[pointer], source=source, rationale=rationale, actor=actor, expected=expected)[0]
+
+    def change(
+        self,
+        sets: Iterable[tuple[str, Any]] = (),
+        *,
+        remove: Iterable[str] = (),
+        source: Event | str | None = None,
+        rationale: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> list[Event]:
+        """Set preferences (pointer and value), then take others away: all of them in one append, or none; give the events."""
+        events = [("state.set", {"path": pointer, "value": value}) for pointer, value in sets]
+        events += [("state.patch", {"ops": [{"op": "remove", "path": pointer}]}) for pointer in remove]
+        return self.session.extend(
+            [NewEvent(type, data, caused_by=source, rationale=rationale, actor=actor) for type, data in events],
             expected=expected,
             state=DOCUMENT,
         )

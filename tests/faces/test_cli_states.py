@@ -54,8 +54,26 @@ def test_the_conversation_is_shown_for_people_and_for_each_provider(run, session
     assert 'bash {"cmd":"ls"} -> x.py' in shown
     assert "\x1b" not in shown
     for shape, member in (("anthropic", "messages"), ("openai-chat", "messages"), ("openai-responses", "input")):
-        assert member in json.loads(run("state", "run", "-r", "messages", "--as", shape, "--full").stdout)
+        assert member in json.loads(run("state", "run", "-r", "messages", "--as", shape).stdout)
+    role = run("state", "run", "-r", "messages", "--as", "anthropic", "--pointer", "/messages/0/role").stdout
+    assert role == '"user"\n'
     assert "--as goes with" in run("state", "run", "--as", "anthropic", code=2).stderr
+
+
+def test_a_request_is_printed_whole_as_json_that_a_terminal_may_be_given(run, session):
+    text = "\u202e\x7f\U000e0001é" + "x" * 5_000
+    session.extend([NewEvent("user.message", {"content": f"{number} {text}"}) for number in range(120)])
+    shown = run("state", "run", "-r", "messages", "--as", "openai-chat").stdout
+    assert json.loads(shown)["messages"][-1]["content"][0]["text"] == f"119 {text}"
+    assert not {"\u202e", "\x7f", "\U000e0001"} & set(shown)
+    session.append("state.set", {"path": "/plan", "value": text})
+    assert json.loads(run("state", "run", "--full").stdout)["plan"] == text
+
+
+def test_a_failed_result_is_seen_in_the_conversation(run, session):
+    session.append("agent.tool_use", {"id": "b", "name": "bash", "input": {"cmd": "y" * 500}})
+    session.append("agent.tool_result", {"tool_use_id": "b", "content": "gone"}, outcome="error")
+    assert "-> (failed) gone" in run("state", "run", "-r", "messages").stdout
 
 
 def test_a_module_of_reducers_is_named_and_a_broken_one_says_what_is_wrong(run, session, tmp_path):
@@ -112,6 +130,10 @@ def test_bisect_takes_an_expression_on_the_state_or_a_query(run, session):
     assert "does not hold" in run("bisect", "run", "state.nope:1").stderr
     assert "no event meets it" in run("bisect", "run", "type:error").stderr
     assert "one kind" in run("bisect", "run", "state.failed:0", "type:note", code=2).stderr
+    run("append", "run", "note", "--text", "look at state.md please")
+    assert "run@6" in run("bisect", "run", '"at state.md"').stdout
+    assert "run@4" in run("bisect", "run", '"mend" state.plan:*').stdout
+    assert "holds at 2 already" in run("bisect", "run", "state.plan.next:look", "--after", "2").stderr
 
 
 def test_checkpoints_are_made_listed_and_move_on(run, session):
@@ -158,6 +180,19 @@ def test_preferences_are_set_shown_explained_and_taken_away(run, session, path):
     assert lines(run("prefs", "user:u7", "--json"))[0]["value"] == {"tone": "brief"}
     assert "--source names an event" in run("prefs", "user:u7", "--set", "/a=1", "--source", "run", code=2).stderr
     assert "nothing stands" in run("prefs", "user:u7", "--remove", "/nope", code=2).stderr
+    run("prefs", "user:u7", "--set", "/a=1", "--set", "/tone/x=3", code=2)  # all of it, or nothing
+    run("prefs", "user:u7", "--set", "/a=1", "--remove", "/gone", code=2)
+    assert json.loads(run("prefs", "user:u7").stdout) == {"tone": "brief"}
+    assert "no event has changed /zzz" in run("prefs", "user:u7", "--why", "/zzz").stderr
+
+
+def test_looking_at_preferences_makes_none(run, session):
+    run("prefs", "user:u7", "--set", "/tone=brief")
+    for words in (["user"], ["zed", "--remove", "/x"], ["zed", "--why", "/x"]):
+        assert "nothing is known" in run("prefs", *words, code=3).stderr
+    run("prefs", "zed", "--set", "/y", code=2)
+    run("prefs", "zed", "--set", "y=1", code=2)
+    assert [info["id"] for info in lines(run("ls", "--json"))] == ["preferences/user:u7", "run"]
 
 
 def test_snapshots_are_listed_dropped_and_rebuilt(run, path):

@@ -36,9 +36,13 @@ def check_anthropic(request):
                     waiting.append(block["id"])
                 case "tool_result":
                     assert turn["role"] == "user"
-                    for part in block.get("content", []):
+                    parts = block.get("content", [])
+                    for part in parts:
                         assert part["type"] in {"text", "image", "document", "search_result"}
                         assert part["type"] != "text" or part["text"].strip()
+                    if block["is_error"]:
+                        assert parts, "content cannot be empty if is_error is true"
+                        assert {part["type"] for part in parts} == {"text"}, "all content is text if is_error is true"
                 case "thinking":
                     assert turn["role"] == "assistant"
                     assert block["signature"]
@@ -46,7 +50,7 @@ def check_anthropic(request):
                 case "redacted_thinking":
                     assert block["data"]
                 case "image":
-                    assert block["source"]["type"] in {"base64", "url"}
+                    check_picture(block["source"])
                 case "document" | "search_result" | "container_upload":
                     assert turn["role"] == "user"
                 case _:
@@ -54,6 +58,17 @@ def check_anthropic(request):
     assert waiting == [], "a use without a result at the end"
     if turns and turns[-1]["role"] == "assistant" and turns[-1]["content"][-1]["type"] == "text":
         assert turns[-1]["content"][-1]["text"] == turns[-1]["content"][-1]["text"].rstrip()
+
+
+def check_picture(source):
+    match source["type"]:
+        case "base64":
+            assert source["media_type"] in {"image/jpeg", "image/png", "image/gif", "image/webp"}
+            assert source["data"]
+        case "url":
+            assert source["url"].startswith(("https://", "http://"))
+        case kind:
+            assert kind == "file"
 
 
 def check_openai_chat(request):
@@ -117,7 +132,8 @@ def check_openai_responses(request):
             case "reasoning":
                 assert item["encrypted_content"]
                 assert index + 1 < len(items)
-                assert items[index + 1]["type"] in {"message", "function_call", "reasoning"}
+                leads_to = items[index + 1]
+                assert leads_to["type"] in {"function_call", "reasoning"} or leads_to["role"] == "assistant"
             case _:
                 raise AssertionError(item["type"])
     assert len(set(calls)) == len(calls)

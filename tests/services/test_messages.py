@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 
 import everlog
 from everlog import NewEvent
+from everlog.core.canonical import decode_state, encode_state
+from everlog.core.event import Body, Event, encode_body
 from everlog.importers import import_paths
 from everlog.reducers.messages import MESSAGES
 from everlog.testing import check_reducer
-from services.conversations import check_all, check_anthropic
+from services.conversations import check_all
 
 SHARED = Path(os.environ.get("EVERLOG_SHARED", Path(__file__).parents[3] / "shared")) / "transcripts"
 TRANSCRIPTS = sorted(SHARED.glob("*/*.traj")) + sorted(SHARED.glob("*/*.jsonl"))
@@ -141,23 +143,144 @@ def test_erased_events_are_said_to_be_erased(session):
     check_all(session.state("messages"))
 
 
+def test_an_erased_result_is_the_result_of_the_only_use_that_waits(session):
+    session.append("agent.tool_use", {"id": "a", "name": "t", "input": {}})
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "secret"}, outcome="ok")
+    session.erase([1], reason="asked")
+    messages = session.state("messages")
+    assert len(messages) == 1
+    assert messages[0]["content"][0]["result"]["content"] == [{"type": "text", "text": "[erased]"}]
+
+
+def test_a_failed_result_says_something_in_text_and_its_pictures_stand_beside_it(session):
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    for call, content in (("a", ""), ("b", "  "), ("c", [picture]), ("d", ["no", picture])):
+        session.append("agent.tool_use", {"id": call, "name": "t", "input": {}, "message_id": "m"})
+        session.append(
+            "agent.tool_result", {"tool_use_id": call, "content": content, "is_error": True}, outcome="error"
+        )
+    messages = session.state("messages")
+    check_all(messages)
+    answer = messages.as_anthropic()["messages"][2]["content"]
+    assert [block["type"] for block in answer] == ["tool_result"] * 4 + ["image"] * 2
+    assert answer[3]["content"] == [{"type": "text", "text": "no"}]
+
+
+@pytest.mark.parametrize("outcome", ["error", "denied", "timeout", "cancelled", "unknown"])
+def test_a_result_that_did_not_succeed_is_an_error_to_the_model(session, outcome):
+    session.append("agent.tool_use", {"id": "a", "name": "t", "input": {}})
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "x"}, outcome=outcome)
+    assert session.state("messages").as_anthropic()["messages"][2]["content"][0]["is_error"] is True
+
+
+def test_results_of_one_id_go_to_the_oldest_use_without_one_wherever_the_fold_began(session):
+    use = NewEvent("agent.tool_use", {"id": "a", "name": "t", "input": {}})
+    results = [NewEvent("agent.tool_result", {"tool_use_id": "a", "content": text}) for text in ("1", "2")]
+    session.extend([use, use, *results])
+    value = session.state("messages").value
+    given = [block["result"]["content"][0]["text"] for message in value for block in message["content"]]
+    assert given == ["1", "2"]
+    fold = MESSAGES.start(session.state("messages", at=3).value)
+    fold.apply(session[3])
+    assert fold.value == value
+
+
+def test_what_only_an_agent_does_is_text_where_others_say_it(session):
+    say(session, "user", [{"type": "tool_use"}, {"type": "tool_use", "id": [1]}, {"type": "thinking", "thinking": "x"}])
+    say(session, "system", [{"type": "tool_use", "id": "a", "name": "t", "input": {}}])
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "x"}, state="messages")
+    session.append("note", {"content": "n"}, state="messages")
+    messages = session.state("messages")
+    assert {block["type"] for block in messages[0]["content"]} == {"text"}
+    assert messages[2]["content"][0]["type"] == "tool_result"
+    check_all(messages)
+
+
+@pytest.mark.parametrize("content", ["hello world", 5, None, [{"type": "text", "text": "hello world"}]])
+def test_a_result_without_its_use_is_what_it_says(session, content):
+    say(session, "user", [{"type": "tool_result", "tool_use_id": "x", "content": content}])
+    messages = session.state("messages")
+    check_all(messages)
+    said = messages.as_anthropic()["messages"][0]["content"]
+    assert [block["text"] for block in said][1:] == (
+        [] if content is None else ["5" if content == 5 else "hello world"]
+    )
+
+
+def test_what_one_provider_encrypted_is_given_to_no_other(session):
+    say(session, "user", "go")
+    session.append("agent.thinking", {"encrypted": "of-openai", "provider": "openai", "message_id": "rs_1"})
+    session.append("agent.tool_use", {"id": "a", "name": "t", "input": {}})
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "x"})
+    say(session, "agent", [{"type": "redacted_thinking", "data": "of-anthropic"}, {"type": "text", "text": "so"}])
+    session.append("agent.thinking", {"encrypted": "of-nobody"})
+    say(session, "agent", "done")
+    messages = session.state("messages")
+    check_all(messages)
+    anthropic, responses = str(messages.as_anthropic()), messages.as_openai_responses()["input"]
+    assert "of-anthropic" in anthropic
+    assert "of-openai" not in anthropic
+    assert [item["type"] for item in responses][1:3] == ["reasoning", "function_call"]  # it leads to the call
+    assert "of-anthropic" not in str(responses)
+    assert "of-nobody" not in anthropic + str(responses)
+
+
+def test_what_a_tool_at_the_provider_gave_stands_before_what_was_said_of_it(session):
+    say(session, "user", "when?")
+    session.append("agent.tool_use", {"id": "a", "name": "clock", "input": {}, "kind": "server", "message_id": "m"})
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "16:00"})
+    say(session, "agent", "It is 4.", message_id="m")
+    messages = session.state("messages")
+    check_all(messages)
+    assert messages.as_anthropic()["messages"][-1] == {
+        "role": "assistant", "content": [{"type": "text", "text": "It is 4."}],
+    }  # fmt: skip
+    assert messages.as_openai_chat()["messages"][-1]["content"] == "It is 4."
+    assert messages.as_openai_responses()["input"][-1]["content"] == "It is 4."
+
+
+def test_a_use_that_waits_for_its_result_is_kept_beside_a_summary(session):
+    say(session, "user", "go")
+    session.append("agent.tool_use", {"id": "a", "name": "t", "input": {}})
+    say(session, "user", "and?")
+    value = fold_with(session, summary_event(0, 3, "early"))
+    assert [message["role"] for message in value] == ["summary", "assistant"]
+    value = fold_with(
+        session,
+        summary_event(0, 3, [{"type": "tool_use"}, "early"]),
+        NewEvent("agent.tool_result", {"tool_use_id": "a"}),
+    )
+    assert "result" in value[1]["content"][0]
+    assert {block["type"] for block in value[0]["content"]} == {"text"}
+
+
+def test_changing_a_request_changes_no_state(session):
+    say(session, "user", [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}}])
+    messages = session.state("messages")
+    messages.as_anthropic()["messages"][0]["content"][0]["cache_control"] = {"type": "ephemeral"}
+    assert "cache_control" not in str(messages.as_anthropic())
+
+
 def summary_event(start, stop, text):
     """Give what the verb that writes summaries will record."""
     return NewEvent("summary", {"content": text, "start": start, "stop": stop, "level": 1, "method": "test"})
 
 
-def fold_with(session, *events):
-    """Fold a session and then events that only their own verb may append."""
-    from everlog.core.event import Body, Event, encode_body
-
+def events_with(session, *events):
+    """Give a session's events and then some that only their own verb may append."""
     made = list(session)
     for new in events:
         made.append(
-            Event("s", "0" * 32, "0" * 32, len(made), new.type, None, None, 0, None, None, None, None, None, b"\0" * 32,
-                  encode_body(Body(new.data)))
+            Event("s", "0" * 32, "0" * 32, len(made), new.type, None, new.outcome, 0, None, None, None, None, None,
+                  b"\0" * 32, encode_body(Body(new.data)))
         )  # fmt: skip
+    return made
+
+
+def fold_with(session, *events):
+    """Fold a session and then events that only their own verb may append."""
     fold = MESSAGES.start([])
-    for event in made:
+    for event in events_with(session, *events):
         fold.apply(event)
     return fold.value
 
@@ -229,9 +352,13 @@ def test_a_conversation_that_begins_with_the_agent_is_given_a_first_word(session
 
 
 # --- whatever comes ---
-IDS = st.sampled_from(["a", "b", "a b", "x" * 80, ""])
+IDS = st.sampled_from(["a", "a", "a", "b", "a b", "x" * 80, ""])
 CONTENT = st.sampled_from(["", "  ", "hi", [], ["x"], [{"type": "text", "text": ""}], [{"type": "text"}], [{"a": 1}], [None],
-                           [{"type": "tool_use", "id": "a"}], [{"type": "tool_result"}], [{"type": "thinking"}]])  # fmt: skip
+                           [{"type": "tool_use", "id": "a"}], [{"type": "tool_use"}], [{"type": "thinking"}],
+                           [{"type": "tool_result"}], [{"type": "tool_result", "tool_use_id": "a", "content": "r"}],
+                           [{"type": "tool_result", "tool_use_id": "a", "content": 5, "is_error": True}],
+                           [{"type": "image", "source": {"type": "base64", "media_type": "image/svg+xml", "data": "A"}}],
+                           [{"type": "document"}], [{"type": "container_upload", "file_id": "f"}]])  # fmt: skip
 EVENTS = st.one_of(
     st.builds(lambda c, n: NewEvent("user.message", {"content": c, **n}), CONTENT, st.sampled_from([{}, {"name": "n"}])),
     st.builds(lambda c: NewEvent("system.message", {"content": c}), CONTENT),
@@ -240,7 +367,8 @@ EVENTS = st.one_of(
     ),
     st.builds(
         lambda t, m: NewEvent("agent.thinking", {**t, **m}),
-        st.sampled_from([{}, {"text": "t"}, {"text": "t", "signature": "s"}, {"encrypted": "e"}, {"text": ""}]),
+        st.sampled_from([{}, {"text": "t"}, {"text": "t", "signature": "s"}, {"encrypted": "e", "provider": "anthropic"},
+                         {"encrypted": "e", "provider": "openai"}, {"text": ""}]),
         st.sampled_from([{}, {"message_id": "m"}]),
     ),
     st.builds(
@@ -256,17 +384,26 @@ EVENTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
-@given(events=st.lists(EVENTS, min_size=1, max_size=14), cut=st.integers(0, 14))
-def test_whatever_is_recorded_is_valid_for_every_provider(store, events, cut):
+SUMMARIES = st.builds(lambda a, z: summary_event(min(a, z), max(a, z), "sum"), st.integers(0, 12), st.integers(0, 12))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(events=st.lists(EVENTS, min_size=1, max_size=14), more=st.lists(st.one_of(SUMMARIES, EVENTS), max_size=6))
+def test_whatever_is_recorded_is_valid_for_every_provider_and_folds_on_from_any_state(store, events, more):
     session = store.create()
     session.extend(events)
-    messages = session.state("messages", at=min(cut, len(events)))
+    messages = session.state("messages")
     check_all(messages)
     check_reducer(MESSAGES, session)
-    whole = session.state("messages")
-    fold = MESSAGES.start(messages.value)
-    for event in session.events(start=min(cut, len(events))):
+    made = events_with(session, *more)
+    states = [[]]
+    for event in made:
+        fold = MESSAGES.start(states[-1])  # a fold that knows nothing but the state
         fold.apply(event)
-    assert fold.value == whole.value
-    check_anthropic(whole.as_anthropic())
+        states.append(decode_state(encode_state(fold.value)))
+    for start in range(0, len(made), 3):
+        fold = MESSAGES.start(states[start])
+        for event in made[start:]:
+            fold.apply(event)
+        assert fold.value == states[-1]
+    check_all(everlog.Messages(states[-1], session="s", size=0, reducer=MESSAGES, notes=everlog.core.snapshot.Notes()))

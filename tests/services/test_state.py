@@ -479,6 +479,35 @@ def test_usage_counts_turns_once_by_model_and_errors_by_tool(session):
     assert usage["errors"] == 1
 
 
+def test_usage_counts_what_a_turn_said_last_wherever_its_events_stand(session):
+    for turn, tokens in (("m1", 5), ("m2", 7), ("m1", 6)):
+        session.append(
+            "agent.message", {"content": "a", "message_id": turn}, metadata={"model": "x", "usage": {"output_tokens": tokens}}
+        )  # fmt: skip
+    for outcome in ("error", "error", None):
+        session.append("model.response", {"request": session[0].id, "model": "x", "response_id": "r"}, outcome=outcome)
+    assert session.state("usage")["models"]["x"] == {"calls": 3, "errors": 0, "output_tokens": 13}
+    session.append("x.run", {}, metadata={"message_id": "run", "cost": 0.5, "calls": 5})
+    session.append("x.run", {}, metadata={"message_id": "run", "cost": 1.25, "calls": 11})
+    assert session.state("usage")["models"]["unknown"] == {"calls": 11, "errors": 0, "cost": 1.25}
+    assert session.state("usage")["total"]["calls"] == 14
+
+
+@pytest.mark.parametrize("outcome", ["error", "timeout", "denied", "cancelled"])
+def test_usage_counts_a_use_that_failed_once(session, outcome):
+    session.append("agent.tool_use", {"id": "a", "name": "t", "input": {}}, outcome=outcome)
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": "no"}, outcome=outcome)
+    session.append("agent.tool_use", {"id": "b", "name": "t", "input": {}})
+    session.append("agent.tool_result", {"tool_use_id": "b", "content": "no"}, outcome=outcome)
+    assert session.state("usage")["tools"] == {"t": {"calls": 2, "errors": 2}}
+
+
+def test_usage_counts_tools_in_messages_recorded_as_the_api_gives_them(session):
+    session.append("agent.message", {"content": [{"type": "tool_use", "id": "a", "name": "t", "input": {}}]})
+    session.append("user.message", {"content": [{"type": "tool_result", "tool_use_id": "a", "is_error": True}]})
+    assert session.state("usage")["tools"] == {"t": {"calls": 1, "errors": 1}}
+
+
 # --- checkpoints ---
 def test_a_checkpoint_records_head_and_states_and_moves_on(session):
     put(session, "/a", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from everlog.aio.engine import Engine
@@ -57,6 +58,21 @@ class AsyncPreferences:
         """See `Preferences.remove`."""
         return await self._engine.run(
             self.sync.remove, pointer, source=source, rationale=rationale, actor=actor, expected=expected
+        )
+
+    async def change(
+        self,
+        sets: Iterable[tuple[str, Any]] = (),
+        *,
+        remove: Iterable[str] = (),
+        source: Event | str | None = None,
+        rationale: str | None = None,
+        actor: str | None = None,
+        expected: int | Head | None = None,
+    ) -> list[Event]:
+        """See `Preferences.change`."""
+        return await self._engine.run(
+            self.sync.change, sets, remove=remove, source=source, rationale=rationale, actor=actor, expected=expected
         )
 
     async def changes(self, *, limit: int = 100) -> list[Event]:

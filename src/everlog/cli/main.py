@@ -82,6 +82,11 @@ class _Group(click.Group):
         except EverlogError as error:
             say_error(error)
             raise SystemExit(exit_code(error)) from error
+        except click.UsageError as error:
+            if "--json" not in sys.argv:
+                raise
+            note(compact({"error": "usage", "message": error.format_message()}))
+            raise SystemExit(error.exit_code) from None
         except BrokenPipeError:
             sys.stderr.close()  # the reader went away, as `head` does; nothing is wrong
             raise SystemExit(0) from None

@@ -6,6 +6,7 @@ marks could make text read as what it is not; both are made visible before anyth
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -14,11 +15,13 @@ from typing import Any
 import click
 import msgspec
 
+from everlog.compare import WHOLE
 from everlog.core.event import Event
 from everlog.core.position import format_micros
 
 TEXT_CHARACTERS = 160  # of one event in a listing
 PAGE_CHARACTERS = 8_000  # of each text of one event that is shown
+_UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
 _COLOURS = {"user": "green", "agent": "cyan", "system": "magenta", "session": "yellow", "checkpoint": "yellow"}
 
 
@@ -38,6 +41,16 @@ def _visible_character(character: str, *, lines: bool) -> str:
         return " "
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
+
+
+def visible_json(value: Any) -> str:
+    """Give a value as indented JSON in which what `visible` shows otherwise is escaped as JSON has it."""
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), _pretty(value))
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def shorten(text: str, characters: int = TEXT_CHARACTERS) -> str:
@@ -95,11 +108,11 @@ def gist(event: Event) -> str:
         case "agent.tool_result":
             return _text(data.get("content"))
         case "state.set":
-            return f"{data['path'] or '/'} = {_text(data['value'])}"
+            return f"{data['path'] or WHOLE} = {compact(data['value'])}"
         case "checkpoint":
             return str(data["name"])
         case "state.patch":
-            return f"{data.get('path') or '/'} ~ {_text(data.get('ops', data.get('merge')))}"
+            return f"{data.get('path') or WHOLE} ~ {compact(data.get('ops', data.get('merge')))}"
         case "session.forked" | "session.rewound" | "session.switched" | "session.merged":
             origin = data["from"]
             reason = f": {data['reason']}" if "reason" in data else ""
@@ -163,6 +176,23 @@ def progress_bar(label: str, total: int | None) -> Any:
         disable=not sys.stderr.isatty(),
     )
     progress.add_task(label, total=total)
+    return progress
+
+
+def working(label: str) -> Any:
+    """Give what shows on standard error, for as long as it lasts, that work goes on, and how long it has."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    progress.add_task(label, total=None)
     return progress
 
 

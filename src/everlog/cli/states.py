@@ -21,16 +21,17 @@ from everlog.cli.main import (
     opened,
     pairs,
 )
-from everlog.cli.output import compact, event_line, note, say, say_json, shorten, visible
+from everlog.cli.output import WHOLE, compact, event_line, note, say, say_json, shorten, visible, visible_json, working
 from everlog.cli.writing import read_json
 from everlog.compare import Difference, compare
 from everlog.core.event import Event
-from everlog.core.pointer import MISSING
+from everlog.core.pointer import MISSING, get_member, parse_pointer
 from everlog.core.position import format_address, format_micros
 from everlog.core.query import compile_query
 from everlog.core.query_text import parse
 from everlog.errors import MergeConflictError, NotFoundError
 from everlog.explain import Reason
+from everlog.preferences import preferences_session
 from everlog.reader import resolve_cut
 from everlog.reducers.registry import find_reducer, load_reducers
 from everlog.session import Branch, Session
@@ -39,7 +40,7 @@ from everlog.store import Store
 
 LINES_MAX = 200  # of a state that is printed for people
 VALUE_CHARACTERS = 200
-_STATE_KEY = re.compile(r"(?<!\S)(-?)state([./])")
+_STATE_KEY = re.compile(r'"(?:\\.|[^"\\])*"|(?<!\S)(-?)state(?=[./])')  # a quoted text, or the key outside of one
 SHAPES = {
     "anthropic": Messages.as_anthropic,
     "openai-chat": Messages.as_openai_chat,
@@ -97,26 +98,27 @@ def state(
     chosen = _chosen(reducer, modules)
     if shape is not None and chosen != "messages":
         raise click.UsageError("--as goes with -r messages")
-    with opened(ctx) as store:
+    with opened(ctx) as store, working("folding events"):
         _, line, place = locate(store, address)
         found = line.state(chosen, at="end" if place is None else place, verify=verify)
     if only_hash:
         digest = found.hash
         say_json({"reducer": found.reducer, "version": found.version, "hash": digest}) if as_json else say(digest)
         return
-    value = SHAPES[shape](found) if shape is not None and isinstance(found, Messages) else found.get(pointer, MISSING)
+    shaped = SHAPES[shape](found) if shape is not None and isinstance(found, Messages) else found.value
+    value = get_member(shaped, parse_pointer(pointer))
     if value is MISSING:
-        raise click.UsageError(f"nothing stands at {pointer!r} of this state")
+        raise click.UsageError(f"nothing stands at {pointer!r} of this state; see what does: leave out --pointer")
     if as_json:
         members = {"session": found.session, "size": found.size, "reducer": found.reducer, "version": found.version}
         missing = {"incomplete": found.incomplete, "skipped": found.skipped}
         say_json(members | {"value": value} | {name: places for name, places in missing.items() if places})
-    elif isinstance(found, Messages) and shape is None and not pointer:
+        return
+    if isinstance(found, Messages) and shape is None and not pointer:
         _say_messages(found, full=full)
     else:
-        _say_value(value, full=full)
-    if not as_json:
-        _note_state(found, verified=verify)
+        _say_value(value, full=full or shape is not None)  # a request that was cut is none
+    _note_state(found, verified=verify)
 
 
 def _note_state(found: State, *, verified: bool) -> None:
@@ -130,9 +132,10 @@ def _note_state(found: State, *, verified: bool) -> None:
 
 
 def _say_value(value: Any, *, full: bool) -> None:
-    lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().split("\n")
+    """Print a value as JSON that a terminal may be given; whole, it can be read as JSON."""
+    lines = visible_json(value).split("\n")
     for text in lines if full else lines[:LINES_MAX]:
-        say(visible(text) if full else shorten(visible(text), 2_000))
+        say(text if full else shorten(text, 2_000))
     if not full and len(lines) > LINES_MAX:
         note(f"{len(lines) - LINES_MAX} more lines: --full, or --pointer")
 
@@ -153,7 +156,8 @@ def _block_text(block: dict[str, Any]) -> str:
         case "tool_use":
             result = block.get("result")
             said = "(no result yet)" if result is None else " ".join(map(_block_text, result["content"]))
-            return f"{block['name']} {compact(block['input'])} -> {said}"
+            failed = " (failed)" if result is not None and result["is_error"] else ""
+            return f"{block['name']} {shorten(compact(block['input']), 90)} ->{failed} {said}"
         case "thinking":
             return f"(thinks) {block.get('text', '')}"
         case "text":
@@ -177,7 +181,7 @@ def diff(ctx: click.Context, a: str, b: str, reducer: str, modules: tuple[str, .
     Shows where they part, the events that each has alone, and what turns the one's state into the other's.
     """
     chosen = find_reducer(_chosen(reducer, modules))
-    with opened(ctx) as store:
+    with opened(ctx) as store, working("comparing"):
         (_, one, one_place), (_, other, other_place) = locate(store, a), locate(store, b)
         first, second = one.view(), other.view()
         found = compare(
@@ -213,7 +217,8 @@ def _say_difference(found: Difference, a: str, b: str) -> None:
             say(f"{sign} {event_line(event)}")
         if len(events) < count:
             note(f"{count - len(events)} more: -n {min(1_000, count)}")
-    say(f"{found.reducer}: {'the same' if not found.patch else f'{len(found.patch)} differences'}")
+    count = len(found.patch)
+    say(f"{found.reducer}: {'the same' if not count else '1 difference' if count == 1 else f'{count} differences'}")
     lines = found.state_lines()
     for text in lines[:LINES_MAX]:
         say(f"  {shorten(visible(text), 2 * VALUE_CHARACTERS)}")
@@ -244,7 +249,7 @@ def why(
     POINTER is a JSON Pointer, as /plan/next or /items/0.
     """
     chosen = _chosen(reducer, modules)
-    with opened(ctx) as store:
+    with opened(ctx) as store, working("looking back"):
         _, line, place = locate(store, address)
         reasons = line.why(pointer, at="end" if place is None else place, reducer=chosen, limit=limit)
     for reason in reasons:
@@ -253,14 +258,14 @@ def why(
         else:
             _say_reason(reason, pointer)
     if not reasons and not as_json:
-        note(f"no event has changed {visible(pointer) or 'the whole'}")
+        note(f"no event has changed {visible(pointer) or WHOLE}")
     if len(reasons) == limit and not as_json:
         note(f"the newest {limit}; more: -n {limit * 4}")
 
 
 def _say_reason(reason: Reason, pointer: str) -> None:
     say(event_line(reason.event))
-    say(f"        {visible(pointer) or '(the whole)'}: {_shown(reason.before)} -> {_shown(reason.after)}")
+    say(f"        {visible(pointer) or WHOLE}: {_shown(reason.before)} -> {_shown(reason.after)}")
     if reason.rationale:
         say(f"        because: {shorten(visible(reason.rationale), 2 * VALUE_CHARACTERS)}")
     if reason.event.caused_by:
@@ -308,12 +313,12 @@ def bisect(
     """
     chosen = _chosen(reducer, modules)
     text = " ".join(expression)
-    with opened(ctx) as store:
+    with opened(ctx) as store, working("looking for it"):
         _, line, place = locate(store, address)
         stop: Any = "end" if place is None else place
         found = _bisect(store, line, text, chosen, start, stop)
         if found is None:
-            note("it does not hold at the end of it" if _STATE_KEY.search(text) else "no event meets it")
+            note("it does not hold at the end of it" if _speaks_of_state(text) else "no event meets it")
         elif as_json:
             say_json(found.to_dict())
         else:
@@ -322,15 +327,27 @@ def bisect(
                 say(f"        because: {shorten(visible(found.rationale), 2 * VALUE_CHARACTERS)}")
 
 
+def _speaks_of_state(text: str) -> bool:
+    return any(match[1] is not None for match in _STATE_KEY.finditer(text))
+
+
 def _bisect(store: Store, line: Session | Branch, text: str, reducer: str, start: int, stop: Any) -> Event | None:
-    if _STATE_KEY.search(text) is None:
+    if not _speaks_of_state(text):
         return next(line.events(text, start=start, stop=stop, limit=1), None)
-    query = parse(_STATE_KEY.sub(r"\1data\2", text), now=store.storage.now())
+    asked = _STATE_KEY.sub(lambda match: match[0] if match[1] is None else f"{match[1]}data", text)
+    query = parse(asked, now=store.storage.now())
     strange = next((term.key for term in query.terms if term.key not in ("data", "text")), None)
     if strange is not None:
         raise click.UsageError(f"{strange}: speaks of events, and state.PATH of states: give one kind of them")
     meets: Any = compile_query(query)
-    return line.bisect(lambda found: meets(_StateAsEvent(found.value)), start=start, stop=stop, reducer=reducer)
+
+    def holds(found: State) -> bool:
+        return meets(_StateAsEvent(found.value))
+
+    if holds(line.state(reducer, at=start)):
+        note(f"it holds at {start} already, before any event that was looked at")
+        return None
+    return line.bisect(holds, start=start, stop=stop, reducer=reducer)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -482,28 +499,32 @@ def prefs(
     as_json: bool,
 ) -> None:
     """Show or change what is known of a subject across sessions. It is a session of its own: preferences/SUBJECT."""
+    changes = [(path, _value(text)) for path, text in pairs(sets, option="--set").items()]
+    for path in [path for path, _ in changes] + list(removes) + ([] if pointer is None else [pointer]):
+        parse_pointer(path)
     with opened(ctx, make=bool(sets)) as store:
-        if not (sets or removes):
-            from everlog.preferences import preferences_session
-
-            if not store.sessions(prefix=preferences_session(subject), limit=1):  # looking must not make it
+        if not sets:
+            try:
+                store.session(preferences_session(subject))  # looking must not make it
+            except NotFoundError:
                 raise NotFoundError(
                     f"nothing is known of {subject!r} yet; set a first preference with --set /NAME=VALUE"
-                )
-        known = store.preferences(subject)
+                ) from None
         cause = None
         if source is not None:
             _, line, place = locate(store, source)
             if place is None:
                 raise click.UsageError("--source names an event: SESSION@PLACE")
             cause = line.event(place)
-        for path, text in pairs(sets, option="--set").items():
-            known.set(path, _value(text), source=cause, rationale=rationale, actor=actor)
-        for path in removes:
-            known.remove(path, source=cause, rationale=rationale, actor=actor)
+        known = store.preferences(subject)
+        if changes or removes:
+            known.change(changes, remove=removes, source=cause, rationale=rationale, actor=actor)
         if pointer is not None:
-            for reason in known.why(pointer):
+            reasons = known.why(pointer)
+            for reason in reasons:
                 say_json(reason.to_dict()) if as_json else _say_reason(reason, pointer)
+            if not reasons:
+                note(f"no event has changed {visible(pointer) or WHOLE}")
         elif history:
             for event in known.changes():
                 say_json(event.to_dict()) if as_json else say(event_line(event))
@@ -548,7 +569,7 @@ def snapshots(
         load_reducers(module)
     if rebuild and (drop or address is None):
         raise click.UsageError("--rebuild takes one session, and not --drop")
-    with opened(ctx) as store:
+    with opened(ctx) as store, working("folding events" if rebuild else "reading"):
         session = None if address is None else locate_session(store, address)
         if drop or (rebuild and session is not None):
             if drop:

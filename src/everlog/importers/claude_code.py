@@ -262,7 +262,9 @@ def _block_event(block: Any, turn: dict[str, Any], actor: str) -> NewEvent:
             data["signature"] = block["signature"]
         return NewEvent("agent.thinking", data | turn, actor=actor)
     if kind == "redacted_thinking":
-        return NewEvent("agent.thinking", {"encrypted": block.get("data"), **turn}, actor=actor)
+        return NewEvent(
+            "agent.thinking", {"encrypted": block.get("data"), "provider": "anthropic", **turn}, actor=actor
+        )
     if kind in ("tool_use", "server_tool_use", "mcp_tool_use") and all(
         isinstance(block.get(member), str) for member in ("id", "name")
     ):

@@ -81,7 +81,7 @@ def _reasoning(item: Mapping[str, Any], actor: str | None) -> NewEvent:
     if text is not None:
         data["text"] = text
     if item.get("encrypted_content") is not None:
-        data["encrypted"] = item["encrypted_content"]
+        data["encrypted"], data["provider"] = item["encrypted_content"], "openai"
     if isinstance(item.get("id"), str):
         data["message_id"] = item["id"]
     return NewEvent("agent.thinking", data, actor=actor)

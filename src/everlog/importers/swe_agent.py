@@ -123,11 +123,16 @@ def _spent(rest: dict[str, Any]) -> dict[str, Any] | None:
         for name, source in (("input_tokens", "tokens_sent"), ("output_tokens", "tokens_received"))
         if type(stats.get(source)) is int
     }
-    if not any(usage.values()):
-        return None  # all zero: nobody counted
-    spent: dict[str, Any] = {"usage": usage}
-    if isinstance(stats.get("instance_cost"), (int, float)):
+    spent: dict[str, Any] = {}
+    if any(usage.values()):  # all zero: nobody counted
+        spent["usage"] = usage
+    if isinstance(stats.get("instance_cost"), (int, float)) and stats["instance_cost"]:
         spent["cost"] = stats["instance_cost"]
-    if type(stats.get("api_calls")) is int:
+    if type(stats.get("api_calls")) is int and stats["api_calls"]:
         spent["calls"] = stats["api_calls"]
+    if not spent:
+        return None
+    spent["message_id"] = (
+        "run"  # the totals of the whole run: those of a file that has grown stand for the earlier ones
+    )
     return spent

@@ -7,15 +7,25 @@ from typing import Any, Final
 
 import msgspec
 
-NO_RESULT: Final = "No result of this tool call was recorded; whether it took effect is not known."
+from everlog.core.event import Event
+
+NO_RESULT: Final = "No result of this tool call is on record; whether it took effect is not known."
+NOTHING_SAID: Final = "(It failed and said nothing.)"
+ORPHAN: Final = "[Result of a tool call that is not shown]"
 BEGINNING: Final = "(The conversation begins with the assistant.)"
 _TEXTS: Final = ("text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal")
+_FAILED: Final = ("error", "denied", "timeout", "cancelled")
 _NOT_NAME: Final = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 
 
 def is_use(block: dict[str, Any]) -> bool:
     """Tell whether a block is a tool use."""
     return block.get("type") == "tool_use"
+
+
+def has_failed(event: Event, data: dict[str, Any]) -> bool:
+    """Tell whether an event says that what it tells of failed."""
+    return data.get("is_error") is True or event.outcome in _FAILED
 
 
 def text_of(block: Any) -> str | None:
@@ -33,9 +43,6 @@ def shown(block: Any) -> str:
     text = text_of(block)
     if text is not None:
         return text
-    if isinstance(block, dict) and block.get("type") == "tool_result":
-        body = "\n".join(shown(part) for part in block.get("content") or [])
-        return f"[Result of a tool call that is not shown]\n{body}"
     return msgspec.json.encode(block).decode()
 
 
@@ -55,6 +62,17 @@ def picture_url(block: Any) -> str | None:
     return None
 
 
+def flat(blocks: list[Any]) -> list[Any]:
+    """Give the blocks of a user's turn; a result whose use is not there as what it says."""
+    given: list[Any] = []
+    for block in blocks:
+        if isinstance(block, dict) and block.get("type") == "tool_result":
+            given += [{"type": "text", "text": ORPHAN}, *block["content"]]
+        else:
+            given.append(block)
+    return given
+
+
 def result_of(use: dict[str, Any]) -> tuple[list[Any], bool]:
     """Give the content of a tool use's result, and whether it failed; a stand-in where none was recorded."""
     result = use.get("result")
@@ -63,17 +81,26 @@ def result_of(use: dict[str, Any]) -> tuple[list[Any], bool]:
     return list(result["content"]), bool(result["is_error"])
 
 
-def spoken(message: dict[str, Any]) -> list[Any]:
-    """Give the blocks of a turn; one that says nothing beside its tool uses says their rationales."""
+def parts_of(message: dict[str, Any]) -> list[list[Any]]:
+    """Give the blocks of an assistant's turn in the parts that its results stand between.
+
+    One part, but where a tool ran at the provider: what was said after it is another. A turn that says nothing beside its
+    tool uses says their rationales.
+    """
     blocks: list[Any] = message["content"]
-    if any((text_of(block) or "").strip() for block in blocks):
-        return blocks
-    said: list[Any] = []
+    silent = not any((text_of(block) or "").strip() for block in blocks)
+    parts: list[list[Any]] = [[]]
+    ran = False
     for block in blocks:
-        if is_use(block) and block.get("rationale"):
-            said.append({"type": "text", "text": block["rationale"]})
-        said.append(block)
-    return said
+        if is_use(block):
+            ran = ran or block.get("kind") == "server"
+            if silent and block.get("rationale"):
+                parts[-1].append({"type": "text", "text": block["rationale"]})
+        elif ran:
+            parts.append([])
+            ran = False
+        parts[-1].append(block)
+    return parts
 
 
 class Ids:
@@ -82,15 +109,18 @@ class Ids:
     def __init__(self, *, length_max: int) -> None:
         self._length_max = length_max
         self._given: set[str] = set()
+        self._numbers: dict[str, int] = {}  # how often each was wanted
 
     def give(self, wanted: str) -> str:
         """Give the id itself where it may be used, else one like it."""
         clean = _NOT_NAME.sub("_", wanted)[: self._length_max] or "call"
-        chosen, number = clean, 1
+        number = self._numbers.get(clean, 0) + 1
+        chosen = clean
         while chosen in self._given:
             number += 1
             ending = f"_{number}"
             chosen = clean[: self._length_max - len(ending)] + ending
+        self._numbers[clean] = number
         self._given.add(chosen)
         return chosen
 

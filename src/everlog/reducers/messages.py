@@ -5,22 +5,27 @@ The state is a list of messages, oldest first: {"role", "content", "start", "sto
 
 1. role is system, user, assistant or summary. content is a list of blocks; those of Anthropic's Messages API that stand in
    events are kept as they are.
-2. A tool use is a block {"type": "tool_use", "id", "name", "input", "result"?}; its result is {"content", "is_error",
-   "position", "outcome"?}. A result whose use is not in the conversation is a block {"type": "tool_result", …} of a user
-   message.
-3. A rewind leaves nothing here, since its events are not in the lineage. A summary stands for the messages that lie wholly
-   in its range, results included; they go.
-4. An erased event is a block {"type": "text", "text": "[erased]"}.
+2. A tool use is a block {"type": "tool_use", "id", "name", "input", "result"?} of an assistant's message; its result is
+   {"content", "is_error", "position", "outcome"?}. A result whose use is not in the conversation is a block {"type":
+   "tool_result", "tool_use_id", "content", "is_error"} of a user's. Both stand nowhere else.
+3. Where uses share an id, a result goes to the oldest that has none; then to the newest whose result is not the last word
+   (`unknown`, or a denial).
+4. A rewind leaves nothing here, since its events are not in the lineage. A summary stands for the messages that lie wholly
+   in its range, results included; they go, but for those with a use that still waits for its result.
+5. An erased event is a block {"type": "text", "text": "[erased]"}; an erased result is the result of the only use that waits.
+6. Whatever a fold remembers beside the state can be read off the state, so that folding on from any state is folding all.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from typing import Any, Final, cast
 
 import msgspec
 
 from everlog.core.event import Event
+from everlog.reducers.blocks import has_failed, is_use
 from everlog.reducers.registry import Reducer, add_reducer
 
 TYPES: Final = (
@@ -35,6 +40,54 @@ TYPES: Final = (
 )
 ERASED_TEXT: Final = "[erased]"
 Message = dict[str, Any]
+Place = tuple[int, int]
+
+
+class _OpenUses:
+    """Where tool uses stand that a result may still come for: by id, the places (message's start, index) oldest first.
+
+    waiting: without a result. unsure: with one that another may replace.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, deque[Place]] = {}
+        self.unsure: dict[str, deque[Place]] = {}
+
+    def note(self, block: dict[str, Any], place: Place) -> None:
+        """Note a use of the state."""
+        result = block.get("result")
+        if result is None:
+            self.waiting.setdefault(block["id"], deque()).append(place)
+        elif _is_unsure(result):
+            self.unsure.setdefault(block["id"], deque()).append(place)
+
+    def take(self, use: str) -> Place | None:
+        """Give the use that a result is for, and forget it."""
+        for places, oldest in ((self.waiting, True), (self.unsure, False)):
+            found = places.get(use)
+            if found:
+                place = found.popleft() if oldest else found.pop()
+                if not found:
+                    del places[use]
+                return place
+        return None
+
+    def only(self) -> str | None:
+        """Give the id of the use that waits, where exactly one does."""
+        if len(self.waiting) != 1:
+            return None
+        ((use, places),) = self.waiting.items()
+        return use if len(places) == 1 else None
+
+    def forget(self, starts: set[int], uses: set[str]) -> None:
+        """Forget the uses with these ids in messages that are gone."""
+        for places in (self.waiting, self.unsure):
+            for use in uses & places.keys():
+                kept = deque(place for place in places[use] if place[0] not in starts)
+                if kept:
+                    places[use] = kept
+                else:
+                    del places[use]
 
 
 class MessagesFold:
@@ -43,13 +96,14 @@ class MessagesFold:
     def __init__(self, state: Any) -> None:
         self.value: list[Message] = list(state)
         self._own: set[int] = set()  # starts of messages that are copies
-        self._open: dict[str, tuple[int, int]] = {}  # tool uses without a known result: message's start, place in it
+        self._open = _OpenUses()
+        self._answered: set[int] = set()  # starts of messages with a use that has a result
         for message in self.value:
             for place, block in enumerate(message["content"]):
-                if block.get("type") == "tool_use" and _is_open(block):
-                    self._open[block["id"]] = (message["start"], place)
-        last = self.value[-1]["content"] if self.value else []
-        self._answered = any("result" in block for block in last if block.get("type") == "tool_use")  # in the last turn
+                if is_use(block):
+                    self._open.note(block, (message["start"], place))
+                    if "result" in block:
+                        self._answered.add(message["start"])
 
     def apply(self, event: Event) -> None:
         """Take an event."""
@@ -57,7 +111,7 @@ class MessagesFold:
         match event.type:
             case "user.message" | "system.message":
                 blocks = _blocks(event, data.get("content"))
-                said = [block for block in blocks if not self._answers(event, block)]
+                said = [kept for block in blocks if (kept := self._said(event, block)) is not None]
                 if blocks and not said:
                     return  # results only, which stand beside their uses now
                 message = self._add(event, event.type.partition(".")[0], said)
@@ -67,8 +121,8 @@ class MessagesFold:
             case "agent.message":
                 self._turn(event, data, [_neutral(block) for block in _blocks(event, data.get("content"))])
             case "agent.thinking":
-                block = {"type": "thinking", **{name: data[name] for name in _THOUGHT if name in data}}
-                self._turn(event, data, [block] if event.raw is not None else _blocks(event, None))
+                thought = {"type": "thinking", **{name: data[name] for name in _THOUGHT if name in data}}
+                self._turn(event, data, [thought] if event.raw is not None else _blocks(event, None))
             case "agent.tool_use":
                 self._use(event, data)
             case "agent.tool_result":
@@ -94,23 +148,18 @@ class MessagesFold:
         last = self.value[-1] if self.value else None
         turn = data.get("message_id")
         goes_on = last is not None and last["role"] == "assistant" and last.get("id") == turn
-        if goes_on and (turn is not None or not self._answered):
-            last = self._owned(len(self.value) - 1)
-            self._opens(last["start"], len(last["content"]), blocks)
-            last["content"].extend(blocks)
-            last["stop"] = max(last["stop"], event.position + 1)
-            return
-        message = self._add(event, "assistant", blocks)
-        self._opens(message["start"], 0, blocks)
-        self._answered = False
-        if turn is not None:
-            message["id"] = turn
-
-    def _opens(self, start: int, first: int, blocks: list[Any]) -> None:
-        """Note where the tool uses of a turn stand. first: the place of the first block in its message."""
+        if last is not None and goes_on and (turn is not None or last["start"] not in self._answered):
+            message = self._owned(len(self.value) - 1)
+            first = len(message["content"])
+            message["content"].extend(blocks)
+            message["stop"] = max(message["stop"], event.position + 1)
+        else:
+            message, first = self._add(event, "assistant", blocks), 0
+            if turn is not None:
+                message["id"] = turn
         for place, block in enumerate(blocks, start=first):
-            if block.get("type") == "tool_use":
-                self._open[block["id"]] = (start, place)
+            if is_use(block):
+                self._open.note(block, (message["start"], place))
 
     def _owned(self, index: int) -> Message:
         """Give a message that may be changed."""
@@ -141,43 +190,45 @@ class MessagesFold:
         self._turn(event, data, [block])
 
     def _result(self, event: Event, data: dict[str, Any]) -> None:
-        use = data.get("tool_use_id")
-        content = _blocks(event, data.get("content", data.get("structured")))
-        failed = data.get("is_error") is True or event.outcome in ("error", "denied")
-        result: dict[str, Any] = {"content": content, "is_error": failed, "position": event.position}
+        use = data.get("tool_use_id") if event.raw is not None else self._open.only()
+        content = data.get("content")
+        blocks = _blocks(event, data.get("structured") if content in (None, "") else content)
+        failed = has_failed(event, data) or event.outcome == "unknown"
+        result: dict[str, Any] = {"content": blocks, "is_error": failed, "position": event.position}
         if event.outcome is not None:
             result["outcome"] = event.outcome
-        if not self._attach(use, result, stays_open=event.outcome == "unknown"):
-            orphan = {"type": "tool_result", "tool_use_id": use, "content": content, "is_error": failed}
-            self._add(event, "user", [orphan])
+        if not self._attach(use, result):
+            self._add(event, "user", [_orphan(use, blocks, failed=failed)])
 
-    def _answers(self, event: Event, block: dict[str, Any]) -> bool:
-        """Put a result that stands in a user's message, as Anthropic's API has it, beside its use; False for other blocks."""
-        if block.get("type") != "tool_result":
-            return False
-        content = _blocks(event, block.get("content"))
-        result = {"content": content, "is_error": block.get("is_error") is True, "position": event.position}
-        return self._attach(block.get("tool_use_id"), result, stays_open=False)
+    def _said(self, event: Event, block: dict[str, Any]) -> dict[str, Any] | None:
+        """Give a block of a user's or the system's message; None for a result, as Anthropic's API has it, of a use there is."""
+        match block.get("type"):
+            case "tool_result":
+                content, failed = _blocks(event, block.get("content")), block.get("is_error") is True
+                result = {"content": content, "is_error": failed, "position": event.position}
+                use = block.get("tool_use_id")
+                return None if self._attach(use, result) else _orphan(use, content, failed=failed)
+            case _:
+                return _plain(block)
 
     def _deny(self, event: Event, data: dict[str, Any]) -> None:
         content = [{"type": "text", "text": data.get("deny_message") or "The user denied this."}]
         result = {"content": content, "is_error": True, "position": event.position, "outcome": "denied"}
         result["provisional"] = True  # until its tool says so
-        self._attach(data.get("tool_use_id"), result, stays_open=True)
+        self._attach(data.get("tool_use_id"), result)
 
-    def _attach(self, use: Any, result: dict[str, Any], *, stays_open: bool) -> bool:
-        """Put a result beside its use. stays_open: another may still come and count instead."""
-        found = self._open.get(use) if isinstance(use, str) else None
-        if found is None:
+    def _attach(self, use: Any, result: dict[str, Any]) -> bool:
+        """Put a result beside its use; False where there is none that waits for it."""
+        place = self._open.take(use) if isinstance(use, str) else None
+        if place is None:
             return False
-        start, place = found
-        index = bisect_left(self.value, start, key=_start)
-        message = self._owned(index)
-        message["content"][place] = {**message["content"][place], "result": result}
-        self._answered = self._answered or index == len(self.value) - 1
+        start, index = place
+        message = self._owned(bisect_left(self.value, start, key=_start))
+        block = {**message["content"][index], "result": result}
+        message["content"][index] = block
         message["stop"] = max(message["stop"], result["position"] + 1)
-        if not stays_open:
-            del self._open[use]
+        self._answered.add(start)
+        self._open.note(block, place)
         return True
 
     # --- summaries ---
@@ -191,13 +242,12 @@ class MessagesFold:
         gone = [message for message in self.value[low:high] if not _stays(message, stop)]
         if not gone:
             return
-        for message in gone:
-            for block in message["content"]:
-                if block.get("type") == "tool_use":
-                    self._open.pop(block["id"], None)
+        starts = {message["start"] for message in gone}
+        self._open.forget(starts, {block["id"] for message in gone for block in message["content"] if is_use(block)})
+        self._answered -= starts
         summary: Message = {
             "role": "summary",
-            "content": _blocks(event, data.get("content")),
+            "content": [_plain(block) for block in _blocks(event, data.get("content"))],
             "start": gone[0]["start"],
             "stop": stop,
         }
@@ -205,7 +255,8 @@ class MessagesFold:
         self.value[low:high] = sorted([*kept, summary], key=_start)
 
 
-_THOUGHT: Final = ("text", "signature", "encrypted")
+_OURS: Final = ("tool_use", "tool_result", "thinking")
+_THOUGHT: Final = ("text", "signature", "encrypted", "provider")
 
 
 def _blocks(event: Event, content: Any) -> list[Any]:
@@ -231,24 +282,31 @@ def _neutral(block: dict[str, Any]) -> dict[str, Any]:
             signed = {"signature": block["signature"]} if isinstance(block.get("signature"), str) else {}
             return {"type": "thinking", "text": block["thinking"], **signed}
         case "redacted_thinking":
-            return {"type": "thinking", "encrypted": block.get("data")}
-        case "tool_use" | "tool_result" | "thinking":
-            return {"type": "text", "text": _text(block)}
+            return {"type": "thinking", "encrypted": block.get("data"), "provider": "anthropic"}
         case _:
-            return block
+            return _plain(block)
+
+
+def _plain(block: dict[str, Any]) -> dict[str, Any]:
+    """Give a block as it is, but for one that would be taken for what an agent did."""
+    return {"type": "text", "text": _text(block)} if block.get("type") in _OURS else block
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _is_open(block: dict[str, Any]) -> bool:
-    result = block.get("result")
-    return result is None or result.get("outcome") == "unknown" or "provisional" in result
+def _orphan(use: Any, content: list[Any], *, failed: bool) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": use, "content": content, "is_error": failed}
+
+
+def _is_unsure(result: dict[str, Any]) -> bool:
+    return result.get("outcome") == "unknown" or "provisional" in result
 
 
 def _stays(message: Message, stop: int) -> bool:
-    return message["stop"] > stop or message["role"] == "system"
+    waits = any(is_use(block) and "result" not in block for block in message["content"])
+    return waits or message["stop"] > stop or message["role"] == "system"
 
 
 def _start(message: Message) -> int:

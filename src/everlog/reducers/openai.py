@@ -9,7 +9,17 @@ from typing import Any
 
 import msgspec
 
-from everlog.reducers.blocks import Ids, arguments_of, is_use, picture_url, result_of, shown, spoken, tool_name
+from everlog.reducers.blocks import (
+    Ids,
+    arguments_of,
+    flat,
+    is_use,
+    parts_of,
+    picture_url,
+    result_of,
+    shown,
+    tool_name,
+)
 
 
 def as_openai_chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -18,13 +28,14 @@ def as_openai_chat(messages: list[dict[str, Any]]) -> dict[str, Any]:
     ids = Ids(length_max=40)
     for message in messages:
         if message["role"] == "assistant":
-            made += _chat_turn(message, ids)
+            for blocks in parts_of(message):
+                made += _chat_turn(blocks, ids)
         elif message["role"] == "system":
             text = _joined(message["content"])
             made += [{"role": _system_role(message), "content": text}] if text else []
         else:
             content = _parts(message["content"], "text", _chat_picture)
-            made += [{"role": "user", "content": content}] if content else []
+            made += [{"role": "user", "content": content} | _name(message)] if content else []
     return {"messages": made}
 
 
@@ -32,11 +43,15 @@ def _system_role(message: dict[str, Any]) -> str:
     return "developer" if message.get("speaker") == "developer" else "system"
 
 
-def _chat_turn(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
+def _name(message: dict[str, Any]) -> dict[str, Any]:
+    return {"name": tool_name(message["name"])} if isinstance(message.get("name"), str) else {}
+
+
+def _chat_turn(blocks: list[Any], ids: Ids) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     texts: list[Any] = []
-    for block in spoken(message):
+    for block in blocks:
         if is_use(block):
             given = ids.give(block["id"])
             function = {"name": tool_name(block["name"]), "arguments": _arguments(block)}
@@ -55,12 +70,13 @@ def _chat_turn(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
 
 
 def as_openai_responses(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give `input` for `client.responses.create`. Thoughts go along where their encrypted form was recorded."""
+    """Give `input` for `client.responses.create`. Thoughts go along where OpenAI's encrypted form of them was recorded."""
     items: list[dict[str, Any]] = []
     ids = Ids(length_max=64)
     for message in messages:
         if message["role"] == "assistant":
-            items += _response_items(message, ids)
+            for blocks in parts_of(message):
+                items += _response_items(blocks, ids)
             continue
         system = message["role"] == "system"
         text = _joined(message["content"]) if system else ""
@@ -69,13 +85,27 @@ def as_openai_responses(messages: list[dict[str, Any]]) -> dict[str, Any]:
         if content:
             role = _system_role(message) if system else "user"
             items.append({"type": "message", "role": role, "content": content})
-    return {"input": items}
+    return {"input": _without_loose_thoughts(items)}
 
 
-def _response_items(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
+def _without_loose_thoughts(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out thoughts that what they led to does not follow: the API refuses them."""
+    kept: list[dict[str, Any]] = []
+    leads = False
+    for item in reversed(items):
+        if item["type"] == "reasoning":
+            if not leads:
+                continue
+        else:
+            leads = item["type"] == "function_call" or item.get("role") == "assistant"
+        kept.append(item)
+    return kept[::-1]
+
+
+def _response_items(blocks: list[Any], ids: Ids) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for block in spoken(message):
+    for block in blocks:
         if is_use(block):
             given = ids.give(block["id"])
             items.append(
@@ -89,15 +119,13 @@ def _response_items(message: dict[str, Any], ids: Ids) -> list[dict[str, Any]]:
             content, _ = result_of(block)
             results.append({"type": "function_call_output", "call_id": given, "output": _joined(content)})
         elif block.get("type") == "thinking":
-            if isinstance(block.get("encrypted"), str):
+            if isinstance(block.get("encrypted"), str) and block.get("provider") == "openai":
                 summary = [{"type": "summary_text", "text": block["text"]}] if block.get("text") else []
                 items.append({"type": "reasoning", "summary": summary, "encrypted_content": block["encrypted"]})
         else:
             text = shown(block)
             if text.strip():
                 items.append({"type": "message", "role": "assistant", "content": text})
-    while items and items[-1]["type"] == "reasoning":
-        items.pop()  # a thought without what it led to is refused
     return items + results
 
 
@@ -113,7 +141,7 @@ def _joined(blocks: list[Any]) -> str:
 
 def _parts(blocks: list[Any], text_type: str, picture: Any) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
-    for block in blocks:
+    for block in flat(blocks):
         url = picture_url(block)
         if url is not None:
             parts.append(picture(url))

@@ -1,8 +1,9 @@
 """The reducer `usage`: calls, tokens, cost and errors by model and by tool, as they were recorded.
 
-1. Tokens come from `usage` of a `model.response`, else from `metadata.usage` (with `metadata.model`) of a turn's events.
-2. Several events of one turn share a `message_id`, and the last one's usage counts for all of them.
+1. A call is recorded by a `model.response`, or by `metadata` of the turn's own events: `usage`, `cost`, `calls`, `model`.
+2. Events of one turn share a `message_id` (or `response_id`), and the last of them counts for all; without one each counts.
 3. Cost is what was recorded (`cost`, in the currency of who recorded it); no price is guessed.
+4. A tool's use counts once, and fails at most once: by its own outcome, else by its result's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from everlog.core.event import Event
+from everlog.reducers.blocks import has_failed, is_use
 from everlog.reducers.registry import Reducer, add_reducer
 
-TYPES: Final = ("model.response", "agent.*", "x.*", "error")
+TYPES: Final = ("model.response", "agent.*", "user.message", "x.*", "error")
 TOKENS: Final = (
     "input_tokens",
     "cache_read_input_tokens",
@@ -22,6 +24,7 @@ TOKENS: Final = (
 )
 UNKNOWN: Final = "unknown"
 _OPEN_MAX: Final = 1_000  # tool uses without a result that are remembered, so that the state stays small
+_TURNS_MAX: Final = 16  # turns whose usage is remembered: events of one stand close together
 
 
 class UsageFold:
@@ -34,76 +37,86 @@ class UsageFold:
             "tools": {name: dict(row) for name, row in state["tools"].items()},
             "errors": state["errors"],
             "open": dict(state["open"]),
-            "turn": state["turn"],
+            "turns": dict(state["turns"]),
         }
 
     def apply(self, event: Event) -> None:
         """Take an event."""
         data = event.data if isinstance(event.data, dict) else {}
         metadata = event.metadata or {}
-        kind = event.type
-        if kind == "agent.tool_use":
-            self._use(event, data)
-        elif kind == "agent.tool_result":
-            self._result(event, data)
-        elif kind == "error":
-            self.value["errors"] += 1
-        if kind == "model.response":
-            spent = dict(data.get("usage") or {})
-            failed = event.outcome == "error" or data.get("is_error") is True
-            self._count(data.get("model"), data.get("response_id"), spent | _cost(metadata), failed=failed)
-        elif isinstance(metadata.get("usage"), dict):
-            spent = dict(metadata["usage"]) | _cost(metadata)
-            self._count(
-                metadata.get("model"),
-                data.get("message_id") or metadata.get("message_id"),
-                spent,
-                calls=metadata.get("calls"),
-                failed=False,
-            )
+        match event.type:
+            case "agent.tool_use":
+                self._use(data, failed=has_failed(event, data))
+            case "agent.tool_result":
+                self._result(data, failed=has_failed(event, data))
+            case "agent.message" | "user.message":
+                self._native(data.get("content"))
+            case "error":
+                self.value["errors"] += 1
+            case _:
+                pass
+        if event.type == "model.response":
+            spent = _spent(data.get("usage"), metadata) | {"errors": int(has_failed(event, data))}
+            self._count(data.get("model"), data.get("response_id"), spent)
+        elif _spent(metadata.get("usage"), metadata):
+            turn = data.get("message_id") or metadata.get("message_id")
+            self._count(metadata.get("model"), turn, _spent(metadata.get("usage"), metadata))
 
-    def _use(self, event: Event, data: dict[str, Any]) -> None:
+    def _native(self, content: Any) -> None:
+        """Take the uses and results that stand in messages as Anthropic's API has them."""
+        for block in cast("list[Any]", content) if isinstance(content, list) else []:
+            if isinstance(block, dict) and is_use(block):
+                self._use(block, failed=False)
+            elif isinstance(block, dict) and block.get("type") == "tool_result":
+                self._result(block, failed=block.get("is_error") is True)
+
+    def _use(self, data: dict[str, Any], *, failed: bool) -> None:
         name = data.get("name")
         name = name if isinstance(name, str) else UNKNOWN
         tool = self.value["tools"].setdefault(name, {"calls": 0, "errors": 0})
         tool["calls"] += 1
-        if event.outcome == "error":
-            tool["errors"] += 1
-        open_uses = self.value["open"]
-        if isinstance(data.get("id"), str):
-            open_uses[data["id"]] = name
-            while len(open_uses) > _OPEN_MAX:
-                del open_uses[next(iter(open_uses))]
+        tool["errors"] += failed
+        if isinstance(data.get("id"), str) and not failed:
+            _remember(self.value["open"], data["id"], name, _OPEN_MAX)
 
-    def _result(self, event: Event, data: dict[str, Any]) -> None:
+    def _result(self, data: dict[str, Any], *, failed: bool) -> None:
         use = data.get("tool_use_id")
         name = self.value["open"].pop(use, None) if isinstance(use, str) else None
-        if name is not None and (event.outcome == "error" or data.get("is_error") is True):
+        if name is not None and failed:
             self.value["tools"][name]["errors"] += 1
 
-    def _count(self, model: Any, turn: Any, spent: dict[str, Any], *, failed: bool, calls: Any = None) -> None:
+    def _count(self, model: Any, turn: Any, spent: dict[str, Any]) -> None:
         """Add what a call spent, after taking away what the same turn said before."""
+        spent = {"calls": 1, "errors": 0} | spent
+        turns = self.value["turns"]
+        before = turns.pop(turn, None) if isinstance(turn, str) else None
+        if before is not None:
+            self._add(before["model"], before["spent"], sign=-1)
         name = model if isinstance(model, str) and model else UNKNOWN
-        counted = {key: spent[key] for key in (*TOKENS, "cost") if _is_number(spent.get(key))}
-        last = self.value["turn"]
-        before: dict[str, Any] | None = None
-        if isinstance(turn, str) and last is not None and last["id"] == turn and last["model"] == name:
-            before = last["spent"]
-        row = self.value["models"].setdefault(name, {"calls": 0, "errors": 0})
+        self._add(name, spent, sign=1)
+        if isinstance(turn, str):
+            _remember(turns, turn, {"model": name, "spent": spent}, _TURNS_MAX)
+
+    def _add(self, model: str, spent: dict[str, Any], *, sign: int) -> None:
+        row = self.value["models"].setdefault(model, {"calls": 0, "errors": 0})
         for place in (row, self.value["total"]):
-            if before is not None:
-                for key, number in before.items():
-                    place[key] -= number
-            else:
-                place["calls"] += calls if _is_number(calls) else 1
-            for key, number in counted.items():
-                place[key] = place.get(key, 0) + number
-            place["errors"] += failed
-        self.value["turn"] = {"id": turn, "model": name, "spent": counted} if isinstance(turn, str) else None
+            for key, number in spent.items():
+                place[key] = place.get(key, 0) + sign * number
 
 
-def _cost(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {"cost": metadata["cost"]} if _is_number(metadata.get("cost")) else {}
+def _remember(places: dict[str, Any], key: str, value: Any, most: int) -> None:
+    """Keep a value as the newest, and the oldest no longer where there are more."""
+    places.pop(key, None)
+    places[key] = value
+    while len(places) > most:
+        del places[next(iter(places))]
+
+
+def _spent(usage: Any, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Give what an event says that was spent."""
+    tokens: dict[str, Any] = usage if isinstance(usage, dict) else {}
+    counted = {key: tokens[key] for key in TOKENS if _is_number(tokens.get(key))}
+    return counted | {key: metadata[key] for key in ("cost", "calls") if _is_number(metadata.get(key))}
 
 
 def _is_number(value: Any) -> bool:
@@ -123,7 +136,7 @@ USAGE: Final = add_reducer(
         _step,
         initial=cast(
             "Any",
-            {"total": {"calls": 0, "errors": 0}, "models": {}, "tools": {}, "errors": 0, "open": {}, "turn": None},
+            {"total": {"calls": 0, "errors": 0}, "models": {}, "tools": {}, "errors": 0, "open": {}, "turns": {}},
         ),
         types=TYPES,
         start_fold=UsageFold,
