@@ -2,7 +2,7 @@
 
 1. One append holds all of it: `session.merged` with both heads, copies of the chosen events, and one `state.patch`.
 2. Documents are merged of three: what both changed differently is a conflict, reported and never guessed.
-3. The third is where the two last met: an earlier merge of one into the other, else their common ancestor.
+3. The third is where the two last met (meeting.py): an earlier merge, else their common ancestor.
 """
 
 from __future__ import annotations
@@ -10,60 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from everlog.core.event import Event, NewEvent
-from everlog.core.lineage import Lineage, common_ancestor
+from everlog.core.lineage import Lineage
 from everlog.core.patch import StateConflict, diff_values, merge_three
 from everlog.core.pointer import MISSING
-from everlog.core.query import Exact, Term
+from everlog.core.position import parse_event_id
 from everlog.core.standard import is_reserved
-from everlog.errors import InvalidPlaceError, LimitError, MergeConflictError
-from everlog.reader import View
-from everlog.rebuild import Builder
-from everlog.reducers.document import DOCUMENT, TYPES, DocumentFold
-from everlog.storage import Storage
+from everlog.core.upcast import VERSION_MEMBER
+from everlog.errors import InvalidPlaceError, LimitError, MergeConflictError, PatchError
+from everlog.meeting import holds_unsure
+from everlog.reducers.document import TYPES, DocumentFold
 
 MERGED_EVENTS_MAX = 1_000
-_MERGED = (Term("type", (Exact("session.merged"),)),)
 Prefer = Literal["ours", "theirs"]
 
 
-class Meeting(msgspec.Struct, frozen=True):
-    """Where two lines last were the same. ancestor: the cut up to which they share events. base: the document there."""
-
-    ancestor: int
-    base: Any
-
-
-def where_they_met(storage: Storage, ours: View, theirs: View, cut: int) -> Meeting:
-    """Find the last common ground of two lines: the newer of the merges of one into the other, else the ancestor."""
-    ancestor = common_ancestor(ours.lineage, theirs.lineage, one_size=ours.size, other_size=cut)
-    last: Event | None = None
-    met: tuple[View, int] = (ours, ancestor)
-    for into, source, size in ((ours, theirs, ours.size), (theirs, ours, cut)):
-        event = _last_merge(storage, into, source.lineage, ancestor, size)
-        if event is not None and (last is None or event.recorded_micros > last.recorded_micros):
-            last, met = event, (source, event.data["from"]["position"])
-    view, at = met
-    return Meeting(ancestor, Builder(storage, view, DOCUMENT, taking=None).build(at).value)
-
-
-def _last_merge(storage: Storage, into: View, source: Lineage, start: int, stop: int) -> Event | None:
-    """Find the newest merge of one line into another."""
-    branches = {source.branch_id} | {segment.writer for segment in source.segments}
-    while start < stop:
-        page = storage.read(into.lineage, start, stop, terms=_MERGED, reverse=True)
-        for event in page.events:
-            origin = event.data.get("from") if isinstance(event.data, dict) else None
-            if isinstance(origin, dict) and origin.get("branch") in branches:
-                return event
-        stop = start if page.following is None else page.following
-    return None
-
-
-def check_chosen(events: Sequence[Event], ancestor: int, *, related: bool) -> None:
-    """Refuse events that cannot be brought over."""
+def check_chosen(events: Sequence[Event], ancestor: int, cut: int, *, related: bool) -> None:
+    """Refuse events that cannot be brought over. ancestor: where the lines part; cut: how much of the other is merged."""
     if len(events) > MERGED_EVENTS_MAX:
         raise LimitError(
             f"{len(events)} events are chosen where {MERGED_EVENTS_MAX} is the most; nothing was written; merge fewer"
@@ -72,6 +35,11 @@ def check_chosen(events: Sequence[Event], ancestor: int, *, related: bool) -> No
         if related and event.position < ancestor:
             raise InvalidPlaceError(
                 f"event {event.id} (position {event.position}) is in both lines already; nothing was written; leave it out"
+            )
+        if event.position >= cut:
+            raise InvalidPlaceError(
+                f"event {event.id} (position {event.position}) lies past the place that is merged ({cut}); nothing was written; "
+                "choose an earlier event, or a later at="
             )
         if is_reserved(event.type):
             raise InvalidPlaceError(
@@ -83,18 +51,27 @@ def check_chosen(events: Sequence[Event], ancestor: int, *, related: bool) -> No
 
 def copied(event: Event) -> NewEvent:
     """Give an event as a new one, with the old one as its cause and a key that keeps it from being merged twice."""
+    # Its data was read in the newest shape, which is the one that the copy says it has.
+    metadata = {name: value for name, value in (event.metadata or {}).items() if name != VERSION_MEMBER}
     return NewEvent(
         event.type,
         event.data,
         rationale=event.rationale,
         actor=event.actor,
         outcome=event.outcome,
-        metadata={**(event.metadata or {}), "merged_from": event.id},
+        metadata={**metadata, "merged_from": event.id},
         attachments={item.name: event.attachment(item.name) for item in event.attachments} or None,
         caused_by=event,
         occurred_at=event.recorded_micros if event.occurred_micros is None else event.occurred_micros,
         key=merged_key(event),
     )
+
+
+def comes_from(event: Event, lineage: Lineage, size: int) -> bool:
+    """Tell whether an event is the copy of one that stands in the first `size` of a line already."""
+    origin = (event.metadata or {}).get("merged_from")
+    place = parse_event_id(origin) if isinstance(origin, str) else None
+    return place is not None and place.position < size and lineage.owner(place.position).writer == place.writer
 
 
 def merged_key(event: Event) -> str:
@@ -113,6 +90,10 @@ def merge_documents(
     other: str,
 ) -> tuple[Any, list[StateConflict]]:
     """Merge two documents from their base; give the result and the conflicts that were decided. MergeConflictError."""
+    if prefer not in (None, "ours", "theirs"):
+        raise InvalidPlaceError(
+            f"prefer is {prefer!r:.50}, neither 'ours' nor 'theirs'; nothing was written; choose one"
+        )
     decided: list[StateConflict] = []
     unused = set(resolve)
 
@@ -124,7 +105,7 @@ def merge_documents(
             value = conflict.ours if prefer == "ours" else conflict.theirs
         else:
             raise LookupError
-        decided.append(conflict)
+        decided.append(_told(conflict))
         return value
 
     merged, conflicts = merge_three(base, ours, theirs, decide=decide)
@@ -134,7 +115,7 @@ def merge_documents(
         raise MergeConflictError(
             f"sessions {session!r} and {other!r} changed {shown}{more} differently; nothing was written; decide with resolve= "
             "(a value for each pointer) or prefer='ours' or 'theirs'",
-            conflicts=tuple(conflicts),
+            conflicts=tuple(map(_told, conflicts)),
         )
     if unused:
         raise InvalidPlaceError(
@@ -143,12 +124,27 @@ def merge_documents(
     return merged, decided
 
 
+def _told(conflict: StateConflict) -> StateConflict:
+    """Give a conflict as it is shown: a base that is not known is none."""
+    return (
+        StateConflict(conflict.pointer, MISSING, conflict.ours, conflict.theirs)
+        if holds_unsure(conflict.base)
+        else conflict
+    )
+
+
 def document_ops(ours: Any, chosen: Sequence[Event], merged: Any) -> list[dict[str, Any]]:
     """Give the patch that is left to do after the chosen events were applied to our document. PatchError."""
     fold = DocumentFold(ours)
     for event in chosen:
         if event.type in TYPES:
-            fold.apply(event)
+            try:
+                fold.apply(event)
+            except PatchError as error:
+                raise PatchError(
+                    f"event {event.id} (position {event.position} of session {event.session!r}) changes what our document does "
+                    f"not have: {error.message}; nothing was written; leave it out, since documents are merged as they are"
+                ) from None
     return diff_values(fold.value, merged)
 
 

@@ -14,6 +14,7 @@ from everlog.core.event import Event, Head, NewEvent
 from everlog.errors import InvalidPlaceError
 from everlog.explain import Reason
 from everlog.reader import PlaceLike
+from everlog.rebuild import Builder
 from everlog.reducers.document import DOCUMENT, TYPES
 from everlog.session import Session
 from everlog.state import State
@@ -100,7 +101,7 @@ class Preferences:
     def reading(self) -> NewEvent:
         """Give the event by which a session records what it read here, and at which head."""
         view = self.session.view()
-        value = self.session._builder(view, DOCUMENT).build(view.size).value
+        value = Builder(self.session.storage, view, DOCUMENT, taking=None).build(view.size).value
         head = view.branch.head()
         origin: Mapping[str, Any] = {
             "subject": self.subject,

@@ -17,6 +17,7 @@ from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
 from everlog.core.labels import check_labels, check_reason, check_title, decode_metadata, encode_metadata
+from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined
 from everlog.core.pointer import get_member, parse_pointer
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
@@ -25,19 +26,20 @@ from everlog.core.standard import is_reserved
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
 from everlog.keeper import SnapshotKeeper
+from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
     Prefer,
     check_chosen,
+    comes_from,
     conflict_members,
     copied,
     document_ops,
     merge_documents,
     merged_key,
-    where_they_met,
 )
 from everlog.reader import PlaceLike, View, base_at, resolve_cut, resolve_event
-from everlog.rebuild import SnapshotPolicy
+from everlog.rebuild import Builder, SnapshotPolicy
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
@@ -321,6 +323,8 @@ class Session(SessionWriter):
         All of it is one append, or nothing.
         """
         wanted = self._expect(expected)
+        if not isinstance(other, StateReader):
+            raise InvalidPlaceError(f"{other!r:.100} is neither a session nor a branch; nothing was written; give one")
         if other.storage is not self.storage:
             raise InvalidPlaceError("the other session is in another store; nothing was written; copy it here first")
         if reason is not None:
@@ -370,28 +374,33 @@ class Session(SessionWriter):
             raise InvalidPlaceError(
                 "a line cannot be merged into itself; nothing was written; name another branch or session"
             )
-        meeting = where_they_met(self.storage, view, theirs, cut)
+        ancestor = common_ancestor(view.lineage, theirs.lineage, one_size=view.size, other_size=cut)
         related = view.lineage.segments[0].branch == theirs.lineage.segments[0].branch
         if isinstance(events, str):
-            found = other.events(events, start=meeting.ancestor, stop=cut, limit=MERGED_EVENTS_MAX + 1)
+            found = other.events(events, start=ancestor, stop=cut, limit=MERGED_EVENTS_MAX + 1)
             chosen = [event for event in found if not is_reserved(event.type) and event.raw is not None]
         else:
             places = sorted({resolve_event(self.storage, theirs, place) for place in events})
             chosen = [other.event(place) for place in places]
-        check_chosen(chosen, meeting.ancestor, related=related)
-        chosen = [event for event in chosen if self.find(merged_key(event)) is None]
+        check_chosen(chosen, ancestor, cut, related=related)
+        chosen = [
+            event
+            for event in chosen
+            if not comes_from(event, view.lineage, view.size) and self.find(merged_key(event)) is None
+        ]
         data: dict[str, Any] = {
             "from": self._origin(theirs, base_at(self.storage, theirs, cut)),
             "into": self._origin(view, base_at(self.storage, view, view.size)),
-            "ancestor": meeting.ancestor,
+            "ancestor": ancestor,
+            "document": document,
             "events": [{"id": event.id, "hash": event.hash} for event in chosen],
         }
         ops: list[dict[str, Any]] = []
         if document:
             ours = self._built_here(view, DOCUMENT)[0].value
-            built = other._builder(theirs, DOCUMENT).build(cut)
+            built = Builder(self.storage, theirs, DOCUMENT, taking=None).build(cut)  # a writer waits for no snapshot
             merged, decided = merge_documents(
-                meeting.base,
+                common_document(self.storage, view, theirs, cut),
                 ours,
                 built.value,
                 prefer=prefer,
@@ -406,10 +415,11 @@ class Session(SessionWriter):
                 )
         if reason is not None:
             data["reason"] = reason
-        first = self._prepare([NewEvent("session.merged", data, rationale=reason, actor=actor)], own_verb=True)
         rest = [copied(event) for event in chosen]
         if ops:
             rest.append(NewEvent("state.patch", {"ops": ops}, rationale=reason, actor=actor))
+        data["appended"] = len(rest)  # a cut among them has only a part of the merge
+        first = self._prepare([NewEvent("session.merged", data, rationale=reason, actor=actor)], own_verb=True)
         return first + self._prepare(rest)
 
     def update(

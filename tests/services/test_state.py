@@ -741,6 +741,148 @@ def test_merging_disjoint_changes_gives_the_same_in_both_orders(store, base, min
     assert same(results[0], base | mine | yours)
 
 
+def test_a_merge_of_what_a_fork_of_the_fork_shares_hides_nothing_of_its_own(store, session):
+    put(session, "/base", 0)
+    fork = session.fork()
+    put(fork, "/f", 0)
+    other = fork.fork()
+    for number in range(6):
+        put(fork, f"/f{number}", number)
+        put(other, f"/g{number}", number)
+    put(other, "/x", "theirs")
+    put(session, "/x", "ours")
+    session.merge(fork)
+    with pytest.raises(MergeConflictError, match="/x"):
+        session.merge(other)
+    session.merge(other, prefer="ours")
+    assert set(session.state()) == {"base", "f", "x"} | {f"{line}{number}" for line in "fg" for number in range(6)}
+
+
+def test_what_a_line_did_after_it_was_rewound_comes_too(store, session):
+    put(session, "/base", 0)
+    fork = session.fork()
+    for number in range(5):
+        put(fork, f"/old{number}", number)
+    session.merge(fork)
+    fork.rewind(3)
+    put(fork, "/new", 1)
+    session.merge(fork)
+    assert session.state()["new"] == 1
+    assert session.state()["old4"] == 4  # it was brought before, and nobody took it away
+
+
+def test_an_older_place_of_what_was_merged_takes_nothing_back(store, session):
+    put(session, "/base", 0)
+    fork = session.fork()
+    for number in range(5):
+        put(fork, f"/f{number}", number)
+    session.merge(fork)
+    value = session.state().value
+    session.merge(fork, at=3)
+    assert session.state().value == value
+    with pytest.raises(InvalidPlaceError, match="past the place"):
+        session.merge(fork, at=3, events=[4])
+
+
+def test_a_merge_without_the_document_leaves_it_to_be_merged(store, session):
+    put(session, "/base", 0)
+    fork = session.fork()
+    note = put(fork, "/x", 1)
+    session.merge(fork, events=[note], document=False)
+    assert session.state()["x"] == 1
+    put(fork, "/y", 2)
+    session.merge(fork, document=False)
+    assert "y" not in session.state().value
+    session.merge(fork)
+    assert session.state().value == {"base": 0, "x": 1, "y": 2}
+
+
+def test_lines_that_merged_each_others_past_keep_what_each_did_since(store, session):
+    fork = session.fork()
+    put(session, "/x", 1)
+    before = session.size()
+    put(fork, "/y", 1)
+    session.merge(fork)
+    fork.merge(session, at=before)
+    session.append("state.patch", {"ops": [{"op": "remove", "path": "/y"}]})
+    session.merge(fork)
+    assert session.state().value == {"x": 1}
+
+
+def test_where_the_past_is_not_known_it_is_a_conflict(store, session):
+    fork = session.fork()
+    put(session, "/x", "a")
+    put(fork, "/x", "b")
+    at_s, at_f = session.size(), fork.size()
+    session.merge(fork, at=at_f, prefer="ours")
+    fork.merge(session, at=at_s, prefer="ours")
+    with pytest.raises(MergeConflictError) as caught:
+        session.merge(fork)
+    (conflict,) = caught.value.conflicts
+    assert (conflict.pointer, conflict.base, conflict.ours, conflict.theirs) == ("/x", MISSING, "a", "b")
+
+
+LINES = st.integers(0, 3)
+MOVES = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), LINES),
+        st.tuples(st.just("take"), LINES, st.integers(0, 30)),
+        st.tuples(st.just("merge"), LINES, LINES, st.one_of(st.none(), st.integers(0, 30))),
+        st.tuples(st.just("fork"), LINES, LINES, st.integers(0, 30)),
+        st.tuples(st.just("rewind"), LINES, st.integers(0, 30)),
+    ),
+    min_size=4,
+    max_size=24,
+)
+
+
+@ANY
+@given(moves=MOVES)
+def test_merges_bring_whatever_the_other_line_knows_and_undo_nothing(store, moves):
+    """Beside a model in which a line is the set of changes that it knows: members are put once, by one line, and taken once."""
+    root = store.create()
+    lines = [root, *(root.fork() for _ in range(3))]
+    known = [[frozenset()] * (line.size() + 1) for line in lines]  # by cut
+    puts = 0
+    for move, number, *rest in moves:
+        line, history = lines[number], known[number]
+        have = {key for sign, key in history[-1] if sign == "+"} - {key for sign, key in history[-1] if sign == "-"}
+        if move == "put":
+            put(line, f"/k{puts}", puts)
+            history.append(history[-1] | {("+", f"k{puts}")})
+            puts += 1
+        elif move == "take" and have:
+            key = sorted(have)[rest[0] % len(have)]
+            line.append("state.patch", {"ops": [{"op": "remove", "path": f"/{key}"}]})
+            history.append(history[-1] | {("-", key)})
+        elif move == "merge" and rest[0] != number:
+            other = lines[rest[0]]
+            cut = other.size() if rest[1] is None else min(rest[1], other.size())
+            before = line.size()
+            line.merge(other, at=cut)
+            history.extend([history[-1]] * (line.size() - before - 1))  # a cut within it has no patch yet
+            history.append(history[-1] | known[rest[0]][cut])
+        elif move == "fork":
+            cut = min(rest[1], line.size())
+            lines[rest[0]] = line.fork(cut)
+            known[rest[0]] = [*history[: cut + 1], history[cut]]
+        elif move == "rewind":
+            cut = min(rest[0], line.size())
+            line.rewind(cut)
+            known[number] = [*history[: cut + 1], history[cut]]
+        changes = known[number][-1]
+        gone = {key for sign, key in changes if sign == "-"}
+        assert set(lines[number].state().value) == {key for sign, key in changes if sign == "+"} - gone
+
+
+def test_an_event_that_comes_back_as_a_copy_is_left_where_it_was(store, session):
+    fork = session.fork()
+    said = session.append("user.message", {"content": "mine"})
+    fork.merge(session, events=[said])
+    session.merge(fork, events="type:user.message")
+    assert session.count(types="user.message") == 1
+
+
 def test_what_cannot_be_merged_is_refused(store, session):
     put(session, "/a", 1)
     mark = session.checkpoint("m")
@@ -753,6 +895,14 @@ def test_what_cannot_be_merged_is_refused(store, session):
         session.merge(session)
     with pytest.raises(NotFoundError):
         session.merge(fork, events=[99])
+    with pytest.raises(InvalidPlaceError, match="neither 'ours' nor 'theirs'"):
+        session.merge(fork, prefer="our")
+    with pytest.raises(InvalidPlaceError, match="neither a session"):
+        session.merge(5)
+    failing = fork.append("state.patch", {"ops": [{"op": "test", "path": "/a", "value": 9}]})
+    with pytest.raises(PatchError, match="nothing was written") as caught:
+        session.merge(fork, events=[failing])
+    assert failing.id in str(caught.value)
     fork.append("note", {"content": "x"})
     fork.erase([-1], reason="r")
     with pytest.raises(InvalidPlaceError, match="gone"):
