@@ -122,11 +122,13 @@ class _History:
         if event.position + data.get("appended", 0) >= size:
             return None
         origin = data.get("from")
-        branch_id, size = (origin.get("branch"), origin.get("position")) if isinstance(origin, dict) else (None, None)
+        branch_id, position = (
+            (origin.get("branch"), origin.get("position")) if isinstance(origin, dict) else (None, None)
+        )
         branch = self._storage.branch_by_id(branch_id) if isinstance(branch_id, str) else None
-        if branch is None or not isinstance(size, int) or not 0 <= size <= branch.size:
+        if branch is None or not isinstance(position, int) or not 0 <= position <= branch.size:
             return None
-        return _Cut(View(branch, self._storage.lineage(branch.key, "")), size)
+        return _Cut(View(branch, self._storage.lineage(branch.key, "")), position)
 
     def _includes(self, cut: _Cut, other: _Cut) -> bool:
         """Tell whether a cut knows all of another."""

@@ -107,14 +107,16 @@ class Reducer:
     def fingerprint(self) -> bytes:
         """Give 16 bytes that change with name, version, start, source and helpers, upcasters included."""
         upcasters = tuple(
-            UPCASTERS[event_type][version]
+            (event_type, version, UPCASTERS[event_type][version])
             for event_type in sorted(UPCASTERS)
             if self.looks_at(event_type)
             for version in sorted(UPCASTERS[event_type])
         )
         if self._fingerprint is None or self._fingerprint[0] != upcasters:
             declared = [self.name, str(self.version), self._initial.decode(), repr(self.types)]
-            self._fingerprint = (upcasters, fingerprint_code(declared, [*self._own, *upcasters]))
+            declared += [f"{event_type} {version}" for event_type, version, _ in upcasters]
+            functions = [*self._own, *(function for _, _, function in upcasters)]
+            self._fingerprint = (upcasters, fingerprint_code(declared, functions))
         return self._fingerprint[1]
 
 
