@@ -20,7 +20,7 @@ from everlog.core.patch import diff_values
 from everlog.core.pointer import MISSING, get_member, parse_pointer
 from everlog.errors import LimitError
 from everlog.reader import View
-from everlog.rebuild import Builder, SnapshotPolicy
+from everlog.rebuild import Builder, SnapshotPolicy, own_state
 from everlog.reducers.registry import Reducer, encoded_state
 from everlog.storage import Storage
 
@@ -179,7 +179,7 @@ def _states(
     base = Builder(storage, one, reducer, taking=taking).build(ancestor)
     values: list[Any] = []
     for view, cut in ((one, one_cut), (other, other_cut)):
-        built = Builder(storage, view, reducer, taking=None).build(cut, start=base)
+        built = Builder(storage, view, reducer, taking=None).build(cut, start=own_state(reducer, base))
         encoded_state(reducer, built.value, session=view.lineage.session, size=cut)  # refuses what is no JSON
         values.append(built.value)
     return values[0], values[1]
@@ -253,11 +253,14 @@ def align(a: list[bytes], b: list[bytes]) -> list[tuple[int, int]]:
 
 
 def _anchors(a: list[bytes], b: list[bytes], a_low: int, a_high: int, b_low: int, b_high: int) -> list[tuple[int, int]]:
-    """Give the longest rising run of keys that stand once in each of two stretches."""
+    """Give the longest rising run of keys that stand once in each of two stretches, or that stand as often before."""
     if a_low >= a_high or b_low >= b_high:
         return []
     once_a, once_b = _once(a, a_low, a_high), _once(b, b_low, b_high)
     shared = [(i, once_b[key]) for key, i in once_a.items() if key in once_b]
+    if not shared:  # loops only: the first of each in one is taken for the first in the other, and so on
+        numbered_b = {name: j for j, name in _numbered(b, b_low, b_high)}
+        shared = [(i, numbered_b[name]) for i, name in _numbered(a, a_low, a_high) if name in numbered_b]
     tails: list[int] = []
     ends: list[int] = []  # index into `shared` of the best run of each length
     before: list[int] = [-1] * len(shared)
@@ -275,6 +278,15 @@ def _anchors(a: list[bytes], b: list[bytes], a_low: int, a_high: int, b_low: int
         run.append(shared[index])
         index = before[index]
     return run[::-1]
+
+
+def _numbered(keys: list[bytes], low: int, high: int) -> Iterator[tuple[int, tuple[bytes, int]]]:
+    """Give places with the key there and how often it stood before."""
+    counts: dict[bytes, int] = {}
+    for place in range(low, high):
+        number = counts.get(keys[place], 0)
+        counts[keys[place]] = number + 1
+        yield place, (keys[place], number)
 
 
 def _once(keys: list[bytes], low: int, high: int) -> dict[bytes, int]:

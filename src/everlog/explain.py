@@ -2,7 +2,8 @@
 
 1. `why` looks at states, not at what events claim: an event counts where the member is another after it than before. So it
    holds for every reducer, and for members that moved.
-2. It goes back from snapshot to snapshot, and folds what lies between once: a whole history costs one fold of it.
+2. It goes back from snapshot to snapshot, and where they are far apart by stretches that grow: to look at the member after
+   every event costs its size each time, and the last changes are found in the last stretch.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from everlog.core.pointer import MISSING, get_member, parse_pointer
 from everlog.core.snapshot import Notes
 from everlog.errors import ReducerError
 from everlog.reader import View
-from everlog.rebuild import Builder, Built, nearest_snapshot, take_event, type_terms
+from everlog.rebuild import Builder, Built, nearest_snapshot, own_state, take_event, type_terms
 from everlog.reducers.registry import Reducer
 from everlog.storage import Storage
 
+_STRETCH_EVENTS = 64  # of the last stretch; each before it is four times as long
 WHY_MAX = 1_000  # reasons that one call gives
 
 
@@ -61,11 +63,17 @@ def _stretches(storage: Storage, view: View, reducer: Reducer, cut: int) -> Iter
     """Give what lies between snapshots, the last first: the state that it starts from, and where it stops."""
     while cut > 0:
         kept = nearest_snapshot(storage, view.lineage, cut - 1, reducer)
-        if kept is None:
-            yield Built(0, reducer.initial(), Notes()), cut
-            return
-        yield Built(kept.size, decode_state(kept.plain), kept.notes), cut
-        cut = kept.size
+        start = Built(0, reducer.initial(), Notes())
+        if kept is not None:
+            start = Built(kept.size, decode_state(kept.plain), kept.notes)
+        length = _STRETCH_EVENTS
+        while cut - start.size > length:
+            builder = Builder(storage, view, reducer, taking=None)
+            yield builder.fold(own_state(reducer, start), cut - length), cut
+            cut -= length
+            length *= 4
+        yield start, cut
+        cut = start.size
 
 
 def _changes(

@@ -25,6 +25,9 @@ class SnapshotKeeper:
         self._storage = storage
         self.policy = policy
         self._grown: dict[str, int] = {}
+        self._needed: dict[
+            str, int
+        ] = {}  # growth after which a session is folded on, where it is more than `policy.events`
         self._waiting: dict[str, None] = {}  # in order
         self._changed = Condition()
         self._thread: Thread | None = None
@@ -36,9 +39,10 @@ class SnapshotKeeper:
         if not self.policy.automatic:
             return
         grown = self._grown.get(session_id, 0) + events
-        if grown < self.policy.events:
+        if grown < self._needed.get(session_id, self.policy.events):
             if len(self._grown) >= _COUNTED_MAX:
                 self._grown.clear()
+                self._needed.clear()
             self._grown[session_id] = grown
             return
         self._grown[session_id] = 0
@@ -79,15 +83,22 @@ class SnapshotKeeper:
                 session_id = next(iter(self._waiting))
                 del self._waiting[session_id]
                 self._working = True
-            for name in self.policy.reducers:
-                if not self._stopped:
-                    self._take(session_id, name)
+            folded = [self._take(session_id, name) for name in self.policy.reducers if not self._stopped]
+            self._needed[session_id] = max([self.policy.events, *folded])
 
-    def _take(self, session_id: str, name: str) -> None:
-        """Fold what is new of a session; the fold takes the snapshots."""
+    def _take(self, session_id: str, name: str) -> int:
+        """Fold what is new of a session; the fold takes the snapshots. Give how many events the next fold begins with.
+
+        Where no snapshot was worth its bytes, that is all of them: the session is folded again when it has doubled, so that
+        a session costs a few folds of itself, however it grows.
+        """
         try:
             branch = self._storage.current_branch(session_id)
             view = View(branch, self._storage.lineage(branch.key, ""))
-            Builder(self._storage, view, find_reducer(name), taking=self.policy).build(branch.size)
+            builder = Builder(self._storage, view, find_reducer(name), taking=self.policy)
+            builder.build(branch.size)
+            return branch.size - builder.snapshot_size
         except EverlogError:
-            return  # a reducer that raises, a store that is busy or closed: whoever asks for the state is told
+            return 0  # a reducer that raises, a store that is busy or closed: whoever asks for the state is told
+        except Exception:  # noqa: BLE001  # one session's fault must not end the snapshots of all others
+            return 0

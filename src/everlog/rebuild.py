@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from everlog.core.canonical import decode_state
+from everlog.core.canonical import decode_state, encode_state
 from everlog.core.event import Event
 from everlog.core.limits import PAGE_EVENTS_MAX, STATE_BYTES_MAX
 from everlog.core.lineage import Lineage
@@ -59,8 +59,13 @@ class Builder:
         self.lineage: Lineage = view.lineage
         self.reducer = reducer
         self._erasures = storage.erasures()  # before anything is read
-        self._taking = None if taking is None else _Taking(self, taking, view)
+        self._taking = None if taking is None else _Taking(self, taking)
         self._notes = Notes()
+
+    @property
+    def snapshot_size(self) -> int:
+        """The cut of the last snapshot that a build began with or took; 0 for none."""
+        return 0 if self._taking is None else self._taking.last_size
 
     def build(self, cut: int, *, start: Built | None = None) -> Built:
         """Give the state at a cut, from the nearest of `start` (at or below it), the snapshots, and nothing."""
@@ -100,13 +105,12 @@ class Builder:
 class _Taking:
     """Decides which snapshots to take along a fold, and writes them some at a time."""
 
-    def __init__(self, builder: Builder, policy: SnapshotPolicy, view: View) -> None:
+    def __init__(self, builder: Builder, policy: SnapshotPolicy) -> None:
         self._builder = builder
         self._policy = policy
-        self._session_row = view.branch.session
         self.page_events = max(1, min(PAGE_EVENTS_MAX, policy.events))
         self._last: Kept | None = None
-        self._last_size = 0
+        self.last_size = 0
         self._bytes = 0
         self._plain = 0  # bytes of the state that was encoded last
         self._expected: dict[bool, int] = {False: 0, True: 0}  # bytes of the next delta, of the next keyframe
@@ -115,11 +119,11 @@ class _Taking:
 
     def begin(self, kept: Kept) -> None:
         """Go on from a snapshot that is there already."""
-        self._last, self._last_size, self._plain = kept, kept.size, len(kept.plain)
+        self._last, self.last_size, self._plain, self._bytes = kept, kept.size, len(kept.plain), 0
 
     def passed(self, fold: Fold, size: int, bytes_read: int, notes: Notes) -> None:
         """Note that the fold has come to a cut; take a snapshot there where it is due."""
-        events = size - self._last_size
+        events = size - self.last_size
         self._bytes += bytes_read
         log = self._bytes + events * ROW_BYTES
         spared = log * self._policy.share
@@ -151,7 +155,7 @@ class _Taking:
         if made.stored <= spared:
             self._waiting.append(made)
             self._last = Kept(size, plain, notes, made)
-            self._last_size, self._bytes = size, 0
+            self.last_size, self._bytes = size, 0
             if len(self._waiting) >= _PUT_COUNT or sum(item.stored for item in self._waiting) >= _PUT_BYTES:
                 self.finish()
 
@@ -166,6 +170,11 @@ class _Taking:
             storage.write(PutSnapshots(session.id, snapshots, self._builder._erasures))
         except EverlogError:
             self._off = True
+
+
+def own_state(reducer: Reducer, built: Built) -> Built:
+    """Give a state to fold on from; a user's reducer gets a copy, since it might change what it is given."""
+    return built if reducer.builtin else Built(built.size, decode_state(encode_state(built.value)), built.notes)
 
 
 def take_event(reducer: Reducer, fold: Fold, event: Event, notes: Notes) -> Notes:

@@ -44,7 +44,7 @@ from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
 from everlog.storage import Append, Base, BranchRow, Create, Erase, Family, Rewind, SessionRow, Storage, Switch, Update
-from everlog.writer import STATE_TRIES, SessionWriter, Settings, busy_with_others
+from everlog.writer import SessionWriter, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
     from everlog.audit import Report
@@ -271,7 +271,7 @@ class Session(SessionWriter):
         """
         check_checkpoint_name(name)
         wanted = self._expect(expected)
-        for _ in range(STATE_TRIES):
+        for _ in tries():
             view = self.view()
             hashes = self._hashes_at(view, ("document",) if states is None else states, lenient=states is None)
             head = view.branch.head()
@@ -329,7 +329,7 @@ class Session(SessionWriter):
             raise InvalidPlaceError("the other session is in another store; nothing was written; copy it here first")
         if reason is not None:
             check_reason(reason)
-        for _ in range(STATE_TRIES):
+        for _ in tries():
             view = self.view()
             made = self._merge_events(
                 view,

@@ -17,6 +17,7 @@ from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.patch import same
 from everlog.core.pointer import MISSING, get_member, parse_pointer
 from everlog.core.snapshot import Notes
+from everlog.core.upcast import is_upcast
 from everlog.errors import InvalidPlaceError, LimitError, StateMismatchError
 from everlog.explain import WHY_MAX, Reason, bisect, why
 from everlog.reader import BranchReader, PlaceLike, View, resolve_cut
@@ -212,23 +213,23 @@ class StateReader(BranchReader):
 def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Built:
     """Fold from the first event to a cut; compare with every snapshot on the way and every hash that was recorded.
 
-    Past an erased event the state is incomplete, and hashes recorded with it can no longer be compared. Reads events of every type, since any may have recorded a hash. Raises StateMismatchError at the first difference.
+    Past an erased event, and past one whose data an upcaster gives another shape, recorded hashes can no longer be compared:
+    they were made before. Reads events of every type, since any may have recorded one.
+    Raises StateMismatchError at the first difference.
     """
     snapshots = _snapshot_sizes(storage, view, reducer, cut)
     fold, notes = reducer.start(reducer.initial()), Notes()
-    start = 0
+    start, comparable = 0, True
     while start < cut:
         stop = min(cut, start + PAGE_EVENTS_MAX, *snapshots[-1:])
         page = storage.read(view.lineage, start, stop)
         for event in page.events:
-            comparable = (
-                not notes.incomplete_count
-            )  # an event that was erased is missing from the state, not from its hash
             if comparable and event.type == "checkpoint":
                 _check_recorded(reducer, fold.value, event, _of_checkpoint(event, reducer))
             if reducer.looks_at(event.type):
                 notes = take_event(reducer, fold, event, notes)
-            if comparable and not notes.incomplete_count:
+                comparable = comparable and not notes.incomplete_count and not is_upcast(event)
+            if comparable:
                 _check_recorded(reducer, fold.value, event, event.state_hash)
         start = stop if page.following is None else page.following
         if snapshots and snapshots[-1] == start:

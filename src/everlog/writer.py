@@ -8,15 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 import msgspec
 
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
-from everlog.core.canonical import decode_state, encode_state, hash_state
+from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
 from everlog.core.event import (
     Event,
@@ -45,12 +48,12 @@ from everlog.errors import (
 )
 from everlog.keeper import SnapshotKeeper
 from everlog.reader import View
-from everlog.rebuild import Builder, Built, SnapshotPolicy, reducer_failed
+from everlog.rebuild import Builder, Built, SnapshotPolicy, own_state
 from everlog.reducers.registry import Reducer, find_reducer
 from everlog.state import ReducerLike, StateReader
 from everlog.storage import Append, BranchRow, Receipt, Request, Rewind, SessionRow, Storage, Switch, Update
 
-STATE_TRIES = 50  # of an append that records a state while others append
+STATES_KEPT = 4  # of different reducers, which a handle remembers for its next append
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -246,7 +249,7 @@ class SessionWriter(StateReader):
         batch = plain.batch
         last = batch.events[-1]
         body_bytes_max = self._settings.body_bytes_max
-        for _ in range(STATE_TRIES):
+        for _ in tries():
             view = self.view()
             recorded = self._recorded_state(batch, chosen)
             built, erasures = None, 0
@@ -269,7 +272,7 @@ class SessionWriter(StateReader):
                     raise
                 continue  # another writer recorded the same append meanwhile
             if built is not None:
-                self._folded = {chosen.fingerprint(): (receipt.branch_id, erasures, built)}
+                self._keep_built(chosen, (receipt.branch_id, erasures, built))
             return list(receipt.events)
         raise busy_with_others(self.id)
 
@@ -319,9 +322,17 @@ class SessionWriter(StateReader):
         if kept is not None and kept[0] == view.branch.id and kept[1] == erasures and kept[2].size <= view.size:
             start = kept[2]
         if start is None or start.size < view.size:
-            start = Builder(self.storage, view, reducer, taking=None).build(view.size, start=_own(reducer, start))
-        self._folded = {fingerprint: (view.branch.id, erasures, start)}
+            builder = Builder(self.storage, view, reducer, taking=None)
+            start = builder.build(view.size, start=None if start is None else own_state(reducer, start))
+        self._keep_built(reducer, (view.branch.id, erasures, start))
         return start, erasures
+
+    def _keep_built(self, reducer: Reducer, kept: tuple[str, int, Built]) -> None:
+        """Remember a state as the newest of a few."""
+        others = {key: value for key, value in self._folded.items() if key != reducer.fingerprint()}
+        while len(others) >= STATES_KEPT:
+            del others[next(iter(others))]
+        self._folded = others | {reducer.fingerprint(): kept}
 
     def saw(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
@@ -377,28 +388,30 @@ class SessionWriter(StateReader):
         )
 
 
+def tries() -> Iterator[int]:
+    """Count tries of a write that is computed at a head, until LOCK_SECONDS_MAX have passed; wait a little between them."""
+    deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
+    for number in count():
+        if number > 2:
+            time.sleep(random.random() * 0.001 * 2 ** min(number, 6))  # noqa: S311  # so that who collided do not again
+        if number and time.monotonic() > deadline:
+            return
+        yield number
+
+
 def busy_with_others(session: str) -> BusyError:
     """Say that a state could not be recorded beside other writers."""
     return BusyError(
-        f"others append to session {session!r} faster than the state there could be computed ({STATE_TRIES} tries); nothing "
-        "was written; try again, or append without a state"
+        f"for {limits.LOCK_SECONDS_MAX:g} seconds others appended to session {session!r} faster than the state there could be "
+        "computed; nothing was written; try again, or append without a state"
     )
-
-
-def _own(reducer: Reducer, built: Built | None) -> Built | None:
-    """Give a state to fold on; a user's reducer gets a copy, since it might change what it is given."""
-    if built is None or reducer.builtin:
-        return built
-    return Built(built.size, decode_state(encode_state(built.value)), built.notes)
 
 
 def _fold_prepared(
     view: View, events: Sequence[PreparedEvent], reducer: Reducer, before: Built, *, recorded: int, leaf: bytes
 ) -> Any:
     """Give the state after events that are not recorded yet, as if they were recorded at the end of a view."""
-    started = _own(reducer, before)
-    assert started is not None, "a state was given"
-    fold = reducer.start(started.value)
+    fold = reducer.start(own_state(reducer, before).value)
     for index, prepared in enumerate(events):
         event = Event(
             view.lineage.session,
@@ -429,5 +442,9 @@ def _fold_prepared(
         except EverlogError:
             raise
         except Exception as error:
-            raise reducer_failed(reducer, event, error) from error
+            raise ReducerError(
+                f"reducer {reducer.name!r} version {reducer.version} raised {type(error).__name__}: {error} on the event of type "
+                f"{event.type} that was to be appended to session {view.lineage.session!r}; nothing was written; correct the "
+                "reducer, or append without state="
+            ) from error
     return fold.value

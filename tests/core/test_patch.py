@@ -242,3 +242,22 @@ def test_true_is_not_one_and_the_order_of_members_says_nothing():
     assert not same([True], [1])
     assert same({"a": 1, "b": 2.0}, {"b": 2, "a": 1.0})
     assert diff_values({"a": 1}, {"a": True}) == [{"op": "replace", "path": "/a", "value": True}]
+
+
+@pytest.mark.parametrize("kind", ["replace", "add", "set", "merge"])
+def test_nothing_makes_a_value_deeper_than_can_be_loaded(kind):
+    nested = 1
+    for _ in range(55):
+        nested = {"a": nested}
+    draft = Draft({"a": 1})
+    depth = 0
+    with pytest.raises(PatchError, match="deeper than"):
+        for depth in range(1, 400, 50):
+            pointer = "/a" * depth
+            if kind == "set":
+                draft.set(pointer, nested)
+            elif kind == "merge":
+                draft.merge(nested, pointer)
+            else:
+                draft.patch([{"op": kind, "path": pointer, "value": nested}])
+    assert len(str(draft.value)) < 2_000

@@ -25,6 +25,7 @@ from everlog.errors import (
     ReducerError,
     StateMismatchError,
 )
+from everlog.keeper import SnapshotKeeper
 from everlog.reducers.registry import find_reducer
 from everlog.storage import DropSnapshots, PutSnapshots
 from everlog.testing import check_reducer
@@ -667,6 +668,54 @@ def test_bisect_finds_where_a_bug_came_in_and_names_a_predicate_that_raises(sess
         session.bisect(lambda state: state["nothing"])
 
 
+def test_why_finds_the_last_changes_of_a_long_conversation_without_snapshots(store, session):
+    session.extend([NewEvent("user.message", {"content": str(number)}) for number in range(900)])
+    reasons = session.why("", reducer="messages", limit=3)
+    assert [(reason.event.position, len(reason.before), len(reason.after)) for reason in reasons] == [
+        (899, 899, 900), (898, 898, 899), (897, 897, 898),
+    ]  # fmt: skip
+    put(session, "/a", 1)
+    session.extend([NewEvent("note", {"content": "x"})] * 600)
+    assert [reason.event.position for reason in session.why("/a")] == [900]
+    assert session.why("/0/content/0/text", reducer="messages")[0].event.position == 0
+
+
+# --- keeping up ---
+def test_one_session_that_cannot_be_folded_ends_the_snapshots_of_no_other(tmp_path):
+    @everlog.reducer("test.strange", 1, initial=0)
+    def strange(state, event):
+        if event.data["content"] == "bad":
+            raise SystemError("strange")
+        return state + 1
+
+    policy = everlog.SnapshotPolicy(events=100, share=1e9, reducers=("test.strange",))
+    with everlog.open(tmp_path / "s.db", snapshots=policy) as store:
+        for name in ("bad", "good"):
+            store.create(name).extend([NewEvent("note", {"content": name})] * 300)
+            assert store.keeper.wait(20)
+        assert {info.session for info in store.snapshots()} == {"good"}
+
+
+def test_a_session_of_which_no_snapshot_is_worth_it_is_folded_a_few_times_only(store, monkeypatch):
+    folded = []
+
+    @everlog.reducer("test.growing", 1, initial=[])
+    def growing(state, event):
+        folded.append(event.position)
+        return [*state[-50:], event.data["content"]]
+
+    keeper = SnapshotKeeper(store.storage, everlog.SnapshotPolicy(events=50, share=0.0, reducers=("test.growing",)))
+    session = store.create("s")
+    for _ in range(40):
+        session.extend([NewEvent("note", {"content": "x" * 50})] * 50)
+        keeper.appended(session.uuid, 50)
+        assert keeper.wait(20)
+    keeper.stop()
+    keeper.join()
+    assert session.size() == 2_000
+    assert len(folded) <= 3 * 2_000
+
+
 # --- merge ---
 def test_chosen_events_and_the_document_come_back_with_both_heads(store, session):
     put(session, "", {"a": 1, "b": 1})
@@ -916,6 +965,18 @@ def test_what_cannot_be_merged_is_refused(store, session):
     assert session.state().value == {"a": 1, "b": 2}
 
 
+def test_a_merged_event_is_in_the_newest_shape_once(store, session):
+    everlog.upcast("test.merged", 1)(lambda data: {"new": data})
+    try:
+        fork = session.fork()
+        fork.append("test.merged", "old", metadata={"type_version": 1})
+        assert fork[-1].data == {"new": "old"}
+        session.merge(fork, events=[-1])
+        assert session[-1].data == {"new": "old"}
+    finally:
+        del UPCASTERS["test.merged"]
+
+
 # --- preferences ---
 def test_preferences_have_sources_and_are_recorded_where_they_are_read(store, session):
     said = session.append("user.message", {"content": "Call me Ann, be brief"})
@@ -986,3 +1047,60 @@ def test_deep_copies_are_not_needed_for_what_is_given(session):
     put(session, "/x/a/-", 2, state="document")
     assert value == kept
     assert session[0].data["value"] == kept
+
+
+def test_runs_that_are_all_loops_are_aligned_loop_by_loop(store):
+    loop = [
+        NewEvent("agent.tool_use", {"id": "a", "name": "bash", "input": {"cmd": "pytest"}}),
+        NewEvent("agent.tool_result", {"tool_use_id": "a", "content": "3 failed"}),
+    ]
+    runs = [
+        store.create(
+            events=[NewEvent("user.message", {"content": name}), *loop * 3, NewEvent("note", {"content": name})]
+        )
+        for name in ("one", "other")
+    ]
+    found = runs[0].diff(runs[1])
+    assert (found.aligned, found.only_a_count, found.only_b_count) == (6, 2, 2)
+
+
+def test_hashes_recorded_before_an_upcaster_are_not_compared_with_what_it_gives(store, session):
+    session.append("test.shaped", {"n": 1}, state="test.shapes")
+    assert session.state("test.shapes", verify=True).value == [{"n": 1}]
+    everlog.upcast("test.shaped", 1)(lambda data: {"number": data["n"]})
+    try:
+        assert session.state("test.shapes", verify=True).value == [{"number": 1}]
+    finally:
+        del UPCASTERS["test.shaped"]
+
+
+@everlog.reducer("test.shapes", 1, initial=[], types=["test.shaped"])
+def shapes(state, event):
+    return [*state, event.data]
+
+
+def test_what_an_upcaster_gives_is_json_and_only_data_meets_one_that_is_not(store, session):
+    session.append("test.set", {"n": 1}, rationale="r", metadata={"m": 1})
+    everlog.upcast("test.set", 1)(lambda data: {1, 2})
+    try:
+        event = session[0]
+        assert (event.rationale, event.metadata) == ("r", {"m": 1})
+        with pytest.raises(ReducerError, match=r"gave no JSON .*position 0"):
+            _ = event.data
+        assert list(session.events("rationale:r"))
+    finally:
+        del UPCASTERS["test.set"]
+
+
+@pytest.mark.parametrize("types", [(), 5, "", ["x.?"], ["x.[ab]"], [1]])
+def test_types_that_name_no_events_are_refused(types):
+    with pytest.raises(ReducerError, match="names no event types"):
+        everlog.reducer("test.types", types=types)(lambda state, event: state)
+
+
+def test_a_reducer_that_raises_on_what_is_to_be_appended_names_no_event_that_is_not_there(store, session):
+    everlog.reducer("test.raises", 1)(lambda state, event: 1 / 0)
+    with pytest.raises(ReducerError, match="nothing was written") as caught:
+        session.append("note", {"content": "x"}, state="test.raises")
+    assert caught.value.event is None
+    assert session.size() == 0

@@ -17,6 +17,7 @@ from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
 from everlog.follow import Feed
 from everlog.open import Durability, open_store
+from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer
 from everlog.session import Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
@@ -210,11 +211,15 @@ async def open_async(
     durability: Durability = "full",
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
+    snapshots: SnapshotPolicy | bool = True,
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()
     sync = await loop.run_in_executor(
-        None, lambda: open_store(url, durability=durability, read_only=read_only, body_bytes_max=body_bytes_max)
+        None,
+        lambda: open_store(
+            url, durability=durability, read_only=read_only, body_bytes_max=body_bytes_max, snapshots=snapshots
+        ),
     )
     return AsyncStore(sync)
 

@@ -146,6 +146,10 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     state: StateHash | None = None
 
 
+class UpcastBody(Body, frozen=True, omit_defaults=True, gc=False):
+    """A body whose data is in the newest shape of its type."""
+
+
 decode_body = msgspec.json.Decoder(Body).decode
 encode_body = msgspec.json.Encoder().encode
 _EMPTY_BODY = Body()
@@ -202,7 +206,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def data(self) -> Any:
         """The event's data, decoded once; the same object each time, so change a copy. None where it is erased."""
-        return self._body().data
+        return self._upcast().data
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -255,7 +259,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the event as JSON values, absent members left out: the shape of `--json` and of `import jsonl`."""
-        body = self._body()
+        body = self._upcast()
         members: dict[str, Any] = {
             "id": self.id,
             "session": self.session,
@@ -280,6 +284,15 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         }
         return {name: value for name, value in members.items() if value is not None}
 
+    def _upcast(self) -> Body:
+        """Give the body with its data in the newest shape: only who asks for the data meets an upcaster that raises."""
+        body = self._body()
+        if self.type in UPCASTERS and self.raw is not None and not isinstance(body, UpcastBody):
+            data = upcast_data(self, body.data, body.metadata)
+            body = UpcastBody(data, body.rationale, body.metadata, body.state)
+            force_setattr(self, "body_cache", body)
+        return body
+
     def _body(self) -> Body:
         body = self.body_cache
         if body is None:
@@ -287,8 +300,6 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
                 body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise unreadable(f"the body of event {self.id}", error) from error
-            if self.type in UPCASTERS and self.raw is not None:
-                body = msgspec.structs.replace(body, data=upcast_data(self, body.data, body.metadata))
             force_setattr(self, "body_cache", body)
         return body
 

@@ -34,10 +34,10 @@ class Draft:
     def set(self, pointer: str, value: Any) -> None:
         """Put a value at a pointer, making the objects on the way; in an array an index replaces, `-` appends."""
         tokens = parse_pointer(pointer)
+        _check_depth(tokens, value)
         if not tokens:
             self.value = value
             return
-        _check_depth(tokens)
         present, node = 0, self.value  # how much of the way is there already: what is refused must change nothing
         for token in tokens[:-1]:
             found = get_member(node, (token,))
@@ -75,8 +75,7 @@ class Draft:
 
     def merge(self, merge: Any, pointer: str = "") -> None:
         """Apply an RFC 7386 merge patch at a pointer."""
-        tokens = parse_pointer(pointer)
-        found = get_member(self.value, tokens)
+        found = get_member(self.value, parse_pointer(pointer))
         self.set(pointer, merge_values(None if found is MISSING else found, merge))
 
     # --- one operation of a patch ---
@@ -110,8 +109,6 @@ class Draft:
                     self._remove(root + source)
                 if kind == "copy":
                     self._check_growth(value)
-                if _depth(value) + len(parse_pointer(root + path)) > limits.STATE_DEPTH_MAX:
-                    raise PatchError(f"{path!r:.100} would be deeper than {limits.STATE_DEPTH_MAX} levels")
                 self._own = {}  # the value now stands in two places, or in another: copy it before it is changed
                 self._add(root + path, value)
             case _:
@@ -132,10 +129,10 @@ class Draft:
 
     def _add(self, pointer: str, value: Any) -> None:
         tokens = parse_pointer(pointer)
+        _check_depth(tokens, value)
         if not tokens:
             self.value = value
             return
-        _check_depth(tokens)
         parent = get_member(self.value, tokens[:-1])
         if isinstance(parent, list) and tokens[-1] != "-":
             index = read_index(tokens[-1])
@@ -147,6 +144,7 @@ class Draft:
 
     def _replace(self, pointer: str, value: Any) -> None:
         tokens = parse_pointer(pointer)
+        _check_depth(tokens, value)
         if tokens:
             _put(self._owned(tokens[:-1]), tokens[-1], value, insert=False)
         else:
@@ -182,9 +180,12 @@ class Draft:
         return container
 
 
-def _check_depth(tokens: tuple[str, ...]) -> None:
+def _check_depth(tokens: tuple[str, ...], value: Any) -> None:
+    """Refuse what would make a document that no JSON library may be asked to load."""
     if len(tokens) >= limits.POINTER_TOKENS_MAX:
         raise PatchError(f"the path is deeper than {limits.POINTER_TOKENS_MAX} levels")
+    if len(tokens) + _depth(value) > limits.STATE_DEPTH_MAX:
+        raise PatchError(f"{format_pointer(tokens)!r:.100} would be deeper than {limits.STATE_DEPTH_MAX} levels")
 
 
 def _depth(value: Any) -> int:

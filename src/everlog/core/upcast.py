@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from everlog.core.canonical import check_state
 from everlog.core.standard import is_type
 from everlog.errors import EverlogError, InvalidEventError, ReducerError
 
@@ -47,6 +48,12 @@ def newest_version(event_type: str) -> int | None:
     return max(known) + 1 if known else None
 
 
+def is_upcast(event: Event) -> bool:
+    """Tell whether an event's data is given in another shape than the stored one."""
+    known = UPCASTERS.get(event.type)
+    return known is not None and event.raw is not None and (event.metadata or {}).get(VERSION_MEMBER, 1) in known
+
+
 def upcast_data(event: Event, data: Any, metadata: Mapping[str, Any] | None) -> Any:
     """Give an event's data in the newest shape. Raises ReducerError naming the event where an upcaster raises."""
     known = UPCASTERS[event.type]
@@ -54,11 +61,15 @@ def upcast_data(event: Event, data: Any, metadata: Mapping[str, Any] | None) -> 
     while isinstance(version, int) and version in known:
         try:
             data = known[version](data)
-        except EverlogError:
-            raise
+            check_state(data)
         except Exception as error:
+            what = (
+                f"gave no JSON ({error.message})"
+                if isinstance(error, EverlogError)
+                else f"raised {type(error).__name__}: {error}"
+            )
             raise ReducerError(
-                f"the upcaster of {event.type!r} from version {version} raised {type(error).__name__}: {error} on "
+                f"the upcaster of {event.type!r} from version {version} {what} on "
                 f"event {event.id} (position {event.position} of session {event.session!r}); the log is as it was, and "
                 "event.raw holds the stored bytes; correct the upcaster",
                 event=event,

@@ -38,20 +38,10 @@ _BUILT_IN: Final = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-_NOT_OF_A_CLASS: Final = frozenset(  # members of a class that say nothing of what it does
-    (
-        "__module__",
-        "__qualname__",
-        "__dict__",
-        "__weakref__",
-        "__doc__",
-        "__slotnames__",
-        "__abstractmethods__",
-        "_abc_impl",
-    )
-    + ("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__")
-    + ("__conditional_annotations__",)
-)
+# Members of a class that say nothing of what it does.
+_NOT_OF_A_CLASS: Final = frozenset({"__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__slotnames__",
+    "__abstractmethods__", "_abc_impl", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
+    "__annotations_cache__", "__conditional_annotations__"})  # fmt: skip
 
 
 def fingerprint_code(declared: Sequence[str], functions: Sequence[Callable[..., Any]]) -> bytes:

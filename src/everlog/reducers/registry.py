@@ -12,17 +12,18 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from everlog.core.canonical import decode_state, encode_plain, encode_state
 from everlog.core.event import Event
+from everlog.core.query import Glob, glob_pattern
 from everlog.core.upcast import UPCASTERS
 from everlog.errors import EverlogError, ReducerError
 from everlog.reducers.fingerprint import fingerprint_code
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
+_TYPES: Final = re.compile(r"[a-z0-9_.*]{1,128}", re.ASCII)
 Step = Callable[[Any, Event], Any]
 
 
@@ -66,9 +67,15 @@ class Reducer:
             )
         if isinstance(version, bool) or not isinstance(version, (int, str)) or not 1 <= len(str(version)) <= 64:
             raise ReducerError(f"version {version!r:.100} of reducer {name!r} is neither an integer nor a short string")
+        named = types is None or (isinstance(types, tuple) and all(isinstance(item, str) for item in types))
+        if not named or types == () or not all(_TYPES.fullmatch(item) for item in types or ()):
+            raise ReducerError(
+                f"types {types!r:.100} of reducer {name!r} names no event types; write agent.tool_use, or agent.*"
+            )
         self.name = name
         self.version = version
         self.types = types
+        self._patterns = [glob_pattern(Glob(item)) for item in types or ()]
         self.step = step
         self._start_fold = start_fold
         self._makes_json = makes_json
@@ -90,7 +97,7 @@ class Reducer:
 
     def looks_at(self, event_type: str) -> bool:
         """Tell whether events of a type may change the state."""
-        return self.types is None or any(fnmatchcase(event_type, pattern) for pattern in self.types)
+        return self.types is None or any(pattern.fullmatch(event_type) for pattern in self._patterns)
 
     def initial(self) -> Any:
         """Give the state before any event, the caller's own."""
@@ -140,10 +147,11 @@ def reducer(
     """Make a reducer of a function `(state, event) -> state`, and let it be known by its name.
 
     initial: the state before any event, any JSON value. types: the only types of events that it looks at, globs too.
-    The function must change neither the state nor the event; `everlog.testing.check_reducer` sees to that in tests.
+    The function must change neither the state nor the event; `everlog.testing.check_reducer` sees to that in tests. It must
+    not look at `event.session` and `event.branch`, which say where an event was read: forks share their states.
     A name used again is the newer one's, as when a module is loaded again; the names of built-in reducers are kept.
     """
-    chosen = (types,) if isinstance(types, str) else None if types is None else tuple(types)
+    chosen = tuple(types) if isinstance(types, list) else (types,) if isinstance(types, str) else types
 
     def register(step: Step) -> Reducer:
         made = Reducer(name, version, step, initial=initial, types=chosen)

@@ -24,6 +24,7 @@ TOKENS: Final = (
 )
 UNKNOWN: Final = "unknown"
 _OPEN_MAX: Final = 1_000  # tool uses without a result that are remembered, so that the state stays small
+_NUMBER_MAX: Final = 10**12  # of one event: more tokens than that nobody has spent at once
 _TURNS_MAX: Final = 16  # turns whose usage is remembered: events of one stand close together
 
 
@@ -120,7 +121,8 @@ def _spent(usage: Any, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Tell whether a value may be added: sums of such never leave what a state can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _NUMBER_MAX
 
 
 def _step(state: Any, event: Event) -> Any:

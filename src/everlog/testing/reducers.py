@@ -24,11 +24,13 @@ def check_reducer(reducer: Reducer, events: Iterable[Event]) -> Any:
     for event in events:
         if not reducer.looks_at(event.type):
             continue
-        stored, data = encode_state(state), _encode(event.data)
+        stored, data = encode_state(state), _encode([event.data, event.metadata])
         after = reducer.step(state, event)
         place = f"on event {event.id} (position {event.position}, type {event.type})"
         assert encode_state(state) == stored, f"reducer {reducer.name!r} changed the state that it was given {place}"
-        assert _encode(event.data) == data, f"reducer {reducer.name!r} changed the event's data {place}"
+        assert _encode([event.data, event.metadata]) == data, (
+            f"reducer {reducer.name!r} changed the event's data {place}"
+        )
         again = reducer.step(decode_state(stored), event)
         assert encode_state(after) == encode_state(again), f"reducer {reducer.name!r} gave two states for one {place}"
         state = after
