@@ -115,10 +115,9 @@ def demo(words):
 def test(words):
     if words:
         return run(in_venv("python"), "-m", "pytest", *words)
-    code = run(in_venv("python"), "-m", "coverage", "run", "-m", "pytest", "-q")
-    run(in_venv("python"), "-m", "coverage", "combine", "-q")
-    covered = run(in_venv("python"), "-m", "coverage", "report")
-    return code or covered
+    return run(
+        in_venv("python"), "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal", "--cov", "--cov-report", "term"
+    )
 
 
 def bench(words):

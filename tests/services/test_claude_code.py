@@ -148,7 +148,7 @@ BLOCKS = [
     ({"type": "text", "text": "t"}, "agent.message", {"content": [{"type": "text", "text": "t"}]}),
     ("plain", "agent.message", {"content": "plain"}),
     ({"type": "thinking", "thinking": "hm"}, "agent.thinking", {"text": "hm"}),
-    ({"type": "redacted_thinking", "data": "Zm9v"}, "agent.thinking", {"encrypted": "Zm9v"}),
+    ({"type": "redacted_thinking", "data": "Zm9v"}, "agent.thinking", {"encrypted": "Zm9v", "provider": "anthropic"}),
     (
         {"type": "tool_use", "id": "1", "name": "n", "input": [1]},
         "agent.tool_use",
