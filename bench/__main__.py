@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.states import conversation, states
+from bench.steps import steps
 from bench.work import WORK, Row
 
-ALL = WORK | {"states": states, "conversation": conversation}
+ALL = WORK | {"states": states, "conversation": conversation, "steps": steps}
 
 
 def main() -> int:

@@ -10,14 +10,18 @@ from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
 from everlog.follow import Feed
+from everlog.leases import Lease, LeaseInfo
 from everlog.open import open_store as open
+from everlog.pending import Pending
 from everlog.preferences import Preferences
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer, reducer
+from everlog.runs import Run
 from everlog.session import Branch, Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
 from everlog.store import Store
+from everlog.woken import Woken
 
 if TYPE_CHECKING:
     from everlog.aio import AsyncBranch, AsyncFeed, AsyncSession, AsyncStore, open_async
@@ -47,12 +51,16 @@ __all__ = [
     "EverlogError",
     "Feed",
     "Head",
+    "Lease",
+    "LeaseInfo",
     "Messages",
     "NewEvent",
+    "Pending",
     "Preferences",
     "Query",
     "Reason",
     "Reducer",
+    "Run",
     "Session",
     "SessionInfo",
     "SnapshotInfo",
@@ -60,6 +68,7 @@ __all__ = [
     "State",
     "StateHash",
     "Store",
+    "Woken",
     "open",
     "open_async",
     "parse_query",

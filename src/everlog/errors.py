@@ -10,14 +10,19 @@ EverlogError
 │   ├── KeyReusedError         an idempotency key was used before, for other content
 │   ├── ReducerError           a reducer or upcaster raised, or its state is not JSON
 │   ├── PatchError             a change to a state cannot be made: its path or its `test` does not hold
+│   ├── DivergenceError        a run asks for other steps than its record holds
 │   └── LimitError             a documented bound was passed
 ├── read again and decide
 │   ├── ConflictError          the branch is not where the writer last saw it
 │   ├── MergeConflictError     two lines changed the same member of the state
-│   ├── FencedError            somebody else holds the session's lease
+│   ├── FencedError            somebody else holds the session's lease, or the holder's own was lost
+│   ├── StepUnknownError       a step was started, and nothing says whether it took effect
+│   ├── StepFailedError        a step raised when it ran, and is not run again
+│   ├── WaitTimeoutError       no signal came in time
 │   └── StaleCursorError       the feed is not the one that the cursor was made on
 ├── retry later
 │   ├── BusyError              a wait passed its deadline
+│   ├── WaitingError           a run waits for a signal, longer than this process will
 │   ├── UnavailableError       the store cannot be reached or written now
 │   └── OutcomeUnknownError    a commit's fate is hidden; the same key tells
 └── call a person
@@ -161,17 +166,71 @@ class MergeConflictError(EverlogError):
 
 
 class FencedError(EverlogError):
-    """Somebody else holds the session's lease; nothing was written.
+    """Somebody else holds the session's lease, or the lease that was shown is good no more; nothing was written.
 
-    holder: who holds it; until: when it lapses, microseconds since 1970 UTC.
+    holder: who holds it now, None for nobody; until: when it lapses, microseconds since 1970 UTC, None for never.
     """
 
     code = "fenced"
 
-    def __init__(self, message: str, *, holder: str, until: int) -> None:
+    def __init__(self, message: str, *, holder: str | None, until: int | None) -> None:
         super().__init__(message)
         self.holder = holder
         self.until = until
+
+
+class DivergenceError(EverlogError):
+    """A run asks for another step, or for one with another input, than its record holds; nothing was written.
+
+    recorded: the event that stands in the record, None where nothing does. asked: the name or input that was asked for instead.
+    """
+
+    code = "divergence"
+
+    def __init__(self, message: str, *, recorded: Event | None, asked: object) -> None:
+        super().__init__(message)
+        self.recorded = recorded
+        self.asked = asked
+
+
+class _StepError(EverlogError):
+    """event: the event that says so, or None."""
+
+    def __init__(self, message: str, *, event: Event | None) -> None:
+        super().__init__(message)
+        self.event = event
+
+
+class StepUnknownError(_StepError):
+    """A step was started, and nothing says whether it took effect; it was not run again."""
+
+    code = "step_unknown"
+
+
+class StepFailedError(_StepError):
+    """A step raised when it ran, in this process or another, and is not run again. type: the name of what it raised."""
+
+    code = "step_failed"
+
+    def __init__(self, message: str, *, event: Event | None, type: str | None) -> None:
+        super().__init__(message, event=event)
+        self.type = type
+
+
+class WaitTimeoutError(_StepError, TimeoutError):
+    """A run waited for a signal, and none came in its time; that is recorded."""
+
+    code = "wait_timeout"
+
+
+class WaitingError(EverlogError):
+    """A run waits for a signal, longer than this process was to wait; the wait is recorded. name: of the signal."""
+
+    code = "waiting"
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class StaleCursorError(EverlogError):

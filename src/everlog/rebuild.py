@@ -39,7 +39,7 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
 
     events: int = 500
     share: float = 0.04
-    reducers: tuple[str, ...] = ("document",)
+    reducers: tuple[str, ...] = ("document", "pending")
     automatic: bool = True
 
 

@@ -25,7 +25,7 @@ from everlog.core.prepare import Draw
 from everlog.core.standard import is_reserved
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
-from everlog.keeper import SnapshotKeeper
+from everlog.leases import LeaseInfo, living_lease
 from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
@@ -44,7 +44,8 @@ from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
 from everlog.storage import Append, Base, BranchRow, Create, Erase, Family, Rewind, SessionRow, Storage, Switch, Update
-from everlog.writer import SessionWriter, Settings, busy_with_others, tries
+from everlog.worker import SessionWorker
+from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
     from everlog.audit import Report
@@ -58,7 +59,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
 
     id: the user's name for it. uuid: its internal id. branch: the id of the current branch.
     size, head: of the current branch. created_at, updated_at: microseconds since 1970 UTC by the store's clock;
-    updated_at is that of the last event. parent: id of the event that the session was made for.
+    updated_at is that of the last event. parent: id of the event that the session was made for. lease: that lives, None for none.
     """
 
     id: str
@@ -72,6 +73,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     created_at: int
     updated_at: int
     parent: str | None
+    lease: LeaseInfo | None = None
 
 
 class Branch(StateReader):
@@ -108,7 +110,7 @@ class Branch(StateReader):
         return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
-class Session(SessionWriter):
+class Session(SessionWorker):
     """A durable, append-only log of one agent's run. Made by `Store.create`, `Store.session` or `fork`."""
 
     def __repr__(self) -> str:
@@ -116,7 +118,8 @@ class Session(SessionWriter):
 
     def info(self) -> SessionInfo:
         """Read the session's title, labels, size and times as they are now."""
-        return session_info(self.storage.session_by_id(self._row.id), self.storage.current_branch(self._row.id))
+        row = self.storage.session_by_id(self._row.id)
+        return session_info(row, self.storage.current_branch(row.id), living_lease(self.storage, row))
 
     # --- branches ---
     def branches(self) -> list[Branch]:
@@ -180,7 +183,7 @@ class Session(SessionWriter):
             batch=Batch(prepared + self._prepare(events)),
         )
         self.storage.write(request)
-        return open_session(self.storage, self._settings, self._keeper, request.name)
+        return open_session(self.storage, self._settings, self._keepers, request.name)
 
     def rewind(
         self,
@@ -204,9 +207,9 @@ class Session(SessionWriter):
             self._settings.draw(16).hex(),
             view.branch.key,
             base,
-            Batch(prepared + self._prepare(events), self._expect(expected)),
+            self._batch(prepared + self._prepare(events), self._expect(expected)),
         )
-        return self._write(request).events[0]
+        return self.write(request).events[0]
 
     def switch(
         self,
@@ -233,7 +236,7 @@ class Session(SessionWriter):
             seen = wanted or Expected(left.id, left.size, None)
             row = self.storage.branch_by_id(target.id)
             assert row is not None, "a branch that was read is in the store"
-            request = Switch(self._row.id, row.key, seen, Batch(prepared))
+            request = Switch(self._row.id, row.key, seen, self._batch(prepared))
             try:
                 return self.saw(self.storage.write(request)).events[0]
             except StaleExpectationError as stale:
@@ -280,7 +283,7 @@ class Session(SessionWriter):
                 members["data"] = data
             prepared = self._prepare([NewEvent("checkpoint", members, actor=actor)], own_verb=True)
             here = Expected(view.branch.id, view.size, None if wanted is None else wanted.root)
-            request = Append(self._row.id, Batch(prepared, here))
+            request = Append(self._row.id, self._batch(prepared, here))
             self._check_wanted(wanted, view, request)
             try:
                 return self.saw(self.storage.write(request)).events[0]
@@ -344,7 +347,7 @@ class Session(SessionWriter):
             )
             request = Append(
                 self._row.id,
-                Batch(made, Expected(view.branch.id, view.size, None if wanted is None else wanted.root)),
+                self._batch(made, Expected(view.branch.id, view.size, None if wanted is None else wanted.root)),
             )
             self._check_wanted(wanted, view, request)
             try:
@@ -451,9 +454,9 @@ class Session(SessionWriter):
             title,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
-            Batch(prepared, self._expect(expected)),
+            self._batch(prepared, self._expect(expected)),
         )
-        event = self._write(request).events[0]
+        event = self.write(request).events[0]
         self._row = self.storage.session_by_id(self._row.id)
         return event
 
@@ -509,11 +512,11 @@ class Session(SessionWriter):
         return self._view_of(self.storage.current_branch(self._row.id), self.id)
 
 
-def open_session(storage: Storage, settings: Settings, keeper: SnapshotKeeper, name: str) -> Session:
+def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: str) -> Session:
     """Open a session by its name; NotFoundError."""
     check_session_id(name)
     row = storage.session(name)
-    return Session(storage, settings, keeper, row, storage.current_branch(row.id))
+    return Session(storage, settings, keepers, row, storage.current_branch(row.id))
 
 
 def new_session(
@@ -552,7 +555,7 @@ def new_session(
     )
 
 
-def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
+def session_info(row: SessionRow, branch: BranchRow, lease: LeaseInfo | None) -> SessionInfo:
     """Give what users see of a stored session."""
     return SessionInfo(
         row.name,
@@ -566,4 +569,5 @@ def session_info(row: SessionRow, branch: BranchRow) -> SessionInfo:
         row.created,
         max(branch.recorded, row.created),
         None if row.parent is None else Cause.unpack(row.parent).id,
+        lease,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 from everlog.compare import Difference, compare
 from everlog.core.canonical import decode_state, hash_state
@@ -26,11 +26,12 @@ from everlog.reducers.anthropic import as_anthropic
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.messages import MESSAGES
 from everlog.reducers.openai import as_openai_chat, as_openai_responses
+from everlog.reducers.pending import PENDING
 from everlog.reducers.registry import Reducer, encoded_state, find_reducer
 from everlog.reducers.usage import USAGE
 from everlog.storage import Storage
 
-BUILT_IN = (DOCUMENT, MESSAGES, USAGE)
+BUILT_IN = (DOCUMENT, MESSAGES, PENDING, USAGE)
 ReducerLike = str | Reducer
 
 
@@ -111,6 +112,10 @@ class StateReader(BranchReader):
 
     _policy: SnapshotPolicy
 
+    @overload
+    def state(self, reducer: Literal["messages"], at: PlaceLike = "end", *, verify: bool = False) -> Messages: ...
+    @overload
+    def state(self, reducer: ReducerLike = "document", at: PlaceLike = "end", *, verify: bool = False) -> State: ...
     def state(self, reducer: ReducerLike = "document", at: PlaceLike = "end", *, verify: bool = False) -> State:
         """Give the state at a place.
 

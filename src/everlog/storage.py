@@ -13,6 +13,7 @@ import msgspec
 
 from everlog.core.decide import Batch, EventRow, Expected
 from everlog.core.event import Event, Head, PreparedAttachment
+from everlog.core.lease import LeaseRow, LeaseToken, Ticks
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import root_of_joined, root_of_peaks
@@ -142,6 +143,35 @@ class Update(msgspec.Struct, frozen=True):
     batch: Batch
 
 
+class TakeLease(msgspec.Struct, frozen=True):
+    """Take the lease of a session for a time, and append to its current branch that it was taken.
+
+    lease: its number, one above the last, which the batch names too; a number that is taken is StaleLeaseError.
+    ttl: microseconds. Refused with FencedError while another lives.
+    """
+
+    session_id: str
+    lease: LeaseToken
+    holder: str
+    ttl: int
+    batch: Batch
+
+
+class RenewLease(msgspec.Struct, frozen=True):
+    """Have a lease that lives end `ttl` microseconds from now; FencedError where it lives no more."""
+
+    session_id: str
+    lease: LeaseToken
+    ttl: int
+
+
+class EndLease(msgspec.Struct, frozen=True):
+    """Give a lease back, and append that it was; FencedError where it lives no more. The batch shows its token."""
+
+    session_id: str
+    batch: Batch
+
+
 class Graft(msgspec.Struct, frozen=True):
     """Make an empty branch of a session at a base, not current: a place for what comes from elsewhere."""
 
@@ -207,7 +237,26 @@ class DropSnapshots(msgspec.Struct, frozen=True):
     reducer: str | None
 
 
-Request = Append | Create | Rewind | Switch | Update | Graft | Adopt | Erase | Delete | PutSnapshots | DropSnapshots
+Request = (
+    Append
+    | Create
+    | Rewind
+    | Switch
+    | Update
+    | TakeLease
+    | RenewLease
+    | EndLease
+    | Graft
+    | Adopt
+    | Erase
+    | Delete
+    | PutSnapshots
+    | DropSnapshots
+)
+
+
+class StaleLeaseError(Exception):
+    """A lease was taken meanwhile; the service looks again."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -294,7 +343,7 @@ class Storage(Protocol):
     def write(self, request: Request) -> Receipt:
         """Carry out a request, durably, or raise and change nothing.
 
-        Promised: laws 1 to 7. A refusal spoils no other request. Not promised: an order among concurrent requests.
+        Promised: laws 1 to 8. A refusal spoils no other request. Not promised: an order among concurrent requests.
         Raises StaleExpectationError (the service makes a ConflictError of it), NotFoundError, SessionExistsError,
         KeyReusedError, BusyError after LOCK_SECONDS_MAX, UnavailableError, OutcomeUnknownError.
         """
@@ -346,6 +395,19 @@ class Storage(Protocol):
 
     def lineage(self, branch: int, session: str) -> Lineage:
         """Flatten a branch's chain of bases. session: the name that events are to be read through."""
+        ...
+
+    # --- leases ---
+    def lease(self, session_id: str) -> LeaseRow | None:
+        """Read the last lease of a living session, whether it lives or has ended; None where none was ever taken."""
+        ...
+
+    def leases(self, now: Ticks, limit: int) -> list[tuple[SessionRow, LeaseRow]]:
+        """List the leases that live, with their sessions, the last taken first. now: what `ticks` gave."""
+        ...
+
+    def ticks(self) -> Ticks:
+        """Give the time that leases are measured by, which nobody sets."""
         ...
 
     # --- events ---

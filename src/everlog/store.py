@@ -17,17 +17,20 @@ from everlog.core.query import Query, check_session_query
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import CURSOR_START, Feed
 from everlog.keeper import SnapshotKeeper
+from everlog.leases import LeaseInfo, LeaseKeeper, living_leases
 from everlog.reader import read_query
 from everlog.session import Session, SessionInfo, new_session, open_session, session_info
 from everlog.storage import Delete, Family, SessionFilter, Storage
-from everlog.writer import Settings
+from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
     from everlog.audit import Report
+    from everlog.claims import Claim
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
     from everlog.snapshots import SnapshotInfo
     from everlog.transfer import Transferred
+    from everlog.woken import Woken
 
 ORDERS = ("updated", "-updated", "created", "-created", "id", "-id")
 
@@ -42,6 +45,7 @@ class Store:
         self.storage = storage
         self.settings = settings
         self.keeper = SnapshotKeeper(storage, settings.snapshots)
+        self._keepers = Keepers(self.keeper, LeaseKeeper(storage))
         self.url = url
 
     def __repr__(self) -> str:
@@ -62,6 +66,7 @@ class Store:
 
     def close(self) -> None:
         """Finish what was queued and let go of the store; later calls raise UnavailableError."""
+        self._keepers.leases.stop()
         self.keeper.stop()
         self.storage.close()
         self.keeper.join()
@@ -107,7 +112,47 @@ class Store:
 
     def session(self, id: str) -> Session:
         """Open a session by its id; NotFoundError."""
-        return open_session(self.storage, self.settings, self.keeper, id)
+        return open_session(self.storage, self.settings, self._keepers, id)
+
+    def wake(self, id: str, *, holder: str, ttl: float = 30.0, timeout: float = 0.0) -> Woken:
+        """Open a session to work on it: with its lease, and with what was in flight when whoever worked on it last stopped.
+
+        holder: who works, for people. ttl: seconds after which others may take over if this process dies. timeout: seconds to
+        wait for the lease of another. Costs what its tail costs. Raises FencedError (holder, until), NotFoundError.
+        """
+        return self.wake_unless(lambda: False, id, holder=holder, ttl=ttl, timeout=timeout)
+
+    def wake_unless(self, stop: Callable[[], bool], id: str, *, holder: str, ttl: float, timeout: float) -> Woken:
+        """As `wake`; where `stop` says so, it waits no longer, and gives back what it has taken."""
+        from everlog.woken import wake_session
+
+        return wake_session(
+            self.storage, self.settings, self._keepers, id, holder=holder, ttl=ttl, timeout=timeout, stop=stop
+        )
+
+    def claim(
+        self,
+        session: Session | str,
+        *,
+        holder: str,
+        ttl: float = 30.0,
+    ) -> Claim | None:
+        """Take the oldest `user.message` that nobody has answered and nobody works on, for this worker alone; None for none.
+
+        For several workers on one session, which none of them holds. The work on a message is a session of its own, made for
+        it (`parent`), whose lease is the claim: where a worker dies its lease lapses, and the next claim of the message wakes
+        that session with all that was done. `Claim.answer` records the answer in the session, once.
+        """
+        from everlog.claims import claim_message
+
+        opened = self.session(session) if isinstance(session, str) else session
+        return claim_message(self, opened, holder=holder, ttl=ttl)
+
+    def leases(self, *, limit: int = 50) -> list[LeaseInfo]:
+        """List the leases that live, the last taken first. limit: 1 .. SESSIONS_PAGE_MAX."""
+        if not 1 <= limit <= limits.SESSIONS_PAGE_MAX:
+            raise LimitError(f"limit {limit!r:.50} is not in 1 .. {limits.SESSIONS_PAGE_MAX}; ask for fewer")
+        return living_leases(self.storage, limit)
 
     def get_or_create(self, id: str, **made_with: Any) -> Session:
         """Open a session, or make it with the given title, labels, metadata, parent and events, whoever comes first."""
@@ -147,7 +192,8 @@ class Store:
             row = self.storage.session_by_id(after.uuid)
             last = (row, self.storage.current_branch(row.id))
         chosen = SessionFilter(check_session_query(asked), prefix, self._parent_prefix(parent), order, limit, last)
-        return [session_info(row, branch) for row, branch in self.storage.sessions(chosen)]
+        leases = {lease.session: lease for lease in living_leases(self.storage, limits.SESSIONS_PAGE_MAX)}
+        return [session_info(row, branch, leases.get(row.name)) for row, branch in self.storage.sessions(chosen)]
 
     def _parent_prefix(self, parent: Event | Session | str | None) -> bytes | None:
         if parent is None:

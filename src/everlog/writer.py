@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -31,6 +32,7 @@ from everlog.core.event import (
     StateHash,
     encode_attached,
 )
+from everlog.core.lease import LeaseToken
 from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import root_of_peaks, split_digests
 from everlog.core.patch import same
@@ -47,6 +49,7 @@ from everlog.errors import (
     ReducerError,
 )
 from everlog.keeper import SnapshotKeeper
+from everlog.leases import LeaseKeeper
 from everlog.reader import View
 from everlog.rebuild import Builder, Built, SnapshotPolicy, own_state
 from everlog.reducers.registry import Reducer, find_reducer
@@ -67,19 +70,36 @@ class Settings(msgspec.Struct, frozen=True):
     snapshots: SnapshotPolicy = SnapshotPolicy()
 
 
+@dataclass(frozen=True, slots=True)
+class Keepers:
+    """What a store does in the background for its sessions."""
+
+    snapshots: SnapshotKeeper
+    leases: LeaseKeeper
+
+
+class Shown(Protocol):
+    """A lease as a writer needs it."""
+
+    def shown(self) -> LeaseToken:
+        """Give what is shown to the store, which decides: a repeated key is answered even where the lease was lost."""
+        ...
+
+
 class SessionWriter(StateReader):
     """A session's handle as a writer: what it saw, and its appends."""
 
     def __init__(
-        self, storage: Storage, settings: Settings, keeper: SnapshotKeeper, row: SessionRow, branch: BranchRow
+        self, storage: Storage, settings: Settings, keepers: Keepers, row: SessionRow, branch: BranchRow
     ) -> None:
         self.storage = storage
         self._settings = settings
-        self._keeper = keeper
+        self._keepers = keepers
         self._lineages = {}
         self._row = row
         self._seen = (branch.id, branch.size, tuple(split_digests(branch.peaks)))
         self._policy = settings.snapshots
+        self._lease: Shown | None = None
         self._folded: dict[bytes, tuple[str, int, Built]] = {}  # by fingerprint: branch, erasures, what was built last
 
     @property
@@ -154,7 +174,7 @@ class SessionWriter(StateReader):
         )
         if state is not None:
             return self._append_with_state((new,), state, expected=expected)[0]
-        return self._write(self.append_request((new,), expected=expected)).events[0]
+        return self.write(self.append_request((new,), expected=expected)).events[0]
 
     def extend(
         self,
@@ -180,7 +200,7 @@ class SessionWriter(StateReader):
                     "leave out one of the two"
                 )
             return self._append_with_state(tuple(events), state, expected=expected, key=key)
-        return list(self._write(self.append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
+        return list(self.write(self.append_request(tuple(events), expected=expected, key=key, repeats=repeats)).events)
 
     # The three parts of an append, which the async face puts together in its own way.
     def append_request(
@@ -204,7 +224,27 @@ class SessionWriter(StateReader):
                 "keys of their own, or leave out one of the two"
             )
         prepared = self._prepare(events, key=key)
-        return Append(self._row.id, Batch(prepared, self._expect(expected), key, repeats))
+        return Append(self._row.id, self._batch(prepared, self._expect(expected), key, repeats))
+
+    def own_request(self, events: Sequence[NewEvent], *, expected: int | None = None) -> Append:
+        """As `append_request`, of types that only their own verbs write."""
+        return Append(self._row.id, self._batch(self._prepare(events, own_verb=True), self._expect(expected)))
+
+    def write_own(
+        self, events: Sequence[NewEvent], make: Callable[[Batch], Request], *, lease: LeaseToken | None = None
+    ) -> Receipt:
+        """Write a request that appends events of types that only their own verbs write. lease: what it shows."""
+        return self.saw(self.storage.write(make(Batch(self._prepare(events, own_verb=True), lease=lease))))
+
+    def _batch(
+        self,
+        events: tuple[PreparedEvent, ...],
+        expected: Expected | None = None,
+        key: str | None = None,
+        repeats: Repeats = "refuse",
+    ) -> Batch:
+        """Give what an append proposes, with the lease that this handle holds."""
+        return Batch(events, expected, key, repeats, None if self._lease is None else self._lease.shown())
 
     def _prepare(
         self, events: Sequence[NewEvent], *, key: str | None = None, own_verb: bool = False
@@ -228,7 +268,8 @@ class SessionWriter(StateReader):
             raise InvalidPlaceError(f"expected {expected!r:.50} is neither a size nor a Head; nothing was written")
         return Expected(branch_id, expected, None)
 
-    def _write(self, request: Request) -> Receipt:
+    def write(self, request: Request) -> Receipt:
+        """Write a request that this handle made; ConflictError with what was missed where it expected another head."""
         try:
             receipt = self.storage.write(request)
         except StaleExpectationError as stale:
@@ -337,7 +378,7 @@ class SessionWriter(StateReader):
     def saw(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
         self._seen = (receipt.branch_id, receipt.size, receipt.peaks)
-        self._keeper.appended(receipt.session_id, len(receipt.events))
+        self._keepers.snapshots.appended(receipt.session_id, len(receipt.events))
         set_attachment_readers(receipt.events, self._load_attachments)
         return receipt
 

@@ -10,6 +10,7 @@ from everlog.session import Settings
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.stores.sqlite.store import open_sqlite
+from everlog.stores.ticks import read_ticks
 from everlog.testing import StoreContract
 
 DEADLINE_SECONDS = 60
@@ -40,7 +41,14 @@ class Blocking:
 
     def __getattr__(self, name):
         member = getattr(self._wrapped, name)
-        return self._call(member) if callable(member) else member
+        return self._call(member) if callable(member) else self._adapt(member)
+
+    def __enter__(self):
+        self._call(self._wrapped.__aenter__)()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._call(self._wrapped.__aexit__)(kind, error, trace)
 
     def _call(self, member):
         def call(*args, **keywords):
@@ -104,12 +112,15 @@ class Iterating:
 
 
 class AsyncContract(StoreContract):
-    def open_storage(self, folder, clock):
+    def open_storage(self, folder, clock, ticks=read_ticks):
         raise NotImplementedError
 
     def open_store(self, folder, clock):
+        return self.open_store_with_ticks(folder, clock, read_ticks)
+
+    def open_store_with_ticks(self, folder, clock, ticks):
         loop = Loop()
-        sync = Store(self.open_storage(folder, clock), Settings(os.urandom), url="test")
+        sync = Store(self.open_storage(folder, clock, ticks), Settings(os.urandom), url="test")
 
         async def wrap():
             return AsyncStore(sync)
@@ -126,10 +137,10 @@ class AsyncContract(StoreContract):
 
 
 class TestAsyncMemory(AsyncContract):
-    def open_storage(self, folder, clock):
-        return MemoryStorage(clock=clock, draw=os.urandom)
+    def open_storage(self, folder, clock, ticks=read_ticks):
+        return MemoryStorage(clock=clock, draw=os.urandom, ticks=ticks)
 
 
 class TestAsyncSqlite(AsyncContract):
-    def open_storage(self, folder, clock):
-        return open_sqlite(folder / "store.db", clock=clock, draw=os.urandom)
+    def open_storage(self, folder, clock, ticks=read_ticks):
+        return open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, ticks=ticks)

@@ -13,8 +13,16 @@ class TestMemory(StoreContract):
     def open_store(self, folder, clock):
         return Store(MemoryStorage(clock=clock, draw=os.urandom), Settings(os.urandom), url="memory:")
 
+    def open_store_with_ticks(self, folder, clock, ticks):
+        storage = MemoryStorage(clock=clock, draw=os.urandom, ticks=ticks)
+        return Store(storage, Settings(os.urandom), url="memory:")
+
 
 class TestSqlite(StoreContract):
     def open_store(self, folder, clock):
         storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom)
+        return Store(storage, Settings(os.urandom), url="store.db")
+
+    def open_store_with_ticks(self, folder, clock, ticks):
+        storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, ticks=ticks)
         return Store(storage, Settings(os.urandom), url="store.db")

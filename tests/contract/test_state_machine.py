@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from everlog import NewEvent
 from everlog.errors import EverlogError
@@ -16,13 +16,14 @@ from everlog.storage import DropSnapshots
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.stores.sqlite.store import open_sqlite
-from everlog.testing import FixedClock
+from everlog.testing import FixedClock, FixedTicks
 
 TYPES = st.sampled_from(["note", "user.message", "agent.message"])
 KEYS = st.none() | st.sampled_from(["a", "b", "c", "d", "e"])
 POINTERS = st.sampled_from(["/a", "/b/c", "/b", "/l/-", "/l/0", "/l", "/a/x", ""])
 VALUES = st.sampled_from([1, 2, "x", None, True, [1, 2], {"c": 1}, {}])
 TEXTS = st.sampled_from(["x", "y", "zz", "\u00e9\u2028"])
+TTL = 30.0
 
 
 class Draw:
@@ -51,7 +52,9 @@ def seen(event):
         data,
         event.actor,
         event.outcome,
-        event.key,
+        "merged"
+        if (event.key or "").startswith("merged:")
+        else event.key,  # named by a hash, which those ids went into
         event.recorded_micros,
         event.erased,
     )
@@ -63,19 +66,24 @@ def with_hash(event):
 
 class Twins(RuleBasedStateMachine):
     sessions = Bundle("sessions")
+    holders = Bundle("holders")  # handles that took a lease once, by number
 
     @initialize()
     def open(self):
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FixedClock()
+        self.ticks = FixedTicks()
+        self.held = []  # by number: (session, lease) by store; empty where a store was reopened since
         self.draws = (Draw(), Draw())
         without = Settings(self.draws[0], snapshots=SnapshotPolicy(automatic=False))
-        self.memory = Store(MemoryStorage(clock=self.clock, draw=self.draws[0]), without, url="memory:")
+        self.memory = Store(
+            MemoryStorage(clock=self.clock, draw=self.draws[0], ticks=self.ticks), without, url="memory:"
+        )
         self.made = 0
         self.open_sqlite()
 
     def open_sqlite(self):
-        storage = open_sqlite(self.folder / "s.db", clock=self.clock, draw=self.draws[1])
+        storage = open_sqlite(self.folder / "s.db", clock=self.clock, draw=self.draws[1], ticks=self.ticks)
         everywhere = Settings(self.draws[1], snapshots=SnapshotPolicy(events=1, share=1e9))
         self.sqlite = Store(storage, everywhere, url="s.db")
 
@@ -86,9 +94,8 @@ class Twins(RuleBasedStateMachine):
             try:
                 results.append(("gave", act(store)))
             except EverlogError as error:
-                results.append(
-                    ("refused", type(error).__name__, getattr(error, "moved", None), getattr(error, "missed", None))
-                )
+                told = [getattr(error, member, None) for member in ("moved", "missed", "holder", "until")]
+                results.append(("refused", type(error).__name__, *told))
         assert results[0] == results[1]
         return results[0]
 
@@ -98,6 +105,7 @@ class Twins(RuleBasedStateMachine):
                 report = store.verify()
                 assert report.ok, report.faults
             assert [seen(event) for event in self.memory.feed()] == [seen(event) for event in self.sqlite.feed()]
+            self.memory.close()
             self.sqlite.close()
             shutil.rmtree(self.folder)
 
@@ -232,6 +240,66 @@ class Twins(RuleBasedStateMachine):
     def reopen(self):
         self.sqlite.close()
         self.open_sqlite()
+        self.held = [{} for _ in self.held]
+
+    # --- leases ---
+    def holding(self, number, act):
+        """Do the same with the handles that took a lease once."""
+        if self.held[number]:
+            self.both(lambda store: act(*self.held[number][store]))
+
+    @rule(target=holders, name=sessions, holder=st.sampled_from(["w1", "w2"]), how=st.sampled_from(["lease", "wake"]))
+    def take(self, name, holder, how):
+        made = {}
+
+        def act(store):
+            session = store.session(name) if how == "lease" else store.wake(name, holder=holder, ttl=TTL)
+            made[store] = (session, session.lease(holder, TTL) if how == "lease" else session.lease)
+            return made[store][1].token, session.refresh().size, [seen(event) for event in session.slice(-1)]
+
+        if self.both(act)[0] == "refused":
+            return multiple()
+        self.held.append(made)
+        return len(self.held) - 1
+
+    @rule(number=holders)
+    def renew(self, number):
+        self.holding(number, lambda session, lease: lease.renew())
+
+    @rule(number=holders)
+    def release(self, number):
+        def act(session, lease):
+            event = lease.release()
+            return None if event is None else seen(event)
+
+        self.holding(number, act)
+
+    @rule(number=holders, type=TYPES, text=TEXTS, key=KEYS, late=st.booleans())
+    def append_with_lease(self, number, type, text, key, late):
+        self.holding(
+            number,
+            lambda session, lease: seen(
+                session.append(type, {"content": text}, key=key, expected=0 if late else session.head)
+            ),
+        )
+
+    @rule(number=holders, to=st.integers(-4, 4))
+    def rewind_with_lease(self, number, to):
+        self.holding(number, lambda session, lease: seen(session.rewind(to, reason="back")))
+
+    @rule(again=st.booleans())
+    def lapse(self, again):
+        """All leases lapse at once: where some only come close, one store's background may renew, the other's not yet."""
+        if again:
+            self.ticks.restart()
+        else:
+            self.ticks.advance(seconds=TTL + 1)
+
+    @rule()
+    def leases(self):
+        self.both(
+            lambda store: sorted((each.session, each.holder, each.token, each.until) for each in store.leases(limit=99))
+        )
 
     @rule()
     def list_sessions(self):

@@ -67,6 +67,7 @@ RELEASED = {
     "step.started": "step occurrence attempt",
     "step.finished": "step occurrence attempt",
     "wait.started": "name",
+    "wait.finished": "name",
     "signal": "name data",
     "lease.acquired": "holder token until",
     "lease.released": "token reason",

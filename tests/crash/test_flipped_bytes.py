@@ -1,7 +1,11 @@
 """Bytes of a closed store's file that changed on the disk: harmless, or told by opening, reading or verifying; never silent."""
 
 import itertools
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+
+import msgspec
 
 import everlog
 from everlog.errors import CorruptionError, EverlogError
@@ -35,6 +39,7 @@ def fill(path: Path) -> None:
         store.create("two", parent=session[2]).append("note", {"content": "child"})
         store.create("gone").append("note", {"content": "gone"})
         store.delete("gone", reason="asked for")
+        store.create("held").lease("a holder", 3_600)
 
 
 def look(store: everlog.Store) -> list[object]:
@@ -42,7 +47,9 @@ def look(store: everlog.Store) -> list[object]:
     seen: list[object] = []
     for info in store.sessions(limit=100):
         session = store.session(info.id)
-        seen.append(repr(info))
+        lease = info.lease
+        seen.append(repr(msgspec.structs.replace(info, lease=None)))  # when a lease ends is counted anew each time
+        seen.append(None if lease is None else (lease.holder, lease.token, lease.ttl, lease.taken_at))
         for branch in session.branches():
             seen.append(repr(branch))
             for event in branch.events():
@@ -93,3 +100,27 @@ def test_no_changed_byte_passes_silently(tmp_path: Path) -> None:
     assert "silent" not in outcomes, outcomes["silent"]
     assert len(outcomes["verify"]) > 100, "the test changes what matters"
     assert len(outcomes["open"] + outcomes["corruption"]) > 10
+
+
+def test_a_changed_lease_is_told_by_verify(tmp_path: Path) -> None:
+    with everlog.open(tmp_path / "s.db") as store:
+        store.create("s").lease("a holder", 3_600)
+        store.create("given").lease("another", 60).release()
+        store.verify().raise_for_faults()
+    for column, value in {
+        "number": "number + 1",
+        "nonce": "zeroblob(16)",
+        "holder": "'someone'",
+        "boot": "'another'",
+        "until": "until + 1",
+        "ttl": "ttl - 1",
+        "taken": "0",
+        "checksum": "zeroblob(16)",
+    }.items():
+        path = tmp_path / f"{column}.db"
+        path.write_bytes((tmp_path / "s.db").read_bytes())
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute(f"UPDATE lease SET {column} = {value} WHERE session = 1")
+        with everlog.open(path) as store:
+            faults = store.verify().faults
+            assert any("lease" in str(fault) for fault in faults), column

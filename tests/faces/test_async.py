@@ -8,12 +8,17 @@ import pytest
 import everlog
 from everlog import aio
 from everlog.aio.preferences import AsyncPreferences
+from everlog.aio.runs import AsyncClaim, AsyncLease, AsyncRun
+from everlog.claims import Claim
 from everlog.errors import ConflictError
+from everlog.leases import Lease
 from everlog.preferences import Preferences
 from everlog.reader import BranchReader
+from everlog.runs import Run
 from everlog.session import Branch, Session
 from everlog.state import StateReader
 from everlog.store import Store
+from everlog.worker import SessionWorker
 from everlog.writer import SessionWriter
 
 # Sugar that cannot await, and what the async face builds on.
@@ -25,6 +30,20 @@ SYNC_ONLY = {
     "conflict",
     "saw",
     "storage",
+    "lease_unless",
+    "wake_unless",
+    "own_request",
+    "write_own",
+    "write",
+    "end_lease",
+    "shown",
+    "due",
+    "over",
+    "perform",
+    "waiting",
+    "sleeping",
+    "enter_finished",
+    "leave_stage",
     "settings",
     "session_id",
     "writer",
@@ -39,7 +58,11 @@ SYNC_ONLY = {
         (SessionWriter, aio.AsyncSession),
         (Preferences, AsyncPreferences),
         (Branch, aio.AsyncBranch),
+        (SessionWorker, aio.AsyncSession),
         (Session, aio.AsyncSession),
+        (Lease, AsyncLease),
+        (Run, AsyncRun),
+        (Claim, AsyncClaim),
         (Store, aio.AsyncStore),
     ],
 )
@@ -51,7 +74,7 @@ def test_both_faces_have_the_same_names_and_parameters(sync, async_):
             mine = {key: value.default for key, value in inspect.signature(one).parameters.items()}
             theirs = {key: value.default for key, value in inspect.signature(other).parameters.items()}
             assert mine == theirs, name
-    if sync not in {BranchReader, StateReader, SessionWriter}:  # of a part, the other face has more
+    if sync not in {BranchReader, StateReader, SessionWriter, SessionWorker}:  # of a part, the other face has more
         for name in (name for name in vars(async_) if not name.startswith("_") and name != "sync"):
             assert hasattr(sync, name) or name in sync.__init__.__code__.co_names, name
 

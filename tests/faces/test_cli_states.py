@@ -196,7 +196,7 @@ def test_looking_at_preferences_makes_none(run, session):
 
 
 def test_snapshots_are_listed_dropped_and_rebuilt(run, path):
-    with everlog.open(path, snapshots=everlog.SnapshotPolicy(events=100, share=1.0)) as store:
+    with everlog.open(path, snapshots=everlog.SnapshotPolicy(events=100, share=1.0, reducers=("document",))) as store:
         session = store.create("run")
         session.extend([NewEvent("state.set", {"path": "/n", "value": n}) for n in range(1_000)])
         assert store.keeper.wait(20)

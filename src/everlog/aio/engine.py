@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from threading import Event as Flag
 from threading import Lock, Thread
 from typing import ParamSpec, TypeVar
 
@@ -81,20 +83,30 @@ class _Waker:
         while True:
             with suppress(UnavailableError):  # whoever waits reads, and learns it
                 seen = self._storage.wait(seen, WAIT_SECONDS)
+            woken: Future[bool] = Future()
             try:
-                again = asyncio.run_coroutine_threadsafe(self._wake(), self._loop).result()
+                self._loop.call_soon_threadsafe(self._wake, woken)
             except RuntimeError:
                 return  # the loop was closed
-            if not again:
+            if not self._goes_on(woken):
                 return
 
-    async def _wake(self) -> bool:
+    def _wake(self, woken: Future[bool]) -> None:
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
             if not future.done():
                 future.set_result(None)
         self._running = bool(waiting)
-        return self._running
+        woken.set_result(self._running)
+
+    def _goes_on(self, woken: Future[bool]) -> bool:
+        """Tell whether anybody waits on; not where the loop ended before it could say."""
+        while True:
+            try:
+                return woken.result(WAIT_SECONDS)
+            except FutureTimeoutError:
+                if self._loop.is_closed():
+                    return False
 
 
 class Engine:
@@ -121,6 +133,22 @@ class Engine:
         if self.closed:
             raise UnavailableError("the store is closed; nothing was done; open it again")
         return await self.loop.run_in_executor(self.pool, lambda: call(*args, **keywords))
+
+    async def take(self, call: Callable[[Callable[[], bool]], T], give_back: Callable[[T], object]) -> T:
+        """Run a blocking call that takes something. Cancelled, it is told to stop, and what it has taken is given back."""
+        stopped = Flag()
+        taking = asyncio.ensure_future(self.run(call, stopped.is_set))
+
+        def late(taken: asyncio.Future[T]) -> None:
+            if not taken.cancelled() and taken.exception() is None:
+                self.pool.submit(give_back, taken.result())
+
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            stopped.set()
+            taking.add_done_callback(late)
+            raise
 
     async def submit(self, request: Request) -> Receipt:
         """Queue a request; withdrawn on cancellation, if it was not taken yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from everlog.aio.engine import Engine
 from everlog.compare import Difference
@@ -13,7 +13,7 @@ from everlog.core.query import Query
 from everlog.explain import Reason
 from everlog.reader import PlaceLike
 from everlog.session import Branch
-from everlog.state import ReducerLike, State, StateReader
+from everlog.state import Messages, ReducerLike, State, StateReader
 
 R = TypeVar("R", bound=StateReader)
 
@@ -110,6 +110,12 @@ class AsyncReader(Generic[R]):
         """See `BranchReader.cut`."""
         return await self._engine.run(self.sync.cut, place)
 
+    @overload
+    async def state(self, reducer: Literal["messages"], at: PlaceLike = "end", *, verify: bool = False) -> Messages: ...
+    @overload
+    async def state(
+        self, reducer: ReducerLike = "document", at: PlaceLike = "end", *, verify: bool = False
+    ) -> State: ...
     async def state(self, reducer: ReducerLike = "document", at: PlaceLike = "end", *, verify: bool = False) -> State:
         """See `StateReader.state`."""
         return await self._engine.run(self.sync.state, reducer, at, verify=verify)

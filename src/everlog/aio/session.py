@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,10 +16,16 @@ from everlog.core.decide import Repeats, StaleExpectationError
 from everlog.core.event import Event, Head, NewEvent, Outcome
 from everlog.follow import Follower
 from everlog.merging import Prefer
+from everlog.pending import Pending
 from everlog.reader import PlaceLike
+from everlog.reducers.pending import DEFAULT_RUN
 from everlog.session import Branch, Session, SessionInfo
 from everlog.state import ReducerLike, StateReader
+from everlog.steps import Policy
 from everlog.storage import Receipt
+
+if TYPE_CHECKING:
+    from everlog.aio.runs import AsyncLease, AsyncRun
 
 
 class AsyncSession(AsyncReader[Session]):
@@ -121,6 +127,36 @@ class AsyncSession(AsyncReader[Session]):
         except StaleExpectationError as stale:
             raise await self._engine.run(self.sync.conflict, stale, request) from None
         return self.sync.saw(receipt)
+
+    async def lease(self, holder: str, ttl: float = 30.0, *, timeout: float = 0.0) -> AsyncLease:
+        """See `Session.lease`."""
+        from everlog.aio.runs import AsyncLease
+
+        taken = await self._engine.take(
+            lambda stop: self.sync.lease_unless(stop, holder, ttl, timeout=timeout),
+            lambda taken: taken.release("whoever took it was cancelled"),
+        )
+        return AsyncLease(self._engine, taken)
+
+    async def signal(self, name: str, data: Any = None, *, actor: str | None = None, key: str | None = None) -> Event:
+        """See `Session.signal`."""
+        return await self._engine.run(self.sync.signal, name, data, actor=actor, key=key)
+
+    async def in_flight(self, at: PlaceLike = "end") -> Pending:
+        """See `Session.in_flight`."""
+        return await self._engine.run(self.sync.in_flight, at)
+
+    async def run(self, name: str = DEFAULT_RUN, *, policy: Policy = "fail", retry_failed: bool = False) -> AsyncRun:
+        """See `Session.run`."""
+        from everlog.aio.runs import AsyncRun
+
+        return AsyncRun(
+            self._engine, await self._engine.run(self.sync.run, name, policy=policy, retry_failed=retry_failed)
+        )
+
+    async def repair(self, *, actor: str | None = None) -> list[Event]:
+        """See `Session.repair`."""
+        return await self._engine.run(self.sync.repair, actor=actor)
 
     async def branches(self) -> list[AsyncBranch]:
         """See `Session.branches`."""

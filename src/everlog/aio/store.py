@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
 from everlog.aio.preferences import AsyncPreferences
@@ -16,6 +16,7 @@ from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
 from everlog.follow import Feed
+from everlog.leases import LeaseInfo
 from everlog.open import Durability, open_store
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer
@@ -23,6 +24,9 @@ from everlog.session import Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.store import Store
 from everlog.transfer import Transferred
+
+if TYPE_CHECKING:
+    from everlog.aio.runs import AsyncClaim, AsyncWoken
 
 
 class AsyncFeed:
@@ -134,6 +138,30 @@ class AsyncStore:
     async def session(self, id: str) -> AsyncSession:
         """See `Store.session`."""
         return AsyncSession(self._engine, await self._engine.run(self.sync.session, id))
+
+    async def wake(self, id: str, *, holder: str, ttl: float = 30.0, timeout: float = 0.0) -> AsyncWoken:
+        """See `Store.wake`."""
+        from everlog.aio.runs import AsyncWoken
+
+        woken = await self._engine.take(
+            lambda stop: self.sync.wake_unless(stop, id, holder=holder, ttl=ttl, timeout=timeout),
+            lambda woken: woken.lease.release("whoever took it was cancelled"),
+        )
+        return AsyncWoken(self._engine, woken)
+
+    async def claim(
+        self, session: AsyncSession | Session | str, *, holder: str, ttl: float = 30.0
+    ) -> AsyncClaim | None:
+        """See `Store.claim`."""
+        from everlog.aio.runs import AsyncClaim
+
+        chosen = session.sync if isinstance(session, AsyncSession) else session
+        claim = await self._engine.run(self.sync.claim, chosen, holder=holder, ttl=ttl)
+        return None if claim is None else AsyncClaim(self._engine, claim)
+
+    async def leases(self, *, limit: int = 50) -> list[LeaseInfo]:
+        """See `Store.leases`."""
+        return await self._engine.run(self.sync.leases, limit=limit)
 
     async def get_or_create(self, id: str, **made_with: Any) -> AsyncSession:
         """See `Store.get_or_create`."""

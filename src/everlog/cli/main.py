@@ -25,6 +25,8 @@ from everlog.errors import (
     NotFoundError,
     OutcomeUnknownError,
     StaleCursorError,
+    StepFailedError,
+    StepUnknownError,
     TamperedError,
     UnavailableError,
     UnsupportedStoreError,
@@ -46,7 +48,7 @@ EXIT_CODES = (
 _CODES: tuple[tuple[tuple[type[EverlogError], ...], int], ...] = (
     ((TamperedError, CorruptionError), 1),
     ((NotFoundError,), 3),
-    ((ConflictError, FencedError, StaleCursorError, MergeConflictError), 4),
+    ((ConflictError, FencedError, StaleCursorError, MergeConflictError, StepUnknownError, StepFailedError), 4),
     ((BusyError, UnavailableError, OutcomeUnknownError), 5),
     ((UnsupportedStoreError,), 6),
 )

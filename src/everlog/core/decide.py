@@ -1,20 +1,21 @@
 """Decide an append: given a branch's tip and what is proposed, the rows to record, or a refusal. FORMAT §3's order.
 
 1. Keys first: a repeated key gives back what it recorded, whatever else has happened since (law 5).
-2. Then the lease (none exists yet that could refuse), then `expected` (law 4).
+2. Then the lease (core/lease.py), then `expected` (law 4).
 3. Then positions without gaps, times that never go back (law 7), headers, leaves and nodes.
 Nothing is written before all of it holds, so a refusal writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NoReturn, cast
 
 import msgspec
 
 from everlog.core.event import Cause, Event, Head, PreparedEvent, encode_attached
 from everlog.core.header import FORMAT, Header, commit_key, encode_header
+from everlog.core.lease import LeaseToken
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks
 from everlog.errors import KeyReusedError
 
@@ -76,12 +77,16 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What one append proposes. key: of the whole append. repeats: what becomes of events whose key is recorded."""
+    """What one append proposes. key: of the whole append. repeats: what becomes of events whose key is recorded.
+
+    lease: of the writer, where it holds one.
+    """
 
     events: tuple[PreparedEvent, ...]
     expected: Expected | None = None
     key: str | None = None
     repeats: Repeats = "refuse"
+    lease: LeaseToken | None = None
 
     def keys(self) -> list[str]:
         """Give every key of the append, its own first."""
@@ -115,10 +120,12 @@ class Decided(msgspec.Struct, frozen=True):
     writers: Mapping[int, str] = {}
 
 
-def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> Decided:
+def decide_append(
+    tip: Tip, batch: Batch, recorded: Recorded, *, now: int, guard: Callable[[Batch], None] | None = None
+) -> Decided:
     """Give the rows that an append records, one for each event of the batch, in its order.
 
-    tip: moved on past the new rows; unchanged where this raises.
+    tip: moved on past the new rows; unchanged where this raises. guard: raises FencedError where the lease refuses it.
     recorded: for each of the batch's keys that stands in the lineage, the events it covers.
     Rows that were recorded before stand in the result with their old, smaller positions.
     Raises KeyReusedError, or StaleExpectationError when `expected` is given and is not where the tip is.
@@ -129,6 +136,8 @@ def decide_append(tip: Tip, batch: Batch, recorded: Recorded, *, now: int) -> De
         writers = _match_repeats(tip, batch, recorded, rows)
         if None not in rows:
             return Decided(cast("list[EventRow]", rows), writers)
+    if guard is not None:
+        guard(batch)
     expected = batch.expected
     if expected is not None:
         check_expected(tip, expected)

@@ -51,6 +51,10 @@ QUERY_TERMS_MAX = 64
 
 # --- waiting -------------------------------------------------------------------------------------
 LOCK_SECONDS_MAX = 10.0  # how long a writer waits for its turn before BusyError
+STEP_NAME_CHARACTERS_MAX = 128
+STEP_INPUT_BYTES_MAX = 64 * 1024  # of a step's arguments as they are recorded; of larger ones the hash
+LEASE_SECONDS_MIN = 0.1  # shorter, and a slow disk alone would end it
+LEASE_SECONDS_MAX = 24 * 3600.0  # how long a session may wait for a holder that died
 QUEUE_REQUESTS_MAX = 10_000  # appends waiting in one process; the next one waits, then BusyError
 GROUP_BYTES_MAX = 64 * 1024 * 1024  # bodies that one group commit takes at most
 

@@ -25,6 +25,7 @@ from everlog.storage import (
     Graft,
     PutSnapshots,
     Receipt,
+    RenewLease,
     Request,
     Resolve,
     Withdraw,
@@ -217,7 +218,7 @@ def bytes_held(request: Request) -> int:
         return sum(
             len(event.row.body or b"") + sum(item.size for item in event.attachments) for event in request.events
         )
-    if isinstance(request, (Graft, Erase, Delete, DropSnapshots)):
+    if isinstance(request, (Graft, Erase, Delete, DropSnapshots, RenewLease)):
         return 0
     if isinstance(request, PutSnapshots):
         return sum(len(snapshot.content) for snapshot in request.snapshots)

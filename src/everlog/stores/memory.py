@@ -19,6 +19,7 @@ from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, StaleExpectationError, Tip, event_of
 from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
+from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import node_in_row, node_position, split_digests
@@ -37,9 +38,11 @@ from everlog.storage import (
     Resolve,
     SessionFilter,
     SessionRow,
+    StaleLeaseError,
     Withdraw,
 )
 from everlog.stores.shelf import Shelf
+from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
 
 
@@ -62,11 +65,14 @@ class _Branch(msgspec.Struct):
 
 
 class MemoryStorage:
-    """Implements everlog.storage.Storage. clock: microseconds since 1970 UTC. draw: gives random bytes."""
+    """Implements everlog.storage.Storage. clock: microseconds since 1970 UTC. draw: gives random bytes. ticks: for leases."""
 
-    def __init__(self, *, clock: Callable[[], int], draw: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, *, clock: Callable[[], int], draw: Callable[[int], bytes], ticks: Callable[[], Ticks] = read_ticks
+    ) -> None:
         self.id = draw(16).hex()
         self._clock = clock
+        self.ticks = ticks
         self._process = os.getpid()
         self._closed = False
         self._lock = RLock()
@@ -84,6 +90,7 @@ class MemoryStorage:
         self._erasures: dict[bytes, LedgerEntry] = {}  # by leaf
         self._erasure_count = 0
         self._shelf = Shelf()
+        self._leases: dict[str, LeaseRow] = {}  # by session id
 
     # --- writing ---
     def write(self, request: Request) -> Receipt:
@@ -97,7 +104,7 @@ class MemoryStorage:
         self._open()
         try:
             outcome = self.write(request)
-        except (EverlogError, StaleExpectationError) as refusal:
+        except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
             outcome = refusal
         resolve(outcome)  # outside of `try`: what it raises is no refusal, and it is called once
         return lambda: False
@@ -125,6 +132,15 @@ class MemoryStorage:
             if key is not None:
                 return self._sessions[key].row
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        with self._open():
+            return self._leases.get(self.session_by_id(session_id).id)
+
+    def leases(self, now: Ticks, limit: int) -> list[tuple[SessionRow, LeaseRow]]:
+        with self._open():
+            held = [(self.session_by_id(id_), lease) for id_, lease in self._leases.items() if lease.lives(now)]
+            return sorted(held, key=lambda each: -each[1].taken)[:limit]
 
     def session_of(self, branch: int) -> SessionRow:
         with self._open():
@@ -389,6 +405,15 @@ class _Transaction:
     def branches(self, session: int) -> list[BranchRow]:
         return self._store.branches(session)
 
+    def ticks(self) -> Ticks:
+        return self._store.ticks()
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        return self._store._leases.get(session_id)
+
+    def set_lease(self, session_id: str, lease: LeaseRow) -> None:
+        self._store._leases[session_id] = lease
+
     def name_taken(self, name: str) -> bool:
         return name in self._store._names
 
@@ -513,6 +538,7 @@ class _Transaction:
         ended = self._sessions[session]
         ended.deleted = True
         del self._store._names[ended.row.name], self._store._ids[ended.row.id]
+        self._store._leases.pop(ended.row.id, None)
         self._replace(session, name="", title=None, labels={}, metadata=None, parent=None, salt=b"")
         for row in self.branches(session):
             branch = self._branches[row.key]

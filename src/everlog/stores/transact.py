@@ -11,6 +11,7 @@ A store gives a `Transaction`: the few reads and writes below, against one open 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -26,7 +27,8 @@ from everlog.core.decide import (
     decide_append,
     event_of,
 )
-from everlog.core.event import ERASED, PreparedAttachment
+from everlog.core.event import ERASED, PreparedAttachment, decode_body
+from everlog.core.lease import LeaseRow, Ticks, check_lease, held
 from everlog.core.ledger import (
     CurrentRecord,
     DeleteRecord,
@@ -35,6 +37,7 @@ from everlog.core.ledger import (
     SessionRecord,
     commit_session,
 )
+from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.merkle import push_leaf, split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError, SessionExistsError
@@ -46,15 +49,19 @@ from everlog.storage import (
     Create,
     Delete,
     DropSnapshots,
+    EndLease,
     Erase,
     Family,
     Graft,
     PutSnapshots,
     Receipt,
+    RenewLease,
     Request,
     Rewind,
     SessionRow,
+    StaleLeaseError,
     Switch,
+    TakeLease,
     Update,
 )
 
@@ -75,6 +82,18 @@ class Transaction(Protocol):
     """What a store offers inside one open transaction. Reads see the transaction's own writes."""
 
     now: int
+
+    def ticks(self) -> Ticks:
+        """Give the time that leases are measured by."""
+        ...
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        """Give the last lease of a session, the same object each time; None for none ever."""
+        ...
+
+    def set_lease(self, session_id: str, lease: LeaseRow) -> None:
+        """Write a session's lease in the place of its last."""
+        ...
 
     def tip(self, session_id: str) -> Tip:
         """Give the tip of a living session's current branch, the same object each time; NotFoundError."""
@@ -161,6 +180,12 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
             return _switch(tx, request)
         case Update():
             return _update(tx, request)
+        case TakeLease():
+            return _take_lease(tx, request)
+        case RenewLease():
+            return _renew_lease(tx, request)
+        case EndLease():
+            return _end_lease(tx, request)
         case Graft():
             return _graft(tx, request)
         case Adopt():
@@ -181,10 +206,18 @@ def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
     keys = batch.keys()
     recorded: Recorded = tx.recorded(tip.branch, tip.size, keys) if keys else {}
     before = tip.size
-    decided = decide_append(tip, batch, recorded, now=tx.now)
+    decided = decide_append(tip, batch, recorded, now=tx.now, guard=partial(_check_lease, tx, tip))
     if tip.size > before:
         _insert(tx, tip, batch, decided.rows, before)
     return _receipt(tip, decided, before)
+
+
+def _check_lease(tx: Transaction, tip: Tip, batch: Batch, moves: str | None = None) -> None:
+    """Raise FencedError where the session's lease is another's; most sessions have none. moves: how `current` does."""
+    lease = tx.lease(tip.session_id)
+    if lease is not None or batch.lease is not None:
+        types = [event.type for event in batch.events] + ([] if moves is None else [moves])
+        check_lease(lease, batch.lease, tx.ticks(), types=types, session=tip.name, wall=tx.now)
 
 
 def _insert(tx: Transaction, tip: Tip, batch: Batch, rows: Sequence[EventRow], before: int) -> None:
@@ -255,15 +288,36 @@ def _create(tx: Transaction, request: Create) -> Receipt:
             f"a session {request.name!r} exists; nothing was written; open it with session() or get_or_create(), or choose "
             "another id"
         )
+    floor = _floor_of(tx, request.base)
     if request.forked_from is not None:
-        tx.session(request.forked_from)
+        parent = tx.lease(tx.session(request.forked_from).id)
+        floor = max(floor, 0 if parent is None else parent.highest)
     tip = _new_tip(request.session_id, request.name, request.branch_id, request.writer, request.base, request.family)
     branch, decided = _grow(tx, tip, request.base, request.batch)
     session = tx.insert_session(request)
     tip.session = session
     tx.set_current(session, _write_branch(tx, session, branch, request.batch, decided))
     _record_names(tx, request.session_id, request.salt, request.name, request.title, request.labels)
+    _raise_floor(tx, request.session_id, floor)  # a fork begins without a lease, above the tokens of what it shares
     return _receipt(tip, decided, branch.base_size)
+
+
+def _floor_of(tx: Transaction, base: Base | None) -> int:
+    """Give the highest token that the session which owns a base has on record."""
+    if base is None:
+        return 0
+    try:
+        lease = tx.lease(tx.session_of(base.branch).id)
+    except NotFoundError:
+        return 0  # it was deleted, and its leases with it: the nonce tells old tokens from new ones
+    return 0 if lease is None else lease.highest
+
+
+def _raise_floor(tx: Transaction, session_id: str, number: int) -> None:
+    """Have the next token of a session be above a number. A lease that lives goes on."""
+    lease = tx.lease(session_id)
+    if number > (0 if lease is None else lease.highest):
+        tx.set_lease(session_id, msgspec.structs.replace(lease or LeaseRow(0), floor=number))
 
 
 def _record_names(
@@ -276,6 +330,7 @@ def _record_names(
 def _rewind(tx: Transaction, request: Rewind) -> Receipt:
     session = tx.session(request.session_id)
     left = tx.tip(request.session_id)
+    _check_lease(tx, left, request.batch, "session.rewound")
     if left.branch != request.left:
         raise StaleExpectationError(branch_id=left.branch_id, head=left.head())
     if request.batch.expected is not None:
@@ -298,6 +353,7 @@ def _record_current(tx: Transaction, tip: Tip) -> None:
 def _switch(tx: Transaction, request: Switch) -> Receipt:
     session = tx.session(request.session_id)
     left = tx.tip(request.session_id)
+    _check_lease(tx, left, request.batch, "session.switched")
     if request.left is not None:
         check_expected(left, request.left)
     target = tx.tip_of(session, request.target)
@@ -320,6 +376,38 @@ def _update(tx: Transaction, request: Update) -> Receipt:
     return receipt
 
 
+def _take_lease(tx: Transaction, request: TakeLease) -> Receipt:
+    tip, now = tx.tip(request.session_id), tx.ticks()
+    last = tx.lease(request.session_id)
+    if last is not None and last.lives(now):
+        raise held(last, now, session=tip.name, wall=tx.now)
+    lapsed = last is not None and last.holder is not None  # it may have been given back since the taker looked
+    if request.lease.number != (0 if last is None else last.highest) + 1 or lapsed != (len(request.batch.events) > 1):
+        raise StaleLeaseError
+    receipt = _append_at(tx, tip, request.batch)
+    until = now.micros + request.ttl
+    number, nonce = request.lease.number, request.lease.nonce
+    tx.set_lease(request.session_id, LeaseRow(number, nonce, request.holder, now.boot, until, request.ttl, tx.now))
+    return receipt
+
+
+def _renew_lease(tx: Transaction, request: RenewLease) -> Receipt:
+    tip, now = tx.tip(request.session_id), tx.ticks()
+    lease = tx.lease(request.session_id)
+    check_lease(lease, request.lease, now, types=(), session=tip.name, wall=tx.now)
+    assert lease is not None, "a token was good"
+    tx.set_lease(request.session_id, msgspec.structs.replace(lease, until=now.micros + request.ttl, ttl=request.ttl))
+    return Receipt(tip.session_id, tip.branch_id, tip.size, tuple(tip.peaks))
+
+
+def _end_lease(tx: Transaction, request: EndLease) -> Receipt:
+    receipt = _append_at(tx, tx.tip(request.session_id), request.batch)
+    lease = tx.lease(request.session_id)
+    assert lease is not None, "a token was good"
+    tx.set_lease(request.session_id, msgspec.structs.replace(lease, holder=None, until=0))
+    return receipt
+
+
 def _graft(tx: Transaction, request: Graft) -> Receipt:
     session = tx.session(request.session_id)
     tip = _new_tip(
@@ -329,13 +417,18 @@ def _graft(tx: Transaction, request: Graft) -> Receipt:
     branch = NewBranch(
         tip.branch_id, tip.writer, None if base is None else base.branch, 0 if base is None else base.size, tip
     )
+    floor = _floor_of(tx, base)
     tx.insert_branch(session.key, branch)
+    _raise_floor(tx, session.id, floor)
     return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))
 
 
 def _adopt(tx: Transaction, request: Adopt) -> Receipt:
     tip = tx.tip_of(tx.session_of(request.branch), request.branch)
     assert request.events, "the service takes pages, and no page is empty"
+    lease = tx.lease(tip.session_id)
+    if lease is not None and lease.lives(tx.ticks()) and tx.tip(tip.session_id) is tip:
+        raise held(lease, tx.ticks(), session=tip.name, wall=tx.now, what="this would add to its current branch")
     if tip.leaf != request.previous or tip.size != request.events[0].row.position:
         raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
     rows: list[EventRow] = []
@@ -348,9 +441,21 @@ def _adopt(tx: Transaction, request: Adopt) -> Receipt:
     tip.leaf = rows[-1].leaf
     attachments = [(event.row.position, event.attachments) for event in request.events if event.attachments]
     tx.insert_events(tip, rows, attachments)
+    number = max((_token_of(row) for row in rows if row.type == "lease.acquired"), default=0)
+    _raise_floor(tx, tip.session_id, number)  # a copy begins without a lease, above the tokens on record
     erased = [(row.position, row.leaf) for row in rows if row.gone == ERASED]
     _record_erased(tx, tip.session_id, erased, "erased where it came from")
     return Receipt(tip.session_id, tip.branch_id, tip.size, tuple(tip.peaks))
+
+
+def _token_of(row: EventRow) -> int:
+    """Give the token that a lease.acquired event names; 0 where its body is gone, or is not ours."""
+    try:
+        data = None if row.body is None else decode_body(row.body).data
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 0
+    token = data.get("token") if isinstance(data, dict) else None
+    return token if type(token) is int and 0 <= token <= SAFE_INTEGER_MAX else 0
 
 
 def _erase(tx: Transaction, request: Erase) -> Receipt:

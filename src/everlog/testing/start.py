@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from everlog.core.event import NewEvent
-from everlog.testing.clock import FixedClock
+from everlog.testing.clock import FixedClock, FixedTicks
 
 DEADLINE_SECONDS = 20.0
 
@@ -28,6 +28,10 @@ class ContractStart:
     def open_store(self, folder: Path, clock: FixedClock) -> Any:
         """Open an empty store that takes its time from this clock."""
         raise NotImplementedError
+
+    def open_store_with_ticks(self, folder: Path, clock: FixedClock, ticks: FixedTicks) -> Any:  # noqa: ARG002
+        """Open an empty store whose leases are measured by these ticks; None where they cannot be set."""
+        return None
 
     @pytest.fixture
     def clock(self) -> FixedClock:

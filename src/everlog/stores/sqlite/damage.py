@@ -1,7 +1,7 @@
 """Damage: bytes of the file that changed without the store, where no event's hash would tell.
 
 1. Tables and indexes must agree, page by page: SQLite looks.
-2. What stands in the rows of sessions and branches beside the events has a checksum, written with the row. It is no
+2. What stands in the rows of sessions, branches and leases beside the events has a checksum, written with the row. It is no
    proof, since whoever can write the file can write a checksum: hashes and seals are that.
 3. Labels stand twice, in the session's row and in a table of their own for listing.
 """
@@ -38,5 +38,8 @@ def find_damage(connection: apsw.Connection) -> Iterator[str]:
     for number, checksum, *row in fetch_each(connection, "read_branch_sums"):
         if checksum is not None and checksum != checksum_of(tuple(row)):
             yield f"branch {bytes(row[0]).hex():.8} (row {number}): its id, session, number, base or time is not what was written"
+    for checksum, *row in fetch_each(connection, "read_lease_sums"):
+        if checksum != checksum_of(tuple(row)):
+            yield f"the lease of the session in row {row[0]} is not what was written"
     for name, value, session in fetch_each(connection, "read_label_damage"):
         yield f"label {name!r:.100} = {value!r:.100} of the session in row {session} stands in one of its two places only"

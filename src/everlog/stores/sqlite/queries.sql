@@ -319,3 +319,40 @@ DELETE FROM snapshot WHERE branch IN (SELECT branch FROM chain) AND size > :posi
 
 -- end_snapshots: of a session's branches (branch_number)
 DELETE FROM snapshot WHERE branch IN (SELECT branch FROM branch WHERE session = :session);
+
+-- read_lease: the last lease of a living session (session.id, lease primary key)
+SELECT l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
+FROM session AS s
+JOIN lease AS l ON l.session = s.session
+WHERE s.id = :id AND s.deleted IS NULL;
+
+-- read_leases: the leases that live, the last taken first (lease_held)
+SELECT
+  s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt,
+  l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
+FROM lease AS l
+JOIN session AS s ON s.session = l.session
+JOIN family AS f ON f.family = s.family
+WHERE l.holder IS NOT NULL AND l.boot = :boot AND l.until > :now
+ORDER BY l.taken DESC
+LIMIT :limit;
+
+-- set_lease: a session's lease, in the place of its last (primary key)
+INSERT INTO lease (session, number, nonce, holder, boot, until, ttl, taken, floor, checksum)
+VALUES (:session, :number, :nonce, :holder, :boot, :until, :ttl, :taken, :floor, :checksum)
+ON CONFLICT (session) DO UPDATE SET
+  number = excluded.number,
+  nonce = excluded.nonce,
+  holder = excluded.holder,
+  boot = excluded.boot,
+  until = excluded.until,
+  ttl = excluded.ttl,
+  taken = excluded.taken,
+  floor = excluded.floor,
+  checksum = excluded.checksum;
+
+-- end_lease: a deleted session has none (primary key)
+DELETE FROM lease WHERE session = :session;
+
+-- read_lease_sums: every lease with its checksum (the table)
+SELECT checksum, session, number, nonce, holder, boot, until, ttl, taken, floor FROM lease;

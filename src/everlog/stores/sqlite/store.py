@@ -18,6 +18,7 @@ from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, StaleExpectationError
 from everlog.core.event import Event, PreparedAttachment
+from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
@@ -41,6 +42,7 @@ from everlog.storage import (
     Resolve,
     SessionFilter,
     SessionRow,
+    StaleLeaseError,
     Withdraw,
 )
 from everlog.stores.commit import Committer, Outcome
@@ -56,9 +58,11 @@ from everlog.stores.sqlite.transaction import (
     read_branch,
     read_branches,
     read_forks,
+    read_lease,
     read_lineage,
     session_row,
 )
+from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import carry_out
 
 CHECKPOINT_PAGES = 2_000  # WAL pages (16 MiB) after which a commit copies them into the file
@@ -69,7 +73,10 @@ SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroy
 class SqliteStorage:
     """Implements everlog.storage.Storage on one file. Open with `open_sqlite`."""
 
-    def __init__(self, connections: Connections, *, store_id: str, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, connections: Connections, *, store_id: str, clock: Callable[[], int], ticks: Callable[[], Ticks]
+    ) -> None:
+        self.ticks = ticks
         self.id = store_id
         self._clock = clock
         self._connections = connections
@@ -93,7 +100,7 @@ class SqliteStorage:
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
-                tx = SqliteTransaction(connection, self._tips, now=self._clock())
+                tx = SqliteTransaction(connection, self._tips, now=self._clock(), ticks=self.ticks)
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.changed:
                     self._news.announce()
@@ -124,7 +131,7 @@ class SqliteStorage:
             for request in requests:
                 try:
                     outcomes.append(carry_out(tx, request))
-                except (EverlogError, StaleExpectationError) as refusal:
+                except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
                     outcomes.append(refusal)
             tx.flush()
         except BaseException as error:
@@ -239,6 +246,15 @@ class SqliteStorage:
         if row is None:
             raise NotFoundError("the session that owned this branch was deleted")
         return session_row(row)
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        with self._connections.reader() as connection:
+            return read_lease(connection, session_id)
+
+    def leases(self, now: Ticks, limit: int) -> list[tuple[SessionRow, LeaseRow]]:
+        with self._connections.reader() as connection:
+            rows = fetch_all(connection, "read_leases", {"boot": now.boot, "now": now.micros, "limit": limit})
+        return [(session_row(row[:12]), LeaseRow(*row[12:])) for row in rows]
 
     def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
         with self._connections.reader() as connection:
@@ -424,6 +440,7 @@ def open_sqlite(
     *,
     clock: Callable[[], int],
     draw: Callable[[int], bytes],
+    ticks: Callable[[], Ticks] = read_ticks,
     read_only: bool = False,
     relaxed: bool = False,
     disk: files.Disk = files.SYSTEM,
@@ -442,7 +459,7 @@ def open_sqlite(
     with connections.reader() as connection:
         row = fetch_one(connection, "read_store")
     assert row is not None, "a store that was made has a row of its own"
-    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock)
+    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock, ticks=ticks)
     if not read_only:
         with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
             store.remove_traces()

@@ -1,0 +1,100 @@
+"""A session's handle as one who works on it: its lease, signals, runs, and what is in flight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from everlog.core.event import Event, NewEvent
+from everlog.core.lease import LeaseToken
+from everlog.errors import InvalidEventError
+from everlog.leases import Lease, end_lease, take_lease
+from everlog.pending import Pending, PendingTool, read_pending
+from everlog.reader import PlaceLike
+from everlog.reducers.pending import DEFAULT_RUN, PENDING
+from everlog.runs import Run
+from everlog.steps import Policy, check_step
+from everlog.writer import SessionWriter
+
+UNKNOWN_TEXT: Final = (
+    "The process that ran this ended before a result was recorded. It is not known whether it took effect."
+)
+
+
+class SessionWorker(SessionWriter):
+    """A session's handle as one who works on it."""
+
+    def lease(self, holder: str, ttl: float = 30.0, *, timeout: float = 0.0) -> Lease:
+        """Take the sole right to append, for this handle: others may append inbox types only, until it is given back.
+
+        holder: who, for people. ttl: seconds after which it lapses if this process dies; while it lives the lease is renewed
+        in the background. timeout: seconds to wait for the lease of another. Recorded as `lease.acquired`.
+        Raises FencedError (holder, until) where another lives.
+        """
+        return self.lease_unless(lambda: False, holder, ttl, timeout=timeout)
+
+    def lease_unless(self, stop: Callable[[], bool], holder: str, ttl: float, *, timeout: float) -> Lease:
+        """As `lease`; where `stop` says so, it waits no longer, and gives back what it has taken."""
+        taken = take_lease(self, self._keepers.leases, self._settings.draw, holder, ttl, timeout=timeout, stop=stop)
+        if taken.alive:
+            self._lease = taken
+        return taken
+
+    def end_lease(self, token: LeaseToken, reason: str) -> Event:
+        """Give this handle's lease back; `Lease.release` calls it."""
+        event = end_lease(self, token, reason)
+        self._lease = None
+        return event
+
+    def signal(self, name: str, data: Any = None, *, actor: str | None = None, key: str | None = None) -> Event:
+        """Send a signal: the first wait of that name that has none gets it, also one that is asked for later.
+
+        Anyone may, while another holds the lease. Give key= where it may be sent twice.
+        """
+        check_step(name, "retry", 0, 1.0, None)
+        return self.append("signal", {"name": name, "data": data}, actor=actor, key=key)
+
+    def in_flight(self, at: PlaceLike = "end") -> Pending:
+        """Give what is in flight: tool uses without results, steps, waits, messages that nobody answered."""
+        state = self.state(PENDING, at=at)
+        return read_pending(state.value, state.size)
+
+    def run(self, name: str = DEFAULT_RUN, *, policy: Policy = "fail", retry_failed: bool = False) -> Run:
+        """Begin a run, or go on with it: what it has recorded is given again and not done again.
+
+        name: of the run, where a session has several. policy: of steps that say none: what becomes of one that was started when
+        its process died: "fail" never runs it twice, "retry" runs it again, "ask" waits for a signal that decides.
+        retry_failed: try steps once more that raised.
+        """
+        if not isinstance(name, str):
+            raise InvalidEventError(f"run name {name!r:.100} is no string; nothing was done; name it")
+        check_step(name, policy, 0, 1.0, None)
+        return Run(self, name, self._settings.draw, policy=policy, retry_failed=retry_failed)
+
+    def repair(self, *, actor: str | None = None) -> list[Event]:
+        """Close tool uses that have no result with one whose outcome is `unknown`; give the events.
+
+        Every provider then accepts the conversation, and the model is told that it is not known whether they took effect.
+        """
+        tools = self.in_flight().tools
+        if not tools:
+            return []
+        seen: Counter[tuple[str, str]] = Counter()  # a turn may hold one id twice
+        results: list[NewEvent] = []
+        for tool in tools:
+            results.append(_unknown_result(tool, actor, seen[tool.event, tool.id]))
+            seen[tool.event, tool.id] += 1
+        return self.extend(results, repeats="skip")
+
+
+def _unknown_result(tool: PendingTool, actor: str | None, number: int) -> NewEvent:
+    return NewEvent(
+        "agent.tool_result",
+        {"tool_use_id": tool.id, "content": UNKNOWN_TEXT, "is_error": True},
+        outcome="unknown",
+        caused_by=tool.event,
+        actor=actor,
+        key=f"repair:{tool.event}:{sha256(tool.id.encode()).hexdigest()[:16]}" + (f":{number}" if number else ""),
+    )
