@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from everlog.errors import InvalidEventError
-from everlog.steps import Call, Driver, Step, recorded_input
+from everlog.steps import Call, Driven, Driver, Step, recorded_input
 
 if TYPE_CHECKING:
     from everlog.runs import Run
-
-
-class GoesOn(Protocol):
-    """What drives work."""
-
-    def give(self, value: Any) -> None: ...
-    def fail(self, error: BaseException) -> None: ...
-    def close(self) -> None: ...
 
 
 class StepForm:
@@ -85,7 +77,7 @@ class StepForm:
         else:
             self.effect_key, self.attempt = call
 
-    def ends(self, driver: GoesOn, error: BaseException | None) -> bool:
+    def ends(self, driver: Driven, error: BaseException | None) -> bool:
         """Tell what drives the work how the body ended; False where nothing is to be recorded."""
         if error is None and not self.done:
             driver.give(self.result)
@@ -96,7 +88,7 @@ class StepForm:
         self.leave(driver)
         return False
 
-    def leave(self, driver: GoesOn | None) -> None:
+    def leave(self, driver: Driven | None) -> None:
         """Leave it in flight, as a process that dies does."""
         if self.done:
             if self._step.kind == "stage":

@@ -71,11 +71,10 @@ class Step(NamedTuple):
     kind: str = "step"
 
 
-class Driver:
-    """Drives work on a thread up to where the step's function is called. value: what it gave, when it is done."""
+class Driven:
+    """Work, and how it goes on. value: what it gave, when it is done."""
 
-    def __init__(self, session: SessionWriter, work: Work) -> None:
-        self._session = session
+    def __init__(self, work: Work) -> None:
         self._work = work
         self._next: Callable[[], Any] = lambda: next(work)
         self.value: Any = None
@@ -91,6 +90,14 @@ class Driver:
     def close(self) -> None:
         """Let the work end where it is."""
         self._work.close()
+
+
+class Driver(Driven):
+    """Drives work on a thread up to where the step's function is called."""
+
+    def __init__(self, session: SessionWriter, work: Work) -> None:
+        super().__init__(work)
+        self._session = session
 
     def run(self) -> Call | None:
         """Go on to the next call of the function; None where the work is done."""

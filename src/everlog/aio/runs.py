@@ -24,6 +24,7 @@ from everlog.runs import Run
 from everlog.steps import (
     MICROS,
     Call,
+    Driven,
     Policy,
     Read,
     Sleep,
@@ -227,27 +228,13 @@ async def _called(function: Callable[..., Any], arguments: Sequence[Any], keywor
     return await value if inspect.isawaitable(value) else value
 
 
-class AsyncDriver:
+class AsyncDriver(Driven):
     """Drives work on an event loop up to where the step's function is called. value: what it gave, when it is done."""
 
     def __init__(self, engine: Engine, run: Run, work: Work) -> None:
+        super().__init__(work)
         self._engine = engine
         self._run = run
-        self._work = work
-        self._next: Callable[[], Any] = lambda: next(work)
-        self.value: Any = None
-
-    def give(self, value: Any) -> None:
-        """Go on with what the function gave."""
-        self._next = lambda: self._work.send(value)
-
-    def fail(self, error: BaseException) -> None:
-        """Go on with what it raised."""
-        self._next = lambda: self._work.throw(error)
-
-    def close(self) -> None:
-        """Let the work end where it is."""
-        self._work.close()
 
     async def run(self) -> Call | None:
         """Go on to the next call of the function; None where the work is done."""
