@@ -152,9 +152,9 @@ def all_sessions(storage: Storage) -> Iterator[SessionRow]:
     while True:
         chosen = SessionFilter(EVERYTHING, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after)
         page = storage.sessions(chosen)
-        for pair in page:
-            after = pair
-            yield pair[0]
+        for each in page:
+            after = (each.session, each.branch)
+            yield each.session
         if len(page) < limits.SESSIONS_PAGE_MAX:
             return
 

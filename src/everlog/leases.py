@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Any, Protocol
@@ -147,9 +148,8 @@ class LeaseInfo(msgspec.Struct, frozen=True):
     taken_at: int
 
 
-def living_lease(storage: Storage, session: SessionRow) -> LeaseInfo | None:
-    """Give a session's lease, where it lives."""
-    now, lease = storage.ticks(), storage.lease(session.id)
+def lease_info(storage: Storage, session: SessionRow, lease: LeaseRow | None, now: Ticks) -> LeaseInfo | None:
+    """Give what users see of a session's last lease; None where it does not live."""
     return _lease_info(storage, session, lease, now) if lease is not None and lease.lives(now) else None
 
 
@@ -256,12 +256,13 @@ def take_lease(
         until = format_micros(storage.now() + micros)
         data = {"holder": holder, "token": token.number, "until": until}
         events = [NewEvent("lease.acquired", data, actor=None)]
-        if last is not None and last.holder is not None:
-            ended = {"token": last.number, "reason": f"the lease of {last.holder} lapsed"}
-            events.insert(0, NewEvent("lease.released", ended, outcome="timeout"))
+        ended = None if last is None or last.holder is None else last  # lapsed: nobody gave it back
+        if ended is not None:
+            data = {"token": ended.number, "reason": f"the lease of {ended.holder} lapsed"}
+            events.insert(0, NewEvent("lease.released", data, outcome="timeout"))
         started = storage.ticks()
         try:
-            session.write_own(events, lambda batch, token=token: TakeLease(session.uuid, token, holder, micros, batch))
+            session.write_own(events, partial(TakeLease, session.uuid, token, holder, micros, ended is not None))
         except StaleLeaseError:
             continue
         except FencedError:

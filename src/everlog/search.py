@@ -47,10 +47,11 @@ def _sessions(storage: Storage, query: Query) -> Iterator[tuple[SessionRow, Bran
     last: tuple[SessionRow, BranchRow] | None = None
     while True:
         page = storage.sessions(SessionFilter(query, "", None, "-updated", limits.SESSIONS_PAGE_MAX, last))
-        yield from page
+        for each in page:
+            last = (each.session, each.branch)
+            yield last
         if len(page) < limits.SESSIONS_PAGE_MAX:
             return
-        last = page[-1]
 
 
 def _may_hold(branch: BranchRow, query: Query) -> bool:

@@ -25,7 +25,7 @@ from everlog.core.prepare import Draw
 from everlog.core.standard import is_reserved
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
-from everlog.leases import LeaseInfo, living_lease
+from everlog.leases import LeaseInfo, lease_info
 from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
@@ -119,7 +119,8 @@ class Session(SessionWorker):
     def info(self) -> SessionInfo:
         """Read the session's title, labels, size and times as they are now."""
         row = self.storage.session_by_id(self._row.id)
-        return session_info(row, self.storage.current_branch(row.id), living_lease(self.storage, row))
+        lease = lease_info(self.storage, row, self.storage.lease(row.id), self.storage.ticks())
+        return session_info(row, self.storage.current_branch(row.id), lease)
 
     # --- branches ---
     def branches(self) -> list[Branch]:

@@ -146,14 +146,15 @@ class Update(msgspec.Struct, frozen=True):
 class TakeLease(msgspec.Struct, frozen=True):
     """Take the lease of a session for a time, and append to its current branch that it was taken.
 
-    lease: its number, one above the last, which the batch names too; a number that is taken is StaleLeaseError.
-    ttl: microseconds. Refused with FencedError while another lives.
+    lease: its number, one above the last, which the batch names too. ttl: microseconds. lapsed: whether the batch says that
+    the last lease lapsed. StaleLeaseError where the number or `lapsed` is not true any more; FencedError while another lives.
     """
 
     session_id: str
     lease: LeaseToken
     holder: str
     ttl: int
+    lapsed: bool
     batch: Batch
 
 
@@ -285,11 +286,19 @@ Resolve = Callable[[Receipt | Exception], None]
 Withdraw = Callable[[], bool]
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A living session in a list: its current branch, and its last lease, whether that lives or has ended."""
+
+    session: SessionRow
+    branch: BranchRow
+    lease: LeaseRow | None
+
+
 class SessionFilter(msgspec.Struct, frozen=True):
     """Which sessions to list.
 
     query: label, session, since, until and words, as `core.query` matches them against a session.
-    order: one of updated -updated created -created id -id. after: the SessionRow and BranchRow listed last.
+    order: one of updated -updated created -created id -id. after: the session and branch listed last.
     parent: packed Cause prefix: only sessions made for events of that writer (16 bytes) or that event (24 bytes).
     """
 
@@ -369,8 +378,8 @@ class Storage(Protocol):
         """Read the living session that owns a branch; NotFoundError once it is deleted."""
         ...
 
-    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
-        """List living sessions, each with its current branch; at most `limit`, in `order`, then by key."""
+    def sessions(self, chosen: SessionFilter) -> list[Listed]:
+        """List living sessions, at most `limit`, in `order`, then by key."""
         ...
 
     def forks(self, session: int) -> list[SessionRow]:

@@ -17,7 +17,7 @@ from everlog.core.query import Query, check_session_query
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import CURSOR_START, Feed
 from everlog.keeper import SnapshotKeeper
-from everlog.leases import LeaseInfo, LeaseKeeper, living_leases
+from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
 from everlog.reader import read_query
 from everlog.session import Session, SessionInfo, new_session, open_session, session_info
 from everlog.storage import Delete, Family, SessionFilter, Storage
@@ -191,9 +191,12 @@ class Store:
         if after is not None:
             row = self.storage.session_by_id(after.uuid)
             last = (row, self.storage.current_branch(row.id))
+        now = self.storage.ticks()
         chosen = SessionFilter(check_session_query(asked), prefix, self._parent_prefix(parent), order, limit, last)
-        leases = {lease.session: lease for lease in living_leases(self.storage, limits.SESSIONS_PAGE_MAX)}
-        return [session_info(row, branch, leases.get(row.name)) for row, branch in self.storage.sessions(chosen)]
+        return [
+            session_info(each.session, each.branch, lease_info(self.storage, each.session, each.lease, now))
+            for each in self.storage.sessions(chosen)
+        ]
 
     def _parent_prefix(self, parent: Event | Session | str | None) -> bytes | None:
         if parent is None:

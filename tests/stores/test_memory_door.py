@@ -125,9 +125,9 @@ def texts(events: Any) -> list[str | None]:
 
 def all_that_is_there(store: Storage) -> Any:
     """Give what a refused request must leave as it was."""
-    pairs = store.sessions(SessionFilter(EVERYTHING))
-    branches = [store.branches(session.key) for session, _ in pairs]
-    return pairs, branches, store.feed_end(), store.ledger(0, 1_000)
+    listed = store.sessions(SessionFilter(EVERYTHING))
+    branches = [store.branches(each.session.key) for each in listed]
+    return listed, branches, store.feed_end(), store.ledger(0, 1_000)
 
 
 # --- appending -----------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_a_deletion_that_cascades_ends_forks_of_forks_and_nothing_else(store: Me
     create(store, "g", note("c"), base=base_at(store, "f", 2), of="f")
     create(store, "apart", note("d"))
     store.write(Delete(session.id, "done", cascade=True))
-    assert [row.name for row, _ in store.sessions(SessionFilter(EVERYTHING))] == ["apart"]
+    assert [each.session.name for each in store.sessions(SessionFilter(EVERYTHING))] == ["apart"]
     for name in "sfg":
         with pytest.raises(NotFoundError):
             store.session(name)

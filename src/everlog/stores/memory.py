@@ -32,6 +32,7 @@ from everlog.storage import (
     Family,
     FeedPage,
     LedgerEntry,
+    Listed,
     Page,
     Receipt,
     Request,
@@ -149,7 +150,7 @@ class MemoryStorage:
                 raise NotFoundError("the session that owned this branch was deleted")
             return session.row
 
-    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+    def sessions(self, chosen: SessionFilter) -> list[Listed]:
         with self._open():
             found = [
                 (session.row, self._branches[session.row.current].row)
@@ -165,7 +166,7 @@ class MemoryStorage:
             found = [
                 pair for pair in found if (_rank(order, *pair) < last if descending else _rank(order, *pair) > last)
             ]
-        return found[: chosen.limit]
+        return [Listed(row, branch, self._leases.get(row.id)) for row, branch in found[: chosen.limit]]
 
     def forks(self, session: int) -> list[SessionRow]:
         with self._open():

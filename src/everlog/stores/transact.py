@@ -382,7 +382,7 @@ def _take_lease(tx: Transaction, request: TakeLease) -> Receipt:
     if last is not None and last.lives(now):
         raise held(last, now, session=tip.name, wall=tx.now)
     lapsed = last is not None and last.holder is not None  # it may have been given back since the taker looked
-    if request.lease.number != (0 if last is None else last.highest) + 1 or lapsed != (len(request.batch.events) > 1):
+    if (request.lease.number, request.lapsed) != ((0 if last is None else last.highest) + 1, lapsed):
         raise StaleLeaseError
     receipt = _append_at(tx, tip, request.batch)
     until = now.micros + request.ttl

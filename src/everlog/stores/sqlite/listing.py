@@ -6,8 +6,9 @@ from typing import Any
 
 import apsw
 
+from everlog.core.lease import LeaseRow
 from everlog.core.query import Exact, matches_session
-from everlog.storage import BranchRow, SessionFilter, SessionRow
+from everlog.storage import Listed, SessionFilter
 from everlog.stores.sqlite.transaction import branch_row, session_row
 
 _ORDERS = {
@@ -20,9 +21,11 @@ _ORDERS = {
 }
 _SELECT = """
 SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt,
-  b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, b.size, b.peaks, b.leaf, b.recorded, b.created
+  b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, b.size, b.peaks, b.leaf, b.recorded, b.created,
+  l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
 FROM {tables}
 JOIN family AS f ON f.family = s.family
+LEFT JOIN lease AS l ON l.session = s.session
 WHERE s.deleted IS NULL
 """
 _BY_SESSION = "session AS s JOIN branch AS b ON b.branch = s.current"
@@ -32,16 +35,16 @@ _BY_TIME = (
 )
 
 
-def list_sessions(connection: apsw.Connection, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
-    """List living sessions with their current branches; see Storage.sessions."""
+def list_sessions(connection: apsw.Connection, chosen: SessionFilter) -> list[Listed]:
+    """List living sessions; see Storage.sessions."""
     sql, parameters = _compile(chosen)
-    found: list[tuple[SessionRow, BranchRow]] = []
+    found: list[Listed] = []
     for row in connection.execute(sql, parameters):
-        session, branch = session_row(row[:12]), branch_row(row[12:])
+        session, branch = session_row(row[:12]), branch_row(row[12:24])
         if matches_session(
             chosen.query, name=session.name, title=session.title, labels=session.labels, updated=branch.recorded
         ):
-            found.append((session, branch))
+            found.append(Listed(session, branch, None if row[24] is None else LeaseRow(*row[24:])))
             if len(found) == chosen.limit:
                 break
     return found

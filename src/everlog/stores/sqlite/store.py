@@ -36,6 +36,7 @@ from everlog.storage import (
     Erase,
     FeedPage,
     LedgerEntry,
+    Listed,
     Page,
     Receipt,
     Request,
@@ -256,7 +257,7 @@ class SqliteStorage:
             rows = fetch_all(connection, "read_leases", {"boot": now.boot, "now": now.micros, "limit": limit})
         return [(session_row(row[:12]), LeaseRow(*row[12:])) for row in rows]
 
-    def sessions(self, chosen: SessionFilter) -> list[tuple[SessionRow, BranchRow]]:
+    def sessions(self, chosen: SessionFilter) -> list[Listed]:
         with self._connections.reader() as connection:
             return listing.list_sessions(connection, chosen)
 
