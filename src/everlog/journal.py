@@ -42,7 +42,8 @@ class Record(msgspec.Struct):
     @property
     def attempt(self) -> int:
         """How often it was started."""
-        return 0 if self.started is None else self.started.data.get("attempt", 1)
+        event = self.started or self.finished  # the start may have been erased
+        return 0 if event is None else event.data.get("attempt", 1)
 
     @property
     def effect_key(self) -> str | None:

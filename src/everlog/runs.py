@@ -23,17 +23,17 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from everlog.core import limits
-from everlog.core.canonical import decode_state, encode_state
+from everlog.core.canonical import decode_state
 from everlog.core.event import Event, NewEvent
 from everlog.core.patch import same
 from everlog.core.position import check_checkpoint_name
+from everlog.core.values import encode_json
 from everlog.errors import (
     ConflictError,
     DivergenceError,
     EverlogError,
     InvalidEventError,
     LimitError,
-    ReducerError,
     StepFailedError,
     StepUnknownError,
     WaitingError,
@@ -62,6 +62,7 @@ from everlog.steps import (
     seconds_of,
     time_of,
 )
+from everlog.storage import Receipt
 from everlog.writer import SessionWriter
 
 
@@ -121,7 +122,7 @@ class Run:
         """Run a step, or give what it gave: `run.step("fetch", fetch, url)`.
 
         The function gets the arguments, and `effect_key=` where it has a parameter of that name: the same for every try of
-        this step, to be handed to whatever must not happen twice. What it gives is JSON. Without a function: a decorator, or
+        this step, to be handed to whatever must not happen twice. What it gives is JSON (a tuple becomes a list, also the first time). Without a function: a decorator, or
         a context manager whose body is the step (`if not step.done: step.result = …`).
         policy: what becomes of a step that was started and not finished: "fail", "retry" or "ask"; the run's by default.
         retries: tries after one that raised, after `backoff` seconds, doubled each time. timeout: seconds for one try; a
@@ -198,15 +199,23 @@ class Run:
         self._journal.give_out(name)
         effect_key = record.effect_key or f"ef_{self._draw(16).hex()}"
         attempt = record.attempt
-        if record.is_unknown:
-            known = yield from self._unknown(name, step, record)
+        if record.started is not None and record.is_unknown:
+            known = yield from self._unknown(name, step, record.started, attempt)
             if known is not None:
                 return known.value
         elif record.finished is not None and not record.is_final:
             yield Sleep(record.finished.data["retry_at"])
         while True:
             attempt += 1
-            yield self._started(name, step, attempt, effect_key)
+            receipt: Receipt = yield self._started(name, step, attempt, effect_key)
+            started = receipt.events[0]
+            if started.repeated and started.erased:  # only its key says that it was started before
+                if step.kind == "stage":
+                    self.leave_stage()
+                known = yield from self._unknown(name, step, started, attempt)
+                if known is not None:
+                    return known.value
+                continue
             try:
                 value = yield Call(effect_key, attempt)
             except BaseException as error:
@@ -221,9 +230,9 @@ class Run:
                 yield Sleep(self.session.storage.now() + int(delay * MICROS))
                 continue
             try:
-                encoded = encode_state(value)
+                encoded = encode_json(value, what="the result")
                 ended = self._ended(name, attempt, {"result": value}, "ok")
-            except (ReducerError, InvalidEventError, LimitError) as error:
+            except (InvalidEventError, LimitError) as error:
                 refused = _is_refused(error)
                 yield self._failed(name, attempt, refused, None)
                 raise refused from None
@@ -383,10 +392,8 @@ class Run:
             type=error.get("type"),
         )
 
-    def _unknown(self, name: StepName, step: Step, record: Record) -> Generator[Any, Any, _Known | None]:
-        """Decide about a step that was started and not finished; None to run it again."""
-        event = record.started
-        assert event is not None, "it was started"
+    def _unknown(self, name: StepName, step: Step, event: Event, attempt: int) -> Generator[Any, Any, _Known | None]:
+        """Decide about a step that was started and not finished; None to run it again. event: its last start."""
         decision: Any = step.policy
         if step.policy == "ask":
             asked = DECISION + name.name
@@ -399,11 +406,11 @@ class Run:
             case "retry":
                 return None
             case "finished":
-                yield self._ended(name, record.attempt, {"result": result, "decided": True}, "ok")
+                yield self._ended(name, attempt, {"result": result, "decided": True}, "ok")
                 return _Known(result)
             case "fail":
                 error = {"type": "StepUnknownError", "message": "it was started, and nothing says how that went"}
-                yield self._ended(name, record.attempt, {"error": error}, "unknown")
+                yield self._ended(name, attempt, {"error": error}, "unknown")
                 raise self._is_unknown(name, event)
             case _:
                 raise InvalidEventError(

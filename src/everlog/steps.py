@@ -14,9 +14,10 @@ from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
 from everlog.core import limits
-from everlog.core.canonical import decode_state, encode_state
+from everlog.core.canonical import decode_state
 from everlog.core.position import parse_ago
-from everlog.errors import ConflictError, InvalidEventError, LimitError, ReducerError
+from everlog.core.values import encode_json
+from everlog.errors import ConflictError, InvalidEventError, LimitError
 from everlog.storage import Append
 from everlog.writer import SessionWriter
 
@@ -161,8 +162,8 @@ def recorded_input(arguments: Sequence[Any]) -> Any:
     if not arguments:
         return None
     try:
-        encoded = encode_state(list(arguments))
-    except ReducerError:
+        encoded = encode_json(list(arguments), what="the input")
+    except (InvalidEventError, LimitError):
         return None
     if len(encoded) > limits.STEP_INPUT_BYTES_MAX:
         return {"sha256": sha256(encoded).hexdigest(), "bytes": len(encoded)}

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import OrderedDict
 
 import pytest
 
@@ -386,7 +387,6 @@ def test_a_body_cannot_be_retried(world):
     "value",
     [
         {1},
-        (1, 2),
         object(),
         b"x",
         float("nan"),
@@ -416,6 +416,21 @@ def test_a_result_is_the_same_when_it_is_given_again(world, value):
     first = world.run().step("a", lambda: value)
     again = world.run().step("a", die)
     assert repr(first) == repr(again) == repr(value)
+
+
+@pytest.mark.parametrize(("value", "given"), [((1, 2), [1, 2]), ([(1,)], [[1]]), (OrderedDict(a=()), {"a": []})])
+def test_a_tuple_is_a_list_the_first_time_already(world, value, given):
+    first = world.run().step("a", lambda: value)
+    again = world.run().step("a", die)
+    assert repr(first) == repr(again) == repr(given)
+
+
+def test_a_result_that_is_changed_afterwards_is_recorded_as_it_was(world):
+    kept: list[int] = [1]
+    first = world.run().step("a", lambda: kept)
+    first.append(2)
+    assert kept == [1]
+    assert world.run().step("a", die) == [1]
 
 
 # --- divergence ---
@@ -521,6 +536,25 @@ def test_a_step_whose_start_was_erased_still_gives_what_was_recorded(world):
     world.run().step("a", lambda _: "kept", "secret input")
     world.session().erase([0], reason="secret")
     assert world.run().step("a", die, "any input") == "kept"
+
+
+def test_a_step_whose_start_was_erased_in_flight_is_unknown(world, calls):
+    with pytest.raises(Killed):
+        world.run().step("a", die, "secret input")
+    world.session().erase([0], reason="secret")
+    for _ in range(2):
+        with pytest.raises(StepUnknownError):
+            world.run().step("a", die)
+    assert world.types() == ["step.started", "step.finished"]
+
+
+def test_a_step_whose_start_was_erased_in_flight_runs_again_under_retry(world, calls):
+    with pytest.raises(Killed):
+        world.run().step("a", die, "secret input")
+    world.session().erase([0], reason="secret")
+    assert world.run().step("a", calls.giving("done"), policy="retry") == "done"
+    assert world.run().step("a", die, policy="retry") == "done"
+    assert [event.data and event.data["attempt"] for event in world.events()] == [None, 2, 2]
 
 
 # --- cost ---
