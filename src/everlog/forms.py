@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from everlog.errors import InvalidEventError
-from everlog.steps import Call, Driven, Driver, Step, recorded_input
+from everlog.scopes import Scope, StepName
+from everlog.steps import NO_RESULT, Call, Driven, Driver, Step, Work, check_function, recorded_input
 
 if TYPE_CHECKING:
     from everlog.runs import Run
@@ -17,41 +19,43 @@ class StepForm:
     """A step whose work is a function that is decorated, or the body of a `with`.
 
     done: whether it was recorded before, so that the body need not do it. result: what it gave; set it in the body.
+    effect_key: to be handed to whatever must not happen twice. attempt: which try this is, from 1.
     """
 
     def __init__(self, run: Run, step: Step, timeout: float | None = None) -> None:
         self._run = run
         self._step = step
         self._timeout = timeout
-        self.driver: Driver | None = None
+        self._driver: Driven | None = None  # while the body runs
+        self._name: StepName | None = None
+        self._scope: Scope | None = None  # of a body that is recorded as finished
         self.done = False
         self.result: Any = None
         self.effect_key: str | None = None
         self.attempt = 0
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        run, step, timeout = self._run, self._step, self._timeout
+        run, timeout = self._run, self._timeout
+        check_function(function)
 
-        def recorded(*arguments: Any) -> Any:
-            asked = step._replace(input=recorded_input(arguments))
-            return run._drive(run.perform(asked), function, arguments, timeout)
+        @wraps(function)
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            return run._drive(self._asked_with(arguments, keywords), partial(function, **keywords), arguments, timeout)
 
-        recorded.__name__ = getattr(function, "__name__", step.name)
-        recorded.__doc__ = function.__doc__
         return recorded
 
     def __enter__(self) -> StepForm:
-        self.check_body()
-        self.driver = Driver(self._run.session, self._run.perform(self._step))
-        self.begin(self.driver.run(), self.driver.value)
+        driver = Driver(self._run.session, self._open_body())
+        self._driver = driver
+        self._begin(driver.run(), driver.value)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        driver = self.driver
-        assert driver is not None, "it was entered"
-        if not self.ends(driver, error):
+        driver = self._driver
+        assert isinstance(driver, Driver), "it was entered"
+        if not self._ends(driver, error):
             return
         try:
             driver.run()
@@ -61,37 +65,58 @@ class StepForm:
             return
         self.result = driver.value
 
-    # The parts of a body, which the async face puts together in its own way.
-    def check_body(self) -> None:
-        """Refuse retries, which a body cannot have."""
-        if self._step.retries:
-            raise InvalidEventError(
-                "the body of a `with` cannot be run again; nothing was written; give a function for retries"
-            )
+    # The parts of a form, which the async face puts together in its own way.
+    def _asked_with(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Work:
+        """Give the work of a decorated function that was called."""
+        return self._run._perform(self._step._replace(input=recorded_input(arguments, keywords)))
 
-    def begin(self, call: Call | None, value: Any) -> None:
+    def _open_body(self) -> Work:
+        """Give the work of a body that is about to begin. Refuses what a body cannot have."""
+        if self._step.retries or self._timeout is not None:
+            raise InvalidEventError(
+                "the body of a `with` cannot be run again or cut short; nothing was written; give a function for retries and timeout"
+            )
+        if self._driver is not None:
+            raise InvalidEventError(
+                f"the body of {self._step.name!r} runs already; nothing was written; make a step of its own: run.step(…)"
+            )
+        self.done, self.result, self.effect_key, self.attempt = False, None, None, 0
+        return self._run._perform(self._step, self._named)
+
+    def _named(self, name: StepName) -> None:
+        self._name = name
+
+    def _begin(self, call: Call | None, value: Any) -> None:
         """Note that the body begins: that of a step that is called, or of one that gave a value before."""
         if call is None:
+            assert self._name is not None, "it was asked for"
             self.done, self.result = True, value
-            self._run.enter_finished(self._step)
+            self._scope = self._run._enter_finished(self._name)
         else:
             self.effect_key, self.attempt = call
 
-    def ends(self, driver: Driven, error: BaseException | None) -> bool:
+    def _ends(self, driver: Driven, error: BaseException | None) -> bool:
         """Tell what drives the work how the body ended; False where nothing is to be recorded."""
-        if error is None and not self.done:
+        if not self.done and error is None:
             driver.give(self.result)
-            return True
-        if isinstance(error, Exception) and self._step.kind == "step" and not self.done:
+        elif (
+            not self.done
+            and isinstance(error, Exception)
+            and self._step.kind == "step"
+            and not isinstance(error, NO_RESULT)
+        ):
             driver.fail(error)
-            return True
-        self.leave(driver)
-        return False
+        else:
+            self._leave(driver)
+            return False
+        self._driver = None
+        return True
 
-    def leave(self, driver: Driven | None) -> None:
+    def _leave(self, driver: Driven | None) -> None:
         """Leave it in flight, as a process that dies does."""
-        if self.done:
-            if self._step.kind == "stage":
-                self._run.leave_stage()
-        elif driver is not None:
+        self._driver = None
+        if self._scope is not None and self._name is not None:
+            self._run._leave_finished(self._name, self._scope)
+            self._scope = None
+        elif driver is not None and not self.done:
             driver.close()

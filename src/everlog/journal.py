@@ -2,18 +2,20 @@
 
 1. What a process asks for in another order than was recorded is found all the same: the journal is read on until it is there.
 2. What was given out is forgotten here, so that a run that goes through its record in order holds little of it.
+3. It is of one line of events: a rewind or a switch ends it.
 """
 
 from __future__ import annotations
 
 from threading import RLock
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from everlog.core.event import Event
 from everlog.core.query import Exact, Term
 from everlog.reducers.pending import DEFAULT_RUN
+from everlog.scopes import StepName
 from everlog.writer import SessionWriter
 
 DECISION: Final = "step:"  # begins the names of waits that decide about an unknown step; a replay does not ask again
@@ -21,16 +23,8 @@ _TYPES: Final = ("step.started", "step.finished", "wait.started", "wait.finished
 _TERMS: Final = (Term("type", tuple(Exact(name) for name in _TYPES)),)
 
 
-class StepName(NamedTuple):
-    """What names a step, stage, run or wait of a run. kind: "step", "stage", "run" or "wait"."""
-
-    kind: str
-    name: str
-    occurrence: int
-
-    def __str__(self) -> str:
-        times = "" if self.occurrence == 1 else f" #{self.occurrence}"
-        return f"{self.kind} {self.name!r}{times}"
+class LeftLineError(Exception):
+    """The session was rewound or switched; the run says so."""
 
 
 class Record(msgspec.Struct):
@@ -40,10 +34,14 @@ class Record(msgspec.Struct):
     finished: Event | None = None
 
     @property
+    def event(self) -> Event | None:
+        """What says that it was asked for; the start may have been erased."""
+        return self.started or self.finished
+
+    @property
     def attempt(self) -> int:
         """How often it was started."""
-        event = self.started or self.finished  # the start may have been erased
-        return 0 if event is None else event.data.get("attempt", 1)
+        return 0 if self.event is None else self.event.data.get("attempt", 1)
 
     @property
     def effect_key(self) -> str | None:
@@ -55,12 +53,14 @@ class Record(msgspec.Struct):
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it was started, and nothing says how that went."""
-        return self.started is not None and self.finished is None
+        """Whether it was started, and nothing says how that went; or it is recorded that nothing does."""
+        if self.finished is None:
+            return self.started is not None
+        return self.finished.outcome == "unknown"
 
 
 class Journal:
-    """Reads one run's record of a session's current branch. Used by one thread at a time, which `lock` sees to."""
+    """Reads one run's record of the line that is current when it is made. Used by one thread at a time, which `lock` sees to."""
 
     def __init__(self, session: SessionWriter, run: str) -> None:
         self._session = session
@@ -71,50 +71,64 @@ class Journal:
         self._signals: dict[str, list[Event]] = {}  # by name, those that no wait has taken, in order
         self._taken: set[int] = set()
         self.lock = RLock()
+        self.branch_id = self._view.branch.id
         self.recorded = self._view.size  # what was there when this run began to work
 
     def find(self, name: StepName) -> Record:
         """Give what is recorded of a step; an empty record where nothing is."""
         while True:
             record = self._records.get(name)
-            if record is not None and record.is_final and "error" not in record.finished.data:  # pyright: ignore[reportOptionalMemberAccess]
-                return record  # one that failed may have been tried once more, further on
+            if record is not None and record.finished is not None:
+                failed = "error" in record.finished.data
+                if not failed or not self._was_tried_again(name, record.attempt, record.finished.position):
+                    return record
             if not self._read_on():
                 return record or Record()
+
+    def _was_tried_again(self, name: StepName, attempt: int, after: int) -> bool:
+        """Tell, by index, whether a step that failed was started once more, further on than was read."""
+        if self._read >= self.recorded:
+            return False
+        term = Term("key", (Exact(name.key(self._run, f"{attempt + 1}:started")),))
+        return bool(self._session.storage.read(self._view.lineage, after, self.recorded, terms=(term,), limit=1).events)
 
     def give_out(self, name: StepName) -> None:
         """Forget a step that was asked for."""
         self._records.pop(name, None)
 
-    def pass_stage(self, stage: Record) -> list[StepName]:
-        """Forget what was recorded in a finished stage, and in stages within it; give their names."""
-        started, finished = stage.started, stage.finished
-        if started is None or finished is None:
-            return []  # erased: what stood in it is not known
-        inside, passed = {started.data["step"]}, list[StepName]()
-        for name, record in sorted(self._records.items(), key=lambda item: _position(item[1])):
-            event = record.started or record.finished
-            if event is None or not started.position < event.position < finished.position:
-                continue
-            if event.data.get("stage") in inside:
-                passed.append(name)
-                inside |= {name.name} if name.kind == "stage" else set()
-        for name in passed:
-            del self._records[name]
-        return passed
+    def pass_over(self, path: str) -> None:
+        """Forget what was recorded in a scope that is finished, and whose function is not called again."""
+        for name in list(self._records):
+            if name.within.startswith(path):
+                self._records.pop(name, None)
+
+    def reload(self, name: StepName) -> None:
+        """Read again what was recorded in a step that is gone through once more."""
+        view, path = self._session.view(), name.path
+        first = self._session.find(name.key(self._run, "1:started"))
+        start = 0 if first is None else first.position
+        while start < view.size:
+            page = self._session.storage.read(view.lineage, start, view.size, terms=_TERMS)
+            start = view.size if page.following is None else page.following
+            for event in page.events:
+                if isinstance(event.data, dict) and event.data.get("within", "").startswith(path):
+                    self._keep(event, event.data)
 
     def left(self) -> list[tuple[StepName, Record]]:
         """Give the steps that were recorded and not asked for; not the decisions about steps, which are asked for once."""
         while self._read_on():
             pass
-        left = [(name, record) for name, record in self._records.items() if not name.name.startswith(DECISION)]
+        left = [
+            (name, record)
+            for name, record in list(self._records.items())
+            if name.kind != "wait" or not name.name.startswith(DECISION)
+        ]
         return sorted(left, key=lambda item: _position(item[1]))
 
-    def signal(self, name: str) -> Event | None:
-        """Give the first signal of a name that no wait has taken; looks for new ones."""
+    def signal(self, name: str, after: int) -> Event | None:
+        """Give the first signal of a name behind a position that no wait has taken; looks for new ones."""
         self.look()
-        waiting = self._signals.get(name)
-        return waiting[0] if waiting else None
+        return next((event for event in self._signals.get(name, ()) if event.position > after), None)
 
     @property
     def size(self) -> int:
@@ -127,8 +141,11 @@ class Journal:
         self._signals[name] = [event for event in self._signals.get(name, []) if event.position != position]
 
     def look(self) -> None:
-        """Read what was recorded since."""
-        self._view = self._session.view()
+        """Read what was recorded since. Raises LeftLineError where the session is on another line by now."""
+        view = self._session.view()
+        if view.branch.id != self.branch_id:
+            raise LeftLineError
+        self._view = view
         while self._read_on():
             pass
 
@@ -145,28 +162,30 @@ class Journal:
     def _note(self, event: Event) -> None:
         data = event.data
         if not isinstance(data, dict):
-            return  # erased: as if it had not been
+            return  # erased: as if it had not been, but for its key
         if event.type == "signal":
             if event.position not in self._taken:
                 self._signals.setdefault(data["name"], []).append(event)
             return
         if event.type == "wait.finished" and "signal" in data:
             self.take(data["name"], data["signal"])
-        if event.position >= self.recorded:
-            return  # this run's own, which whoever asked for it knows
-        if data.get("run", DEFAULT_RUN) == self._run:
-            record = self._records.setdefault(_named(event, data), Record())
-            if event.type.endswith(".started"):
-                record.started, record.finished = event, None
-            else:
-                record.finished = event
+        if event.position < self.recorded:  # this run's own are known to whoever asked for them
+            self._keep(event, data)
+
+    def _keep(self, event: Event, data: dict[str, Any]) -> None:
+        if data.get("run", DEFAULT_RUN) != self._run:
+            return
+        record = self._records.setdefault(_named(event, data), Record())
+        if event.type.endswith(".started"):
+            record.started, record.finished = event, None
+        else:
+            record.finished = event
 
 
 def _named(event: Event, data: dict[str, Any]) -> StepName:
     kind = "wait" if event.type.startswith("wait.") else data.get("kind", "step")
-    return StepName(kind, data.get("step", data.get("name", "")), data.get("occurrence", 1))
+    return StepName(kind, data.get("step", data.get("name", "")), data.get("occurrence", 1), data.get("within", ""))
 
 
 def _position(record: Record) -> int:
-    event = record.started or record.finished
-    return 0 if event is None else event.position
+    return 0 if record.event is None else record.event.position

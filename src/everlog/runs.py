@@ -4,8 +4,8 @@
    gave is given again.
 2. A step that was started and not finished is *unknown*: it may have taken effect. Its policy decides: `fail` records that and
    raises, `retry` runs it again under the same effect key, `ask` waits for a signal that says what to do.
-3. Steps are known by name and occurrence, so those that run side by side may replay in any order. What is asked for otherwise
-   than it was recorded is a DivergenceError.
+3. Steps are known by name and occurrence within what they are asked for in (scopes.py), so those that run side by side may
+   replay in any order. What is asked for otherwise than it was recorded is a DivergenceError.
 4. The work of a step is a generator of what it needs next (`Read`, `Write`, `Call`, `Sleep`, `News`), which the face drives: one
    implementation for threads and for event loops.
 """
@@ -13,37 +13,42 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from contextvars import ContextVar
 from datetime import datetime
-from hashlib import sha256
+from shlex import quote as shell_quote
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from everlog import divergence
 from everlog.core import limits
 from everlog.core.canonical import decode_state
 from everlog.core.event import Event, NewEvent
 from everlog.core.patch import same
-from everlog.core.position import check_checkpoint_name
+from everlog.core.position import check_checkpoint_name, format_address
 from everlog.core.values import encode_json
 from everlog.errors import (
     ConflictError,
     DivergenceError,
     EverlogError,
+    FencedError,
     InvalidEventError,
+    KeyReusedError,
     LimitError,
+    OutcomeUnknownError,
     StepFailedError,
     StepUnknownError,
+    UnavailableError,
     WaitingError,
     WaitTimeoutError,
 )
 from everlog.forms import StepForm
-from everlog.journal import DECISION, Journal, Record, StepName
+from everlog.journal import DECISION, Journal, LeftLineError, Record
 from everlog.reducers.pending import DEFAULT_RUN
+from everlog.scopes import Scope, StepName, enter, innermost, leave
 from everlog.steps import (
     MICROS,
+    NO_RESULT,
     WAIT_SECONDS,
     Call,
     Driver,
@@ -55,6 +60,7 @@ from everlog.steps import (
     Work,
     Write,
     call_within,
+    check_function,
     check_patience,
     check_step,
     keywords_of,
@@ -62,7 +68,7 @@ from everlog.steps import (
     seconds_of,
     time_of,
 )
-from everlog.storage import Receipt
+from everlog.storage import Append, Receipt
 from everlog.writer import SessionWriter
 
 
@@ -84,8 +90,7 @@ class Run:
         self._draw = draw
         self._retry_failed = retry_failed
         self._journal = Journal(session, name)
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._finished = False  # whether the run is recorded as finished
+        self._root = Scope(self)
         self._form: StepForm | None = None
 
     def __repr__(self) -> str:
@@ -102,11 +107,9 @@ class Run:
         assert self._form is not None, "it was entered"
         if error is None:
             self.check_left()
-            self._form.__exit__(
-                None, None, None
-            )  # one that ended by an error stays in flight: the next process goes on
+            self._form.__exit__(None, None, None)
         else:
-            self._form.leave(self._form.driver)
+            self._form._leave(self._form._driver)  # it stays in flight: the next process goes on
 
     # --- steps ---
     def step(
@@ -135,7 +138,8 @@ class Run:
         step = Step(name, recorded_input(arguments), chosen, retries, backoff)
         if function is None:
             return StepForm(self, step, timeout)
-        return self._drive(self.perform(step), function, arguments, timeout)
+        check_function(function)
+        return self._drive(self._perform(step), function, arguments, timeout)
 
     def stage(self, name: str, function: Callable[..., Any] | None = None, *arguments: Any) -> Any:
         """Group steps: `with run.stage("collect"): …`, or `run.stage("collect", collect, topic)`.
@@ -148,7 +152,8 @@ class Run:
         step = Step(name, recorded_input(arguments), "retry", kind="stage")
         if function is None:
             return StepForm(self, step)
-        return self._drive(self.perform(step, whole=True), function, arguments, None)
+        check_function(function)
+        return self._drive(self._perform(step), function, arguments, None)
 
     # --- waiting ---
     def wait(self, name: str, *, timeout: float | str | None = None, patience: float | None = None) -> Any:
@@ -160,141 +165,145 @@ class Run:
         """
         check_step(name, "retry", 0, 1.0, None)
         check_patience(patience)
-        return self._drive(self.waiting(name, seconds_of(timeout), patience), None, (), None)
+        return self._drive(self._waiting(name, seconds_of(timeout), patience), None, (), None)
 
     def sleep_until(self, when: datetime | str | float, *, name: str = "sleep", patience: float | None = None) -> None:
         """Sleep until a time, or for so many seconds or "2h", counted from the first time that it was asked for."""
         check_step(name, "retry", 0, 1.0, None)
         check_patience(patience)
-        self._drive(self.sleeping(name, when, patience), None, (), None)
+        self._drive(self._sleeping(name, when, patience), None, (), None)
 
     def check_left(self) -> None:
         """Raise DivergenceError where something was recorded that this run has not asked for."""
         with self._journal.lock:
             left = self._journal.left()
         if left:
-            name, record = left[0]
-            event = record.started or record.finished
-            more = "" if len(left) == 1 else f" and {len(left) - 1} more"
-            raise DivergenceError(
-                f"run {self.name!r} of session {self.session.id!r} ended without {name}, which stands in its record at position "
-                f"{_place(event)}{more}; the record is as it was; run the code that recorded it, or fork there: "
-                f"session.fork({_place(event)})",
-                recorded=event,
-                asked=None,
-            )
+            raise divergence.left_out(self, left)
 
     # --- the work, driven by a face ---
-    def perform(self, step: Step, *, whole: bool = False) -> Work:
-        """The work of one step. whole: what was recorded in it is not asked for where it is finished, as of a stage's function."""
-        name = self._next(step.kind, step.name)
+    def _perform(self, step: Step, body: Callable[[StepName], None] | None = None) -> Work:
+        """The work of one step. body: is told the name where the work is the body of a `with`, which runs also where it is done."""
+        scope = innermost(self._root)
+        name = scope.next(step.kind, step.name)
+        if body is not None:
+            body(name)
         record: Record = yield Read(lambda: self._find(name))
         self._check_same(name, record, step)
-        self._check_open(name, record)
-        if record.is_final and not self._may_retry(record):
-            self._journal.give_out(name)
-            if whole:
-                self._pass_stage(record)
-            return self._given_again(name, record)
+        self._check_open(scope, name, record)
         self._journal.give_out(name)
+        if record.is_final and not self._may_run_again(scope, step, record):
+            if body is None:
+                self._journal.pass_over(name.path)
+            return self._given_again(name, record)
         effect_key = record.effect_key or f"ef_{self._draw(16).hex()}"
         attempt = record.attempt
-        if record.started is not None and record.is_unknown:
-            known = yield from self._unknown(name, step, record.started, attempt)
+        if record.is_unknown:
+            known = yield from self._unknown(scope, name, step, _event(record), attempt)
             if known is not None:
                 return known.value
         elif record.finished is not None and not record.is_final:
             yield Sleep(record.finished.data["retry_at"])
         while True:
             attempt += 1
-            receipt: Receipt = yield self._started(name, step, attempt, effect_key)
+            receipt: Receipt = yield from self._write(self._started(scope, name, step, attempt, effect_key))
             started = receipt.events[0]
             if started.repeated and started.erased:  # only its key says that it was started before
-                if step.kind == "stage":
-                    self.leave_stage()
-                known = yield from self._unknown(name, step, started, attempt)
+                known = yield from self._unknown(scope, name, step, started, attempt)
                 if known is not None:
                     return known.value
                 continue
+            inner = None if step.kind == "run" else _scope_of(name, scope)
+            if inner is not None:
+                enter(inner)
             try:
                 value = yield Call(effect_key, attempt)
             except BaseException as error:
-                if step.kind == "stage":
-                    self.leave_stage()  # it stays in flight: what failed in it is recorded there
-                if step.kind != "step" or not isinstance(error, Exception):
+                # A stage stays in flight: what failed in it is recorded there. So does what is no result.
+                if step.kind != "step" or not isinstance(error, Exception) or isinstance(error, NO_RESULT):
                     raise
                 delay = None if attempt > step.retries else step.backoff * 2 ** min(attempt - 1, 20)
-                yield self._failed(name, attempt, error, delay)
+                yield from self._end(name, self._failed(scope, name, attempt, error, delay))
                 if delay is None:
                     raise
-                yield Sleep(self.session.storage.now() + int(delay * MICROS))
-                continue
-            try:
-                encoded = encode_json(value, what="the result")
-                ended = self._ended(name, attempt, {"result": value}, "ok")
-            except (InvalidEventError, LimitError) as error:
-                refused = _is_refused(error)
-                yield self._failed(name, attempt, refused, None)
-                raise refused from None
-            yield ended
-            return decode_state(encoded)
+            else:
+                return (yield from self._gave(scope, name, attempt, value))
+            finally:
+                if inner is not None:
+                    leave(inner)
+            yield Sleep(self.session.storage.now() + int(delay * MICROS))
+            yield Read(lambda: self._reload(name))
 
-    def waiting(self, name: str, timeout: float | None, patience: float | None) -> Work:
-        """The work of one wait."""
-        place = self._next("wait", name)
+    def _gave(self, scope: Scope, name: StepName, attempt: int, value: Any) -> Generator[Any, Any, Any]:
+        """Record what a step gave; give that as a replay will. What cannot be recorded fails the step."""
+        try:
+            encoded = encode_json(value, what="the result")
+            ended = self._ended(scope, name, attempt, {"result": value}, "ok")
+        except (InvalidEventError, LimitError) as error:
+            refused = _is_refused(error)
+            yield from self._end(name, self._failed(scope, name, attempt, refused, None))
+            raise refused from None
+        yield from self._end(name, ended)
+        return decode_state(encoded)
+
+    def _waiting(self, name: str, timeout: float | None, patience: float | None, *, after: int = -1) -> Work:
+        """The work of one wait. after: signals up to this position are not for it."""
+        scope = innermost(self._root)
+        place = scope.next("wait", name)
         record: Record = yield Read(lambda: self._find(place))
-        self._check_same(place, record, None)
-        self._check_open(place, record)
+        self._check_wait(place, record, sleeps=False)
+        self._check_open(scope, place, record)
         self._journal.give_out(place)
         if record.finished is not None:
             return self._waited(place, record.finished)
         until = None if record.started is None else record.started.data.get("until")
         if record.started is None:
             until = None if timeout is None else self.session.storage.now() + int(timeout * MICROS)
-            yield self._waits(place, {} if until is None else {"until": until})
+            yield from self._write(self._waits(scope, place, {} if until is None else {"until": until}))
         gives_up = None if patience is None else time.monotonic() + patience
         while True:
             seen = self.session.storage.news()
             signal: Event | None
-            signal, size = yield Read(lambda: self._signal(name))
-            if signal is not None:
+            signal, size = yield Read(lambda: self._signal(name, after))
+            if signal is not None and (until is None or signal.recorded_micros < until):
                 data = signal.data["data"] if isinstance(signal.data, dict) else None
+                members = {"signal": signal.position}
                 try:
-                    yield self._wait_ended(place, {"signal": signal.position}, caused_by=signal, expected=size)
+                    yield from self._write(self._wait_ended(scope, place, members, caused_by=signal, expected=size))
                 except ConflictError:
                     continue  # another wait may have taken it meanwhile
-                self._journal.take(name, signal.position)
+                yield Read(lambda: self._take(name, signal))  # noqa: B023  # it is called at once
                 return data
             now = self.session.storage.now()
             if until is not None and now >= until:
                 try:
-                    yield self._wait_ended(place, {}, outcome="timeout", expected=size)
+                    yield from self._write(self._wait_ended(scope, place, {}, outcome="timeout", expected=size))
                 except ConflictError:
                     continue  # something was recorded meanwhile: it may be the signal
                 raise self._timed_out(place, None)
             if gives_up is not None and time.monotonic() >= gives_up:
                 raise WaitingError(
                     f"{place} of session {self.session.id!r} has no signal yet; the wait is recorded and goes on when the run is "
-                    f"resumed; send it: everlog signal {self.session.id} {name} JSON",
+                    f"resumed; send it: everlog signal {shell_quote(format_address(self.session.id))} {shell_quote(name)} JSON",
                     name=name,
                 )
             left = [WAIT_SECONDS] + ([] if until is None else [(until - now) / MICROS])
             left += [] if gives_up is None else [gives_up - time.monotonic()]
             yield News(seen, max(0.0, min(left)))
 
-    def sleeping(self, name: str, when: datetime | str | float, patience: float | None) -> Work:
+    def _sleeping(self, name: str, when: datetime | str | float, patience: float | None) -> Work:
         """The work of one sleep: a wait that no signal ends."""
-        place = self._next("wait", name)
+        scope = innermost(self._root)
+        place = scope.next("wait", name)
         record: Record = yield Read(lambda: self._find(place))
-        self._check_same(place, record, None)
-        self._check_open(place, record)
+        self._check_wait(place, record, sleeps=True)
+        self._check_open(scope, place, record)
         self._journal.give_out(place)
         if record.finished is not None:
             return
         until = None if record.started is None else record.started.data.get("until")
         if until is None:
             until = time_of(when, self.session.storage.now())
-            yield self._waits(place, {"until": until, "sleep": True})
+            yield from self._write(self._waits(scope, place, {"until": until, "sleep": True}))
         now = self.session.storage.now()
         if patience is not None and until - now > patience * MICROS:
             raise WaitingError(
@@ -303,79 +312,89 @@ class Run:
                 name=name,
             )
         yield Sleep(until)
-        yield self._wait_ended(place, {}, outcome="timeout")
+        yield from self._write(self._wait_ended(scope, place, {}, outcome="timeout"))
 
     # --- underneath ---
-    def _next(self, kind: str, name: str) -> StepName:
-        with self._journal.lock:
-            self._counts[kind, name] += 1
-            return StepName(kind, name, self._counts[kind, name])
+    def _write(self, request: Append) -> Generator[Any, Any, Receipt]:
+        """Append on the line that this run began on."""
+        try:
+            return (yield Write(request))
+        except ConflictError as conflict:
+            if request.batch.expected is None:  # so it was the branch
+                raise divergence.left_line(self) from conflict
+            raise
+        except KeyReusedError as reused:
+            raise divergence.two_processes(self, reused.event) from reused
+
+    def _end(self, name: StepName, request: Append) -> Generator[Any, Any, Receipt]:
+        """Append how a step ended; an error says that its function ran all the same."""
+        try:
+            return (yield from self._write(request))
+        except (FencedError, DivergenceError, UnavailableError, OutcomeUnknownError) as error:
+            error.add_note(
+                f"{name} of run {self.name!r} had run, and how it ended is not recorded: whoever resumes finds it unknown"
+            )
+            raise
 
     def _find(self, name: StepName) -> Record:
         with self._journal.lock:
             return self._journal.find(name)
 
-    def _signal(self, name: str) -> tuple[Event | None, int]:
+    def _reload(self, name: StepName) -> None:
+        with self._journal.lock:
+            self._journal.reload(name)
+
+    def _signal(self, name: str, after: int) -> tuple[Event | None, int]:
         """Give the first signal that no wait has taken, and the size that was looked at."""
         with self._journal.lock:
-            return self._journal.signal(name), self._journal.size
+            try:
+                return self._journal.signal(name, after), self._journal.size
+            except LeftLineError:
+                raise divergence.left_line(self) from None
 
-    def _pass_stage(self, record: Record) -> None:
-        """Count what a finished stage asked for, so that what follows it has the occurrences that it had."""
+    def _take(self, name: str, signal: Event) -> None:
         with self._journal.lock:
-            for name in self._journal.pass_stage(record):
-                self._counts[name.kind, name.name] = max(self._counts[name.kind, name.name], name.occurrence)
+            self._journal.take(name, signal.position)
 
-    def _may_retry(self, record: Record) -> bool:
-        return self._retry_failed and record.finished is not None and "error" in record.finished.data
+    def _may_run_again(self, scope: Scope, step: Step, record: Record) -> bool:
+        """Tell whether a step is run once more that is recorded as failed, or as unknown."""
+        if self._root.done or scope.done or record.finished is None or "error" not in record.finished.data:
+            return False
+        return step.policy != "fail" if record.is_unknown else self._retry_failed
 
-    def _check_open(self, name: StepName, record: Record) -> None:
+    def _check_open(self, scope: Scope, name: StepName, record: Record) -> None:
         """Raise DivergenceError where something new is asked for inside what is recorded as finished."""
-        over = self._finished or any(stage.done for stage in self._inside())
-        if over and record.started is None:
-            raise DivergenceError(
-                f"{name} is not in the record of run {self.name!r} of session {self.session.id!r}, and what it is asked for in is "
-                "recorded as finished; nothing was written; run the code that recorded it, or rewind or fork before that and go on "
-                "otherwise",
-                recorded=None,
-                asked=name.name,
-            )
+        if (self._root.done or scope.done) and record.event is None:
+            raise divergence.not_recorded(self, name)
 
-    def enter_finished(self, step: Step) -> None:
-        """Note that the body of a stage or of the run begins that is recorded as finished."""
-        self._finished = self._finished or step.kind == "run"
-        if step.kind == "stage":
-            self._enter_stage(step.name, done=True)
+    def _enter_finished(self, name: StepName) -> Scope | None:
+        """Note that the body begins of a step, stage or run that is recorded as finished; give the scope that is entered."""
+        if name.kind == "run":
+            self._root.done = True
+            return None
+        scope = _scope_of(name, innermost(self._root), done=True)
+        enter(scope)
+        return scope
 
-    def _enter_stage(self, name: str, *, done: bool) -> None:
-        _INSIDE.set((*_INSIDE.get(), _Inside(id(self), name, done)))
+    def _leave_finished(self, name: StepName, scope: Scope) -> None:
+        """Note that it has ended. What was recorded in a step need not be asked for by a body that sees that it is done."""
+        leave(scope)
+        if name.kind == "step":
+            self._journal.pass_over(name.path)
 
-    def leave_stage(self) -> None:
-        """Note that the innermost stage is no longer under way here."""
-        stages = _INSIDE.get()
-        last = max((place for place, stage in enumerate(stages) if stage.run == id(self)), default=None)
-        if last is not None:
-            _INSIDE.set((*stages[:last], *stages[last + 1 :]))
-
-    def _inside(self) -> list[_Inside]:
-        """Give the stages of this run that this thread or task is in, the innermost last."""
-        return [stage for stage in _INSIDE.get() if stage.run == id(self)]
-
-    def _check_same(self, name: StepName, record: Record, step: Step | None) -> None:
-        """Raise DivergenceError where the record of this name is of another thing."""
+    def _check_same(self, name: StepName, record: Record, step: Step) -> None:
+        """Raise DivergenceError where the record of this name is of another input."""
         event = record.started
-        if event is None or step is None or step.kind == "run":
+        if event is None or step.kind == "run":
             return
-        recorded = event.data.get("input")
-        if same(recorded, step.input):
-            return
-        raise DivergenceError(
-            f"{name} of run {self.name!r} of session {self.session.id!r} was recorded at position {event.position} with the input "
-            f"{recorded!r:.300}, and is asked for with {step.input!r:.300}; nothing was written; run the code that recorded it, or "
-            f"fork there and go on otherwise: session.fork({event.position})",
-            recorded=event,
-            asked=step.input,
-        )
+        if not same(event.data.get("input"), step.input):
+            raise divergence.other_input(self, name, event, step.input)
+
+    def _check_wait(self, name: StepName, record: Record, *, sleeps: bool) -> None:
+        """Raise DivergenceError where a wait was recorded as a sleep, or a sleep as a wait."""
+        event = record.started
+        if event is not None and event.data.get("sleep", False) != sleeps:
+            raise divergence.other_wait(self, name, event, sleeps=sleeps)
 
     def _given_again(self, name: StepName, record: Record) -> Any:
         event = record.finished
@@ -392,13 +411,15 @@ class Run:
             type=error.get("type"),
         )
 
-    def _unknown(self, name: StepName, step: Step, event: Event, attempt: int) -> Generator[Any, Any, _Known | None]:
+    def _unknown(
+        self, scope: Scope, name: StepName, step: Step, event: Event, attempt: int
+    ) -> Generator[Any, Any, _Known | None]:
         """Decide about a step that was started and not finished; None to run it again. event: its last start."""
         decision: Any = step.policy
         if step.policy == "ask":
             asked = DECISION + name.name
-            yield from self._pass_over(asked, event)
-            decision = yield from self.waiting(asked, None, None)
+            yield from self._pass_over(scope, asked, event)
+            decision = yield from self._waiting(asked, None, None, after=event.position)
         result: Any = None
         if isinstance(decision, dict):
             decision, result = decision.get("decision"), decision.get("result")
@@ -406,11 +427,11 @@ class Run:
             case "retry":
                 return None
             case "finished":
-                yield self._ended(name, attempt, {"result": result, "decided": True}, "ok")
+                yield from self._write(self._ended(scope, name, attempt, {"result": result, "decided": True}, "ok"))
                 return _Known(result)
             case "fail":
                 error = {"type": "StepUnknownError", "message": "it was started, and nothing says how that went"}
-                yield self._ended(name, attempt, {"error": error}, "unknown")
+                yield from self._write(self._ended(scope, name, attempt, {"error": error}, "unknown"))
                 raise self._is_unknown(name, event)
             case _:
                 raise InvalidEventError(
@@ -418,10 +439,10 @@ class Run:
                     '{"decision": "finished", "result": …}'
                 )
 
-    def _pass_over(self, asked: str, started: Event) -> Generator[Any, Any, None]:
+    def _pass_over(self, scope: Scope, asked: str, started: Event) -> Generator[Any, Any, None]:
         """Count the decisions that are no answer: those about what was started before, and those that decide nothing."""
         while True:
-            place = StepName("wait", asked, self._counts["wait", asked] + 1)
+            place = scope.peek("wait", asked)
             record: Record = yield Read(lambda place=place: self._find(place))
             if record.finished is None:
                 return
@@ -429,82 +450,74 @@ class Run:
                 finished = record.finished
                 if _decides((yield Read(lambda: self._waited(place, finished)))):  # noqa: B023
                     return
-            self._journal.give_out(self._next("wait", asked))
+            self._journal.give_out(scope.next("wait", asked))
 
     def _is_unknown(self, name: StepName, event: Event) -> StepUnknownError:
         return StepUnknownError(
             f"{name} of session {self.session.id!r} was started (position {event.position}) and nothing says whether it took effect; "
-            "it was not run again; give it policy='retry' where it may run twice, or policy='ask' to decide each time",
+            "it was not run again; resume with policy='retry' for it where it may run twice, or with policy='ask' to decide",
             event=event,
         )
 
     # --- events ---
-    def _members(self, name: StepName, **members: Any) -> dict[str, Any]:
+    def _members(self, scope: Scope, name: StepName, **members: Any) -> dict[str, Any]:
         what = "name" if name.kind == "wait" else "step"
         base: dict[str, Any] = {what: name.name, "occurrence": name.occurrence, **members}
         if name.kind in ("stage", "run"):
             base["kind"] = name.kind
         if self.name != DEFAULT_RUN:
             base["run"] = self.name
-        stages = self._inside()
-        if stages and name.kind != "run":
-            base["stage"] = stages[-1].name
+        if name.within:
+            base["within"] = name.within
+        if scope.stage is not None:
+            base["stage"] = scope.stage
         return base
 
-    def _key(self, name: StepName, what: str) -> str:
-        run, step = (text.replace("%", "%25").replace(":", "%3A") for text in (self.name, name.name))
-        key = f"{run}:{name.kind}:{step}:{name.occurrence}:{what}"
-        return (
-            key
-            if len(key.encode()) <= limits.KEY_BYTES_MAX
-            else f"{name.kind}:{sha256(key.encode()).hexdigest()}:{what}"
-        )
+    def _request(self, events: list[NewEvent], expected: int | None = None) -> Append:
+        return self.session.own_request(events, branch=self._journal.branch_id, expected=expected)
 
-    def _started(self, name: StepName, step: Step, attempt: int, effect_key: str) -> Write:
-        data = self._members(name, attempt=attempt)
+    def _started(self, scope: Scope, name: StepName, step: Step, attempt: int, effect_key: str) -> Append:
+        data = self._members(scope, name, attempt=attempt)
         if step.kind == "step":
             data["effect_key"] = effect_key
         if step.input is not None:
             data["input"] = step.input
-        if step.kind == "stage":
-            self._enter_stage(name.name, done=False)
-        event = NewEvent("step.started", data, key=self._key(name, f"{attempt}:started"))
-        return Write(self.session.own_request([event]))
+        return self._request([NewEvent("step.started", data, key=name.key(self.name, f"{attempt}:started"))])
 
-    def _failed(self, name: StepName, attempt: int, error: Exception, delay: float | None) -> Write:
+    def _failed(self, scope: Scope, name: StepName, attempt: int, error: Exception, delay: float | None) -> Append:
         said: dict[str, Any] = {"error": {"type": type(error).__name__, "message": _message_of(error)}}
         if delay is not None:
             said["retry_at"] = self.session.storage.now() + int(delay * MICROS)
-        return self._ended(name, attempt, said, "timeout" if isinstance(error, TimeoutError) else "error")
+        return self._ended(scope, name, attempt, said, "timeout" if isinstance(error, TimeoutError) else "error")
 
-    def _ended(self, name: StepName, attempt: int, said: dict[str, Any], outcome: Any) -> Write:
-        if name.kind == "stage":
-            self.leave_stage()
-        data = self._members(name, attempt=attempt, **said)
-        end = "decided" if outcome == "unknown" or "decided" in said else "finished"  # of one whose own end was erased
-        events = [NewEvent("step.finished", data, outcome=outcome, key=self._key(name, f"{attempt}:{end}"))]
+    def _ended(self, scope: Scope, name: StepName, attempt: int, said: dict[str, Any], outcome: Any) -> Append:
+        data = self._members(scope, name, attempt=attempt, **said)
+        # One that is recorded as unknown may be decided on later, and one whose own end was erased as well.
+        end = "unknown" if outcome == "unknown" else "decided" if "decided" in said else "finished"
+        events = [NewEvent("step.finished", data, outcome=outcome, key=name.key(self.name, f"{attempt}:{end}"))]
         if name.kind == "stage" and outcome == "ok":
             events.append(
                 NewEvent("checkpoint", {"name": name.name, "data": {"run": self.name, "stage": name.occurrence}})
             )
-        return Write(self.session.own_request(events))
+        return self._request(events)
 
-    def _waits(self, name: StepName, members: dict[str, Any]) -> Write:
-        event = NewEvent("wait.started", self._members(name, **members), key=self._key(name, "started"))
-        return Write(self.session.own_request([event]))
+    def _waits(self, scope: Scope, name: StepName, members: dict[str, Any]) -> Append:
+        data = self._members(scope, name, **members)
+        return self._request([NewEvent("wait.started", data, key=name.key(self.name, "started"))])
 
     def _wait_ended(
         self,
+        scope: Scope,
         name: StepName,
         members: dict[str, Any],
         *,
         outcome: Any = "ok",
         caused_by: Event | None = None,
         expected: int | None = None,
-    ) -> Write:
-        data = self._members(name, **members)
-        event = NewEvent("wait.finished", data, outcome=outcome, caused_by=caused_by, key=self._key(name, "finished"))
-        return Write(self.session.own_request([event], expected=expected))
+    ) -> Append:
+        data, key = self._members(scope, name, **members), name.key(self.name, "finished")
+        event = NewEvent("wait.finished", data, outcome=outcome, caused_by=caused_by, key=key)
+        return self._request([event], expected)
 
     def _waited(self, name: StepName, event: Event) -> Any:
         """Give what a wait that is over gave."""
@@ -536,25 +549,20 @@ class Run:
         return driver.value
 
 
-class _Inside(NamedTuple):
-    """A stage that a thread or task is in. run: of which run, by id. done: whether it is recorded as finished."""
-
-    run: int
-    name: str
-    done: bool
-
-
-_INSIDE: ContextVar[tuple[_Inside, ...]] = ContextVar("everlog_stages", default=())
-
-
 class _Known(NamedTuple):
     """What a step is decided to have given."""
 
     value: Any
 
 
-def _place(event: Event | None) -> int:
-    return -1 if event is None else event.position
+def _scope_of(name: StepName, around: Scope, *, done: bool = False) -> Scope:
+    """Give the scope that a step or stage is, asked for in another."""
+    return Scope(around.run, name.path, name.name if name.kind == "stage" else around.stage, done=done or around.done)
+
+
+def _event(record: Record) -> Event:
+    assert record.event is not None, "it is recorded"
+    return record.event
 
 
 def _decides(data: Any) -> bool:

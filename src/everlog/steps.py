@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime
 from hashlib import sha256
 from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
 from everlog.core import limits
-from everlog.core.canonical import decode_state
-from everlog.core.position import parse_ago
+from everlog.core.canonical import canonical_json, decode_state
+from everlog.core.position import parse_ago, parse_time
 from everlog.core.values import encode_json
-from everlog.errors import ConflictError, InvalidEventError, LimitError
+from everlog.errors import (
+    DivergenceError,
+    InvalidEventError,
+    InvalidPlaceError,
+    LimitError,
+    ReducerError,
+    WaitingError,
+)
 from everlog.storage import Append
 from everlog.writer import SessionWriter
 
 Policy = Literal["fail", "retry", "ask"]
 MICROS: Final = 1_000_000
+NO_RESULT: Final = (WaitingError, DivergenceError)  # of a step: they say that it is to go on later, or cannot
 WAIT_SECONDS: Final = 0.5  # between looks at what a wait is for, where the store gives no news
 
 
@@ -112,7 +122,7 @@ class Driver(Driven):
                 return asked
             try:
                 self.give(self._do(asked))
-            except ConflictError as error:
+            except Exception as error:  # noqa: BLE001  # the work says what it means to the step, or raises it
                 self.fail(error)
 
     def _do(self, asked: Any) -> Any:
@@ -157,17 +167,39 @@ def check_patience(patience: object) -> None:
         check_number("patience", patience, 86_400 * 365)
 
 
-def recorded_input(arguments: Sequence[Any]) -> Any:
-    """Give a step's arguments as they are recorded and compared; None where there are none, or they are not JSON."""
-    if not arguments:
+def recorded_input(arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Any:
+    """Give a step's arguments as they are recorded and compared, keywords last; None where there are none, or they are not JSON."""
+    values = [*arguments, keywords] if keywords else list(arguments)
+    if not values:
         return None
     try:
-        encoded = encode_json(list(arguments), what="the input")
+        value = decode_state(encoded := encode_json(values, what="the input"))
     except (InvalidEventError, LimitError):
         return None
-    if len(encoded) > limits.STEP_INPUT_BYTES_MAX:
-        return {"sha256": sha256(encoded).hexdigest(), "bytes": len(encoded)}
-    return decode_state(encoded)
+    if len(encoded) <= limits.STEP_INPUT_BYTES_MAX:
+        return value
+    with suppress(ReducerError):  # an integer past 2^53 has no canonical form
+        encoded = canonical_json(value)
+    return {"sha256": sha256(encoded).hexdigest(), "bytes": len(encoded)}
+
+
+def check_function(function: Callable[..., Any], *, asynchronous: bool = False) -> None:
+    """Refuse functions that would only make a generator or a coroutine when they are called: nobody would run that."""
+    kinds = "generator" if asynchronous else "coroutine or generator"
+    made = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    if made or (not asynchronous and inspect.iscoroutinefunction(function)):
+        raise InvalidEventError(
+            f"{getattr(function, '__qualname__', function)!s:.100} is a {kinds} function; nothing was written; give a function that does "
+            "the work itself" + ("" if asynchronous else ", or run on the async face: everlog.open_async")
+        )
+
+
+def call_function(function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """Call a function. StopIteration cannot be raised through what drives it, and becomes a RuntimeError."""
+    try:
+        return function(*arguments, **keywords)
+    except StopIteration as error:
+        raise RuntimeError("the step's function raised StopIteration") from error
 
 
 def keywords_of(function: Callable[..., Any], call: Call) -> dict[str, Any]:
@@ -184,16 +216,16 @@ def call_within(
 ) -> Any:
     """Call a function; TimeoutError where it takes longer: then it goes on by itself, and nobody waits for it."""
     if timeout is None:
-        return function(*arguments, **keywords)
+        return call_function(function, arguments, keywords)
     outcome: list[tuple[bool, Any]] = []
 
     def call() -> None:
         try:
-            outcome.append((True, function(*arguments, **keywords)))
+            outcome.append((True, call_function(function, arguments, keywords)))
         except BaseException as error:  # noqa: BLE001  # it is raised where the step was asked for
             outcome.append((False, error))
 
-    thread = Thread(target=call, name="everlog-step", daemon=True)
+    thread = Thread(target=copy_context().run, args=(call,), name="everlog-step", daemon=True)
     thread.start()
     thread.join(timeout)
     if not outcome:
@@ -205,24 +237,30 @@ def call_within(
 
 
 def seconds_of(timeout: float | str | None) -> float | None:
-    """Read a time to wait: seconds, or "90s", "2h", "2d"."""
+    """Read a time to wait: seconds, or "90s", "2h", "2d"; at most a hundred years."""
     if isinstance(timeout, str):
         micros = parse_ago(timeout)
         if micros is None or timeout.startswith("-"):
             raise InvalidEventError(
                 f"timeout {timeout!r:.50} is no time; nothing was written; write 90s, 15m, 2h or 2d"
             )
-        return micros / MICROS
-    check_step("wait", "retry", 0, 1.0, timeout)
+        timeout = micros / MICROS
+    if timeout is not None:
+        check_number("timeout", timeout, 86_400 * 36_500)
     return timeout
 
 
 def time_of(when: datetime | str | float, now: int) -> int:
-    """Read the time of the store's clock at which a sleep ends, microseconds."""
+    """Read the time of the store's clock at which a sleep ends, microseconds: a time, or how long from now."""
     if isinstance(when, datetime):
         if when.tzinfo is None:
             raise InvalidEventError(f"{when} has no zone; nothing was written; give a datetime with one")
         return int(when.timestamp() * MICROS)
+    if isinstance(when, str) and parse_ago(when) is None:
+        try:
+            return parse_time(when, now=now)
+        except InvalidPlaceError as error:
+            raise InvalidEventError(f"{error.message}; nothing was written") from None
     seconds = seconds_of(when)
     if seconds is None:
         raise InvalidEventError("a sleep takes a time, not None; nothing was written; give seconds, 2h, or a datetime")

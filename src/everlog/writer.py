@@ -226,9 +226,10 @@ class SessionWriter(StateReader):
         prepared = self._prepare(events, key=key)
         return Append(self._row.id, self._batch(prepared, self._expect(expected), key, repeats))
 
-    def own_request(self, events: Sequence[NewEvent], *, expected: int | None = None) -> Append:
-        """As `append_request`, of types that only their own verbs write."""
-        return Append(self._row.id, self._batch(self._prepare(events, own_verb=True), self._expect(expected)))
+    def own_request(self, events: Sequence[NewEvent], *, branch: str, expected: int | None = None) -> Append:
+        """As `append_request`, of types that only their own verbs write. branch: the id of the one that must be current."""
+        prepared = self._prepare(events, own_verb=True)
+        return Append(self._row.id, self._batch(prepared, self._expect(expected), branch=branch))
 
     def write_own(
         self, events: Sequence[NewEvent], make: Callable[[Batch], Request], *, lease: LeaseToken | None = None
@@ -242,9 +243,10 @@ class SessionWriter(StateReader):
         expected: Expected | None = None,
         key: str | None = None,
         repeats: Repeats = "refuse",
+        branch: str | None = None,
     ) -> Batch:
         """Give what an append proposes, with the lease that this handle holds."""
-        return Batch(events, expected, key, repeats, None if self._lease is None else self._lease.shown())
+        return Batch(events, expected, key, repeats, None if self._lease is None else self._lease.shown(), branch)
 
     def _prepare(
         self, events: Sequence[NewEvent], *, key: str | None = None, own_verb: bool = False

@@ -25,9 +25,7 @@ from everlog.woken import Woken
 from services.restarts import DEADLINE_SECONDS, Killed
 
 # How the sync face is put together; what the async face builds on.
-SYNC_ONLY = {
-    "perform", "waiting", "sleeping", "enter_finished", "leave_stage", "check_body", "begin", "ends", "leave", "recorded", "session",
-}  # fmt: skip
+SYNC_ONLY = {"recorded", "session"}
 
 
 def run(story):

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import datetime
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from everlog.claims import Claim
 from everlog.core.decide import StaleExpectationError
 from everlog.core.event import Event
 from everlog.core.position import check_checkpoint_name
-from everlog.errors import ConflictError, FencedError
+from everlog.errors import FencedError
 from everlog.forms import StepForm
 from everlog.leases import Lease
 from everlog.pending import Pending
@@ -31,6 +32,8 @@ from everlog.steps import (
     Step,
     Work,
     Write,
+    call_function,
+    check_function,
     check_patience,
     check_step,
     keywords_of,
@@ -145,7 +148,7 @@ class AsyncRun:
             await self.check_left()
             await self._form.__aexit__(None, None, None)
         else:
-            self._form.leave()
+            self._form._leave()
 
     def step(
         self,
@@ -163,7 +166,8 @@ class AsyncRun:
         step = Step(name, recorded_input(arguments), chosen, retries, backoff)
         if function is None:
             return AsyncStepForm(self, step, timeout)
-        return self._drive(self.sync.perform(step), function, arguments, timeout)
+        check_function(function, asynchronous=True)
+        return self._drive(self.sync._perform(step), function, arguments, timeout)
 
     def stage(self, name: str, function: Callable[..., Any] | None = None, *arguments: Any) -> Any:
         """See `Run.stage`."""
@@ -171,13 +175,14 @@ class AsyncRun:
         step = Step(name, recorded_input(arguments), "retry", kind="stage")
         if function is None:
             return AsyncStepForm(self, step)
-        return self._drive(self.sync.perform(step, whole=True), function, arguments, None)
+        check_function(function, asynchronous=True)
+        return self._drive(self.sync._perform(step), function, arguments, None)
 
     async def wait(self, name: str, *, timeout: float | str | None = None, patience: float | None = None) -> Any:
         """See `Run.wait`."""
         check_step(name, "retry", 0, 1.0, None)
         check_patience(patience)
-        return await self._drive(self.sync.waiting(name, seconds_of(timeout), patience), None, (), None)
+        return await self._drive(self.sync._waiting(name, seconds_of(timeout), patience), None, (), None)
 
     async def sleep_until(
         self, when: datetime | str | float, *, name: str = "sleep", patience: float | None = None
@@ -185,7 +190,7 @@ class AsyncRun:
         """See `Run.sleep_until`."""
         check_step(name, "retry", 0, 1.0, None)
         check_patience(patience)
-        await self._drive(self.sync.sleeping(name, when, patience), None, (), None)
+        await self._drive(self.sync._sleeping(name, when, patience), None, (), None)
 
     async def check_left(self) -> None:
         """See `Run.check_left`."""
@@ -224,7 +229,7 @@ async def _called(function: Callable[..., Any], arguments: Sequence[Any], keywor
     """Await a coroutine function; a plain one runs in a thread, so that the loop goes on."""
     if inspect.iscoroutinefunction(function):
         return await function(*arguments, **keywords)
-    value = await asyncio.to_thread(function, *arguments, **keywords)
+    value = await asyncio.to_thread(call_function, function, arguments, keywords)
     return await value if inspect.isawaitable(value) else value
 
 
@@ -248,7 +253,7 @@ class AsyncDriver(Driven):
                 return asked
             try:
                 self.give(await self._do(asked))
-            except ConflictError as error:
+            except Exception as error:  # noqa: BLE001  # the work says what it means to the step, or raises it
                 self.fail(error)
 
     async def _do(self, asked: Any) -> Any:
@@ -273,10 +278,8 @@ class AsyncStepForm:
 
     def __init__(self, run: AsyncRun, step: Step, timeout: float | None = None) -> None:
         self._run = run
-        self._step = step
         self._timeout = timeout
-        self._form = StepForm(run.sync, step)
-        self._driver: AsyncDriver | None = None
+        self._form = StepForm(run.sync, step, timeout)
 
     @property
     def done(self) -> bool:
@@ -303,28 +306,28 @@ class AsyncStepForm:
         self._form.result = value
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        run, step, timeout = self._run, self._step, self._timeout
+        run, form, timeout = self._run, self._form, self._timeout
+        check_function(function, asynchronous=True)
 
-        async def recorded(*arguments: Any) -> Any:
-            asked = step._replace(input=recorded_input(arguments))
-            return await run._drive(run.sync.perform(asked), function, arguments, timeout)
+        @wraps(function)
+        async def recorded(*arguments: Any, **keywords: Any) -> Any:
+            called = partial(function, **keywords)
+            return await run._drive(form._asked_with(arguments, keywords), called, arguments, timeout)
 
-        recorded.__name__ = getattr(function, "__name__", step.name)
-        recorded.__doc__ = function.__doc__
         return recorded
 
     async def __aenter__(self) -> AsyncStepForm:
-        self._form.check_body()
-        self._driver = AsyncDriver(self._run._engine, self._run.sync, self._run.sync.perform(self._step))
-        self._form.begin(await self._driver.run(), self._driver.value)
+        driver = AsyncDriver(self._run._engine, self._run.sync, self._form._open_body())
+        self._form._driver = driver
+        self._form._begin(await driver.run(), driver.value)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        driver = self._driver
-        assert driver is not None, "it was entered"
-        if not self._form.ends(driver, error):
+        driver = self._form._driver
+        assert isinstance(driver, AsyncDriver), "it was entered"
+        if not self._form._ends(driver, error):
             return
         try:
             await driver.run()
@@ -334,6 +337,6 @@ class AsyncStepForm:
             return
         self._form.result = driver.value
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Leave it in flight, as a process that dies does."""
-        self._form.leave(self._driver)
+        self._form._leave(self._form._driver)

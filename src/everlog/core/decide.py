@@ -79,7 +79,7 @@ class Expected(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """What one append proposes. key: of the whole append. repeats: what becomes of events whose key is recorded.
 
-    lease: of the writer, where it holds one.
+    lease: of the writer, where it holds one. branch: the id of the branch that must be current, for one who cares for no size.
     """
 
     events: tuple[PreparedEvent, ...]
@@ -87,6 +87,7 @@ class Batch(msgspec.Struct, frozen=True):
     key: str | None = None
     repeats: Repeats = "refuse"
     lease: LeaseToken | None = None
+    branch: str | None = None
 
     def keys(self) -> list[str]:
         """Give every key of the append, its own first."""
@@ -138,6 +139,8 @@ def decide_append(
             return Decided(cast("list[EventRow]", rows), writers)
     if guard is not None:
         guard(batch)
+    if batch.branch is not None and batch.branch != tip.branch_id:
+        raise StaleExpectationError(branch_id=tip.branch_id, head=tip.head())
     expected = batch.expected
     if expected is not None:
         check_expected(tip, expected)

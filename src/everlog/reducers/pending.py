@@ -3,8 +3,8 @@
 The state is an object; positions are of events.
 
 * tools: uses without a result, by id: {"position", "event", "name"} each, oldest first.
-* steps: started and not finished: {"run", "step", "occurrence", "attempt", "kind", "position", "effect_key"?, "retry_at"?}.
-* waits: open: {"run", "name", "occurrence", "position", "until"?}.
+* steps: started and not finished: {"run", "step", "occurrence", "attempt", "kind", "within"?, "position", "effect_key"?, "retry_at"?}.
+* waits: open: {"run", "name", "occurrence", "within"?, "position", "until"?}.
 * messages: positions of `user.message` events that no `agent.message` has answered: one whose cause is such a message answers
   that one, any other answers all before it.
 * signals: received and taken by no wait: {"name", "position"}.
@@ -111,7 +111,7 @@ class PendingFold:
 
     def _started(self, event: Event, data: dict[str, Any]) -> None:
         kind = "steps" if event.type == "step.started" else "waits"
-        members = ("step", "name", "occurrence", "attempt", "kind", "effect_key", "until")
+        members = ("step", "name", "occurrence", "within", "attempt", "kind", "effect_key", "until")
         row = {name: data[name] for name in members if name in data}
         self.value[kind][_key(data)] = {"run": data.get("run", DEFAULT_RUN), **row, "position": event.position}
         while len(self.value[kind]) > MOST:
@@ -146,6 +146,7 @@ def _key(data: dict[str, Any]) -> str:
             data.get("kind", ""),
             data.get("step", data.get("name")),
             data.get("occurrence"),
+            data.get("within", ""),
         )
     )
 
