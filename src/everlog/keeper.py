@@ -6,7 +6,7 @@ that appends waits for a snapshot.
 
 from __future__ import annotations
 
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 
 from everlog.errors import EverlogError
 from everlog.reader import View
@@ -29,7 +29,8 @@ class SnapshotKeeper:
             str, int
         ] = {}  # growth after which a session is folded on, where it is more than `policy.events`
         self._waiting: dict[str, None] = {}  # in order
-        self._changed = Condition()
+        self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
+        self._changed = Condition(self._lock)
         self._thread: Thread | None = None
         self._working = False
         self._stopped = False
@@ -46,7 +47,7 @@ class SnapshotKeeper:
             self._grown[session_id] = grown
             return
         self._grown[session_id] = 0
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 return
             self._waiting[session_id] = None
@@ -57,12 +58,12 @@ class SnapshotKeeper:
 
     def wait(self, timeout: float) -> bool:
         """Wait until every session that has grown enough was seen to; False where that takes longer."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: not self._waiting and not self._working, timeout)
 
     def stop(self) -> None:
         """Take nothing more. What is under way ends when the store is closed."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._waiting.clear()
             self._changed.notify_all()
@@ -74,7 +75,7 @@ class SnapshotKeeper:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._working = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting or self._stopped)

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from types import TracebackType
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import msgspec
 
@@ -24,6 +24,7 @@ from everlog.core.event import Event, NewEvent
 from everlog.core.lease import MICROS, NONCE_BYTES, LeaseRow, LeaseToken, Ticks, check_terms
 from everlog.core.limits import LEASE_SECONDS_MAX
 from everlog.core.position import format_micros
+from everlog.core.values import shown
 from everlog.errors import EverlogError, FencedError, LimitError
 from everlog.storage import EndLease, Receipt, RenewLease, Request, SessionRow, StaleLeaseError, Storage, TakeLease
 
@@ -45,7 +46,7 @@ class Leased(Protocol):
     def write_own(
         self, events: Sequence[NewEvent], make: Callable[[Batch], Request], *, lease: LeaseToken | None = None
     ) -> Receipt: ...
-    def end_lease(self, token: LeaseToken, reason: str) -> Event: ...
+    def gave_back(self, lease: Lease, receipt: Receipt) -> None: ...
 
 
 class Lease:
@@ -55,17 +56,21 @@ class Lease:
     """
 
     def __init__(
-        self, session: Leased, keeper: LeaseKeeper, holder: str, token: LeaseToken, ttl: int, until: int
+        self, session: Leased, handle: Leased, keeper: LeaseKeeper, holder: str, token: LeaseToken, ttl: int, until: int
     ) -> None:
         self.holder = holder
         self.token = token.number
-        self._session = session
+        self._session = (
+            session  # a handle of its own: the user's refers to this lease, and both go when nobody uses them
+        )
+        self._handle = ref(handle)
         self._keeper = keeper
         self._shown = token
         self.ttl_micros = ttl
         self._until = until  # ticks up to which it lives at least
         self._error: FencedError | None = None
         self._ended = False
+        self._ending = Lock()
 
     def __enter__(self) -> Lease:
         return self
@@ -73,9 +78,19 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._ended and self._error is None:
-            with suppress(FencedError):  # lost without notice: what was appended since was refused
-                self.release("done" if error is None else f"{type(error).__name__} was raised")
+        self._keeper.forget(self)  # whatever comes of giving it back, it is not renewed behind the block
+        if self._ended or self._error is not None:
+            return
+        try:
+            self._release("done" if error is None else f"{type(error).__name__} was raised")
+        except FencedError:
+            return  # lost without notice: what was appended since was refused
+        except EverlogError as trouble:
+            if error is None:
+                raise
+            error.add_note(
+                f"the lease of session {self._session.id!r} could not be given back, and lapses: {trouble.message}"
+            )
 
     def __repr__(self) -> str:
         return f"<Lease {self.token} of {self._session.id!r} held by {self.holder!r}{'' if self.alive else ', ended'}>"
@@ -84,6 +99,11 @@ class Lease:
     def alive(self) -> bool:
         """Whether it is held, as far as is known here without asking the store."""
         return not self._ended and self._error is None and self._session.storage.ticks().micros < self._until
+
+    @property
+    def released(self) -> bool:
+        """Whether it was given back."""
+        return self._ended
 
     @property
     def lost(self) -> FencedError | None:
@@ -107,19 +127,30 @@ class Lease:
 
     def release(self, reason: str = "done") -> Event | None:
         """Give it back, so that others need not wait; give the event. None where it was given back already."""
-        if self._ended:
-            return None
         self._keeper.forget(self)
-        self._ended = True
         try:
-            return self._session.end_lease(self.shown(), reason)
+            return self._release(reason)
         except EverlogError as error:
-            self._ended = False
-            if isinstance(error, FencedError):
-                self._error = error
-            else:
+            if not isinstance(error, FencedError):
                 self._keeper.keep(self)  # it could not be given back: it is held still
             raise
+
+    def _release(self, reason: str) -> Event | None:
+        with self._ending:
+            if self._ended:
+                return None
+            self._ended = True
+            try:
+                receipt = end_lease(self._session, self.shown(), reason)
+            except BaseException as error:
+                self._ended = False
+                if isinstance(error, FencedError):
+                    self._error = error
+                raise
+        handle = self._handle()
+        if handle is not None:
+            handle.gave_back(self, receipt)
+        return receipt.events[0]
 
     def due(self) -> float:
         """Give the ticks at which it is to be renewed next."""
@@ -171,7 +202,8 @@ class LeaseKeeper:
         self._storage = storage
         # Ticks at which each is renewed next. A lease that nobody can use any more is not kept alive.
         self._held: WeakKeyDictionary[Lease, float] = WeakKeyDictionary()
-        self._changed = Condition()
+        self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
+        self._changed = Condition(self._lock)
         self._thread: Thread | None = None
         self._stopped = False
         self._process = os.getpid()  # in a child that was forked its lock may be held by a thread that is not there
@@ -180,7 +212,7 @@ class LeaseKeeper:
         """Renew a lease from now on."""
         if self._process != os.getpid():
             return
-        with self._changed:
+        with self._lock:
             self._held[lease] = lease.due()
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="everlog-leases", daemon=True)
@@ -191,7 +223,7 @@ class LeaseKeeper:
         """Renew it no more."""
         if self._process != os.getpid():
             return
-        with self._changed:
+        with self._lock:
             self._held.pop(lease, None)
             self._changed.notify_all()
 
@@ -199,19 +231,21 @@ class LeaseKeeper:
         """Renew nothing more: the leases that are still held lapse."""
         if self._process != os.getpid():
             return
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._held.clear()
             self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                if not self._held or self._stopped:
+            with self._lock:
+                held = list(self._held.items())  # fewer than it counts, where some are about to go
+                if not held or self._stopped:
                     self._thread = None
                     return
                 now = self._storage.ticks().micros
-                lease, due = min(self._held.items(), key=lambda item: item[1])
+                lease, due = min(held, key=lambda item: item[1])
+                del held
                 if due > now:
                     del lease
                     self._changed.wait(min((due - now) / MICROS, _LOOK_SECONDS))
@@ -227,7 +261,7 @@ class LeaseKeeper:
             due = None
         except Exception:  # noqa: BLE001  # the store is busy, or cannot be reached now; others are renewed all the same
             due = None if lease.over(now) else now + lease.ttl_micros * _RETRY_SHARE
-        with self._changed:
+        with self._lock:
             if lease in self._held:
                 if due is None:
                     del self._held[lease]
@@ -237,6 +271,7 @@ class LeaseKeeper:
 
 def take_lease(
     session: Leased,
+    handle: Leased,
     keeper: LeaseKeeper,
     draw: Callable[[int], bytes],
     holder: str,
@@ -245,7 +280,11 @@ def take_lease(
     timeout: float,
     stop: Callable[[], bool],
 ) -> Lease:
-    """Take the lease of a session, waiting for one that lives for at most `timeout` seconds, or until `stop` says so."""
+    """Take the lease of a session, waiting for one that lives for at most `timeout` seconds, or until `stop` says so.
+
+    session: a handle that the lease keeps. handle: the user's, which is to show it. Where this is interrupted, or `stop` says
+    so, what was taken is given back.
+    """
     micros = check_terms(holder, ttl)
     check_timeout(timeout)
     storage: Storage = session.storage
@@ -253,16 +292,16 @@ def take_lease(
     while True:
         last = storage.lease(session.uuid)
         token = LeaseToken((0 if last is None else last.highest) + 1, draw(NONCE_BYTES))
-        until = format_micros(storage.now() + micros)
-        data = {"holder": holder, "token": token.number, "until": until}
-        events = [NewEvent("lease.acquired", data, actor=None)]
-        ended = None if last is None or last.holder is None else last  # lapsed: nobody gave it back
-        if ended is not None:
-            data = {"token": ended.number, "reason": f"the lease of {ended.holder} lapsed"}
-            events.insert(0, NewEvent("lease.released", data, outcome="timeout"))
+        events, lapsed = _taking(last, holder, token, format_micros(storage.now() + micros))
         started = storage.ticks()
         try:
-            session.write_own(events, partial(TakeLease, session.uuid, token, holder, micros, ended is not None))
+            session.write_own(events, partial(TakeLease, session.uuid, token, holder, micros, lapsed))
+            lease = Lease(session, handle, keeper, holder, token, micros, started.micros + micros)
+            if stop():
+                lease.release("whoever took it was cancelled")
+            else:
+                keeper.keep(lease)
+            return lease
         except StaleLeaseError:
             continue
         except FencedError:
@@ -273,13 +312,21 @@ def take_lease(
             storage.wait(storage.news(), min(max(left, 0.01), max(deadline - time.monotonic(), 0.0), _WAIT_SECONDS))
             if stop():
                 raise
-            continue
-        lease = Lease(session, keeper, holder, token, micros, started.micros + micros)
-        if stop():
-            lease.release("whoever took it was cancelled")
-        else:
-            keeper.keep(lease)
-        return lease
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: it may have been taken, and nobody would know
+            with suppress(Exception):
+                end_lease(session, token, "whoever took it was interrupted")
+            raise
+
+
+def _taking(last: LeaseRow | None, holder: str, token: LeaseToken, until: str) -> tuple[list[NewEvent], bool]:
+    """Give the events that say that a lease was taken, and whether one of them says that the last one lapsed."""
+    taken = NewEvent("lease.acquired", {"holder": holder, "token": token.number, "until": until}, actor=None)
+    if last is None or last.holder is None:
+        return [taken], False
+    ended = {"token": last.number, "reason": f"the lease of {last.holder} lapsed"}
+    return [NewEvent("lease.released", ended, outcome="timeout"), taken], True
 
 
 def check_timeout(timeout: Any) -> None:
@@ -287,11 +334,11 @@ def check_timeout(timeout: Any) -> None:
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not number or not 0 <= timeout <= LEASE_SECONDS_MAX:
         raise LimitError(
-            f"timeout {timeout!r:.50} is not in 0 .. {LEASE_SECONDS_MAX:g} seconds; nothing was written; choose how long to wait"
+            f"timeout {shown(timeout)} is not in 0 .. {LEASE_SECONDS_MAX:g} seconds; nothing was written; choose how long to wait"
         )
 
 
-def end_lease(session: Leased, token: LeaseToken, reason: str) -> Event:
-    """Give a lease back; give the event."""
+def end_lease(session: Leased, token: LeaseToken, reason: str) -> Receipt:
+    """Give a lease back."""
     event = NewEvent("lease.released", {"token": token.number, "reason": reason})
-    return session.write_own([event], lambda batch: EndLease(session.uuid, batch), lease=token).events[0]
+    return session.write_own([event], partial(EndLease, session.uuid), lease=token)

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 from everlog.core import limits
 from everlog.core.canonical import canonical_json, decode_state
 from everlog.core.position import parse_ago, parse_time
-from everlog.core.values import encode_json
+from everlog.core.values import encode_json, shown
 from everlog.errors import (
     DivergenceError,
     InvalidEventError,
@@ -144,7 +144,7 @@ def check_step(name: object, policy: object, retries: object, backoff: object, t
     """Refuse what is no step."""
     if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= limits.STEP_NAME_CHARACTERS_MAX:
         raise InvalidEventError(
-            f"step name {name!r:.100} is not 1 to {limits.STEP_NAME_CHARACTERS_MAX} printable characters; nothing was written; "
+            f"name {name!r:.100} is not 1 to {limits.STEP_NAME_CHARACTERS_MAX} printable characters; nothing was written; "
             "name what it does"
         )
     if policy not in ("fail", "retry", "ask"):
@@ -158,7 +158,7 @@ def check_step(name: object, policy: object, retries: object, backoff: object, t
 def check_number(what: str, value: object, most: int, kind: type | tuple[type, ...] = (int, float)) -> None:
     """Refuse what is no number of 0 .. most."""
     if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= most:  # pyright: ignore[reportOperatorIssue]
-        raise LimitError(f"{what} {value!r:.50} is not in 0 .. {most}; nothing was written; choose another")
+        raise LimitError(f"{what} {shown(value)} is not in 0 .. {most}; nothing was written; choose another")
 
 
 def check_patience(patience: object) -> None:

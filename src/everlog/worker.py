@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from hashlib import sha256
 from typing import Any, Final
 
 from everlog.core.event import Event, NewEvent
-from everlog.core.lease import LeaseToken
 from everlog.errors import InvalidEventError
-from everlog.leases import Lease, end_lease, take_lease
+from everlog.leases import Lease, take_lease
 from everlog.pending import Pending, PendingTool, read_pending
 from everlog.reader import PlaceLike
 from everlog.reducers.pending import DEFAULT_RUN, PENDING
 from everlog.runs import Run
 from everlog.steps import Policy, check_step
+from everlog.storage import Receipt
 from everlog.writer import SessionWriter
 
 UNKNOWN_TEXT: Final = (
@@ -37,16 +38,18 @@ class SessionWorker(SessionWriter):
 
     def lease_unless(self, stop: Callable[[], bool], holder: str, ttl: float, *, timeout: float) -> Lease:
         """As `lease`; where `stop` says so, it waits no longer, and gives back what it has taken."""
-        taken = take_lease(self, self._keepers.leases, self._settings.draw, holder, ttl, timeout=timeout, stop=stop)
-        if taken.alive:
-            self._lease = taken
+        own, keeper = copy(self), self._keepers.leases
+        taken = take_lease(own, self, keeper, self._settings.draw, holder, ttl, timeout=timeout, stop=stop)
+        self._seen = own._seen
+        if not taken.released:
+            self._lease = taken  # also one that lapsed since: it is shown, and refused
         return taken
 
-    def end_lease(self, token: LeaseToken, reason: str) -> Event:
-        """Give this handle's lease back; `Lease.release` calls it."""
-        event = end_lease(self, token, reason)
-        self._lease = None
-        return event
+    def gave_back(self, lease: Lease, receipt: Receipt) -> None:
+        """Note that a lease was given back."""
+        if self._lease is lease:
+            self._lease = None
+        self.saw(receipt)
 
     def signal(self, name: str, data: Any = None, *, actor: str | None = None, key: str | None = None) -> Event:
         """Send a signal: the first wait of that name that has none gets it, also one that is asked for later.

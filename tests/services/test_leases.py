@@ -11,8 +11,16 @@ import pytest
 import everlog
 from everlog import NewEvent
 from everlog.aio import AsyncStore
-from everlog.errors import FencedError, InvalidEventError, LimitError, UnavailableError, UnsupportedStoreError
+from everlog.errors import (
+    BusyError,
+    FencedError,
+    InvalidEventError,
+    LimitError,
+    UnavailableError,
+    UnsupportedStoreError,
+)
 from everlog.session import Settings
+from everlog.storage import TakeLease
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.stores.sqlite.store import open_sqlite
@@ -510,3 +518,180 @@ def test_a_lease_whose_taking_was_cancelled_is_held_by_nobody(tmp_path):
             assert not taken or await soon(lambda: not store.sync.leases(), 2.0)
 
     run(story())
+
+
+# --- what is forgotten, interrupted, or gives no way ---
+def test_a_lease_that_nobody_can_use_any_more_is_not_renewed_and_harms_no_other(timed, ticks):
+    timed.create("s")
+    timed.create("t")
+    with timed.session("t").lease("worker", TTL) as kept:
+        timed.session("s").lease("forgotten", TTL)  # no name for it, nor for its handle
+        assert list(timed._keepers.leases._held) == [kept]
+        ticks.advance(seconds=TTL + 1)
+        assert timed.session("s").lease("another", TTL).token == 2
+
+
+def test_the_thread_that_renews_is_there_again_after_every_lease_was_forgotten(target):
+    for name in ("s", "t"):
+        target.create(name)
+    for _ in range(20):
+        target.session("s").lease("forgotten", 0.1)
+        time.sleep(0.12)
+    session = target.session("t")
+    with session.lease("worker", SHORT) as lease:
+        time.sleep(SHORT * 3)
+        assert lease.alive
+        agent(session)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_lease_that_lapsed_before_its_holder_could_look_is_shown_and_refused(timed, ticks, monkeypatch, others):
+    session = timed.create("s")
+    keeper = type(timed._keepers.leases)
+    keep = keeper.keep
+
+    def late(self, lease):
+        ticks.advance(seconds=TTL + 1)
+        if others:
+            monkeypatch.setattr(keeper, "keep", keep)
+            with timed.session("s").lease("another", TTL):
+                pass
+        keep(self, lease)
+
+    monkeypatch.setattr(keeper, "keep", late)
+    session.lease("slow", TTL)
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            agent(session)
+
+
+def test_the_error_of_a_block_is_not_hidden_by_a_lease_that_cannot_be_given_back(timed, monkeypatch):
+    session = timed.create("s")
+
+    def refuse(*_):
+        raise BusyError("the store was busy; nothing was written; try again later")
+
+    with pytest.raises(KeyboardInterrupt) as caught, session.lease("worker", TTL) as lease:
+        monkeypatch.setattr(type(timed.storage), "write", refuse)
+        raise KeyboardInterrupt
+    assert "could not be given back" in "".join(caught.value.__notes__)
+    assert lease not in timed._keepers.leases._held
+
+
+def test_a_lease_whose_taking_is_interrupted_is_given_back(timed, monkeypatch):
+    session = timed.create("s")
+    write = type(timed.storage).write
+
+    def interrupted(self, request):
+        receipt = write(self, request)
+        if isinstance(request, TakeLease):
+            raise KeyboardInterrupt
+        return receipt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(timed.storage), "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.lease("worker", TTL)
+    assert timed.leases() == []
+    agent(session)
+
+
+def test_a_lease_given_back_by_two_threads_was_not_lost(timed):
+    session = timed.create("s")
+    lease = session.lease("worker", TTL)
+    errors = []
+
+    def release():
+        try:
+            lease.release()
+        except FencedError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=release) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_SECONDS)
+    assert errors == []
+    assert lease.lost is None
+    assert session.count(types="lease.released") == 1
+
+
+@pytest.mark.parametrize("number", [10**5_000, -(10**5_000)], ids=["large", "small"])
+def test_a_number_that_cannot_be_written_out_is_refused_as_any_other(timed, number):
+    session = timed.create("s")
+    for use in (
+        lambda: session.lease("a", number),
+        lambda: session.lease("a", TTL, timeout=number),
+        lambda: session.run().step("a", int, timeout=number),
+    ):
+        with pytest.raises(LimitError, match="of type int"):
+            use()
+
+
+def test_many_waiters_on_a_loop_do_not_keep_the_holder_from_giving_it_back(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "s.db") as store:
+            held = await (await store.create("s")).lease("holder", TTL)
+
+            async def waits(number):
+                lease = await (await store.session("s")).lease(f"w{number}", TTL, timeout=DEADLINE_SECONDS)
+                await lease.release()
+
+            waiters = [asyncio.ensure_future(waits(number)) for number in range(8)]
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            await held.release()
+            took = time.monotonic() - began
+            await asyncio.gather(*waiters)
+            return took
+
+    assert run(story()) < 2.0
+
+
+def test_a_lease_whose_block_is_cancelled_while_it_is_left_is_given_back(tmp_path):
+    async def story():
+        async with await everlog.open_async(tmp_path / "s.db") as store:
+            session = await store.create("s")
+            gate = threading.Event()
+
+            async def works():
+                async with await session.lease("worker", TTL):
+                    for _ in range(8):  # the pool has no thread left for giving it back
+                        store._engine.loop.run_in_executor(store._engine.pool, gate.wait, DEADLINE_SECONDS)
+                    await asyncio.sleep(DEADLINE_SECONDS)
+
+            task = asyncio.ensure_future(works())
+            await asyncio.sleep(0.2)
+            task.cancel()
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            gate.set()
+            assert await soon(lambda: store.sync.leases() == [])
+
+    run(story())
+
+
+@pytest.mark.no_cover  # coverage has a lock of its own, which an interrupt may leave taken
+def test_an_interrupted_read_leaves_the_store_as_it_was(tmp_path):
+    """Interrupts at every moment of a read, as Ctrl-C gives them; each is caught by whoever reads."""
+    with everlog.open(tmp_path / "s.db") as store:
+        session = store.create("s")
+        caught = 0
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            for number in range(1_500):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00002 + number % 60 * 0.00001)
+                    while True:
+                        session.size()
+                except KeyboardInterrupt:
+                    caught += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert caught == 1_500
+        assert session.size() == 0
+        assert len(store.storage._connections._lent) == 0

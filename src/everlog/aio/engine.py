@@ -17,6 +17,7 @@ from everlog.errors import UnavailableError
 from everlog.storage import Receipt, Request, Storage, Withdraw
 
 _READERS = 4
+_TAKERS = 64
 WAIT_SECONDS = 0.5  # between looks at whether a follower is to stop
 
 P = ParamSpec("P")
@@ -117,6 +118,9 @@ class Engine:
         self.storage = storage
         self.loop = loop
         self.pool = ThreadPoolExecutor(_READERS, thread_name_prefix="everlog-read")
+        self._takers = ThreadPoolExecutor(
+            _TAKERS, thread_name_prefix="everlog-take"
+        )  # who waits here keeps no reader waiting
         self.resolver = _Resolver(loop)
         self.waker = _Waker(storage, loop)
         self.closed = False
@@ -127,6 +131,7 @@ class Engine:
             await self.run(close_store)
             self.closed = True
             self.pool.shutdown(wait=False)
+            self._takers.shutdown(wait=False)
 
     async def run(self, call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         """Run a blocking call in the pool."""
@@ -134,14 +139,21 @@ class Engine:
             raise UnavailableError("the store is closed; nothing was done; open it again")
         return await self.loop.run_in_executor(self.pool, lambda: call(*args, **keywords))
 
+    async def finish(self, call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+        """Run a blocking call that is carried out even where whoever awaits it is cancelled."""
+        return await asyncio.shield(asyncio.ensure_future(self.run(call, *args, **keywords)))
+
     async def take(self, call: Callable[[Callable[[], bool]], T], give_back: Callable[[T], object]) -> T:
         """Run a blocking call that takes something. Cancelled, it is told to stop, and what it has taken is given back."""
+        if self.closed:
+            raise UnavailableError("the store is closed; nothing was done; open it again")
         stopped = Flag()
-        taking = asyncio.ensure_future(self.run(call, stopped.is_set))
+        taking = self.loop.run_in_executor(self._takers, call, stopped.is_set)
 
         def late(taken: asyncio.Future[T]) -> None:
             if not taken.cancelled() and taken.exception() is None:
-                self.pool.submit(give_back, taken.result())
+                with suppress(RuntimeError):  # the store was closed meanwhile: what is held lapses
+                    self._takers.submit(give_back, taken.result())
 
         try:
             return await asyncio.shield(taking)

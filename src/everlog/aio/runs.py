@@ -58,7 +58,7 @@ class AsyncLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._engine.run(self.sync.__exit__, kind, error, trace)
+        await self._engine.finish(self.sync.__exit__, kind, error, trace)
 
     @property
     def alive(self) -> bool:
@@ -69,6 +69,11 @@ class AsyncLease:
     def lost(self) -> FencedError | None:
         """See `Lease.lost`."""
         return self.sync.lost
+
+    @property
+    def released(self) -> bool:
+        """See `Lease.released`."""
+        return self.sync.released
 
     async def renew(self) -> None:
         """See `Lease.renew`."""

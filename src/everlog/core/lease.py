@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from everlog.core.limits import ACTOR_CHARACTERS_MAX, LEASE_SECONDS_MAX, LEASE_SECONDS_MIN
+from everlog.core.values import shown
 from everlog.errors import FencedError, InvalidEventError, LimitError
 
 NONCE_BYTES: Final = 16
@@ -118,14 +119,19 @@ def lost(lease: LeaseRow | None, token: LeaseToken, now: Ticks, *, session: str,
 
 def check_terms(holder: object, ttl: object) -> int:
     """Check who wants a lease and for how many seconds; give microseconds."""
-    if not isinstance(holder, str) or not holder.isprintable() or not 1 <= len(holder) <= ACTOR_CHARACTERS_MAX:
+    if (
+        not isinstance(holder, str)
+        or not holder.isprintable()
+        or not holder.strip()
+        or len(holder) > ACTOR_CHARACTERS_MAX
+    ):
         raise InvalidEventError(
             f"holder {holder!r:.100} is not 1 to {ACTOR_CHARACTERS_MAX} printable characters; nothing was written; name who "
             "works, as in worker-2"
         )
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not LEASE_SECONDS_MIN <= ttl <= LEASE_SECONDS_MAX:
         raise LimitError(
-            f"ttl {ttl!r:.50} is not in {LEASE_SECONDS_MIN:g} .. {LEASE_SECONDS_MAX:g} seconds; nothing was written; choose how "
+            f"ttl {shown(ttl)} is not in {LEASE_SECONDS_MIN:g} .. {LEASE_SECONDS_MAX:g} seconds; nothing was written; choose how "
             "long others wait for a holder that died"
         )
     return int(ttl * MICROS)

@@ -21,6 +21,14 @@ _encode = msgspec.json.Encoder().encode
 _INFINITY = float("inf")
 
 
+def shown(value: object) -> str:
+    """Give a value that is refused as an error shows it: the first of it, whatever it is."""
+    try:
+        return f"{value!r:.50}"
+    except Exception:  # noqa: BLE001  # an integer of thousands of digits, or somebody's own __repr__
+        return f"of type {type(value).__name__}"
+
+
 def encode_json(value: object, *, what: str) -> bytes:
     """Give the JSON bytes of a value, after the checks above.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 
 POLL_SECONDS = 0.008  # between looks at what other processes did; follow promises 50 ms
 _IDLE_SECONDS = 1.0  # how long the polling thread outlives the last one who waited
@@ -17,7 +17,8 @@ class News:
 
     def __init__(self, look: Callable[[], bool] | None = None) -> None:
         self._look = look
-        self._changed = Condition()
+        self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
+        self._changed = Condition(self._lock)
         self._count = 0
         self._waiting = 0
         self._watcher: Thread | None = None
@@ -31,12 +32,12 @@ class News:
         """Something was committed by this process."""
         self._count += 1  # one writer at a time; a reader that misses it by a moment polls
         if self._waiting:
-            with self._changed:
+            with self._lock:
                 self._changed.notify_all()
 
     def wait(self, seen: int, timeout: float) -> int:
         """Wait until the counter passes `seen`, at most `timeout` seconds; give the counter."""
-        with self._changed:
+        with self._lock:
             if self._count <= seen and not self._closed:
                 self._waiting += 1
                 try:
@@ -48,7 +49,7 @@ class News:
 
     def close(self) -> None:
         """Wake everybody for the last time."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             watcher = self._watcher
@@ -64,7 +65,7 @@ class News:
         idle = 0.0
         while True:
             changed = look()
-            with self._changed:
+            with self._lock:
                 if changed:
                     self._count += 1
                     self._changed.notify_all()

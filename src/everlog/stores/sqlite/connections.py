@@ -63,8 +63,10 @@ class Connections:
         self._watcher: apsw.Connection | None = None
         self._turn: Turn | None = None
         self._readers: list[apsw.Connection] = []
-        self._readers_out = 0
-        self._reader_back = Condition(Lock())
+        self._lent: set[object] = set()  # one for each reader that is out
+        # Taken itself, and not through the condition, whose methods are Python: Ctrl-C at their end would leave it taken.
+        self._lock = Lock()
+        self._reader_back = Condition(self._lock)
         self._closed = False
         self.wal_pages = 0  # after the writer's last commit
         self.writing = RLock()  # held while the writer is used
@@ -158,26 +160,29 @@ class Connections:
     @contextmanager
     def reader(self) -> Generator[apsw.Connection]:
         """Lend a reader. Reads are short: nobody keeps one while waiting."""
-        connection = self._take_reader()
-        sound = True
+        mine = object()
+        connection: apsw.Connection | None = None
+        sound = False
         try:
+            connection = self._take_reader(mine)
             with translated(self.path):
                 yield connection
+            sound = True
         except EverlogError as error:
             sound = not isinstance(error.__cause__, apsw.Error)
             raise
         finally:
-            with self._reader_back:
-                self._readers_out -= 1
-                if sound and not self._closed:
+            with self._lock:
+                self._lent.discard(mine)
+                if connection is not None and sound and not self._closed:
                     self._readers.append(connection)
-                else:
+                elif connection is not None:
                     connection.close(True)
                 self._reader_back.notify()
 
     def data_version(self) -> int:
         """Give a number that changes when any other connection commits, this process's own included. 4 µs."""
-        with self._reader_back:
+        with self._lock:
             self.check_usable()
             if self._watcher is None:
                 self._watcher = self._connect(self._read_mode())
@@ -189,25 +194,19 @@ class Connections:
             self._turn = Turn(f"{self.path}-lock")
         return self._turn
 
-    def _take_reader(self) -> apsw.Connection:
-        with self._reader_back:
+    def _take_reader(self, borrower: object) -> apsw.Connection:
+        with self._lock:
             self.check_usable()
             if not self._reader_back.wait_for(
-                lambda: self._readers_out < READERS_MAX or self._closed, limits.LOCK_SECONDS_MAX
+                lambda: len(self._lent) < READERS_MAX or self._closed, limits.LOCK_SECONDS_MAX
             ):
                 raise BusyError(f"all {READERS_MAX} readers of {self.path} are busy; try again later")
             self.check_usable()
-            self._readers_out += 1
+            self._lent.add(borrower)
             if self._readers:
                 return self._readers.pop()
-        try:
-            with translated(self.path):
-                return self._connect(self._read_mode())
-        except BaseException:
-            with self._reader_back:
-                self._readers_out -= 1
-                self._reader_back.notify()
-            raise
+        with translated(self.path):
+            return self._connect(self._read_mode())
 
     def check_usable(self) -> None:
         """Refuse a closed store, one inherited by `fork()`, and a file that is not the one that was opened."""
@@ -238,7 +237,7 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection; readers that are lent are closed when they come back."""
-        with self.writing, self._reader_back:
+        with self.writing, self._lock:
             self._closed = True
             if self._process == os.getpid():
                 self._close_idle()
@@ -259,14 +258,14 @@ class Connections:
     def before_fork(self) -> None:
         """Close every connection and keep others from opening one until the fork is done."""
         self.writing.acquire()
-        self._reader_back.acquire()
+        self._lock.acquire()
         if not self._closed and self._process == os.getpid():
-            self._reader_back.wait_for(lambda: self._readers_out == 0, limits.LOCK_SECONDS_MAX)
+            self._reader_back.wait_for(lambda: not self._lent, limits.LOCK_SECONDS_MAX)
             self._close_idle()
 
     def after_fork(self) -> None:
         """Go on, in the parent; in the child the store only raises."""
-        self._reader_back.release()
+        self._lock.release()
         self.writing.release()
 
     def _read_mode(self) -> int:

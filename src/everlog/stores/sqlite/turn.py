@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 
 from everlog.errors import BusyError
 
@@ -24,7 +24,8 @@ class Turn:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._changed = Condition()
+        self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
+        self._changed = Condition(self._lock)
         self._state = _FREE
         self._waiter: Thread | None = None
         self._closed = False
@@ -46,14 +47,14 @@ class Turn:
 
     def close(self) -> None:
         """Let go of the side file. The file stays: removing it would let two processes hold two locks."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         if self._waiter is None or self._state == _FREE:
             os.close(self._descriptor)
 
     def _take_slowly(self, timeout: float) -> None:
-        with self._changed:
+        with self._lock:
             if self._waiter is None:
                 self._waiter = Thread(target=self._wait_for_lock, name="everlog-turn", daemon=True)
                 self._waiter.start()
@@ -79,12 +80,12 @@ class Turn:
 
     def _wait_for_lock(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._state == _WAITING or self._closed)
                 if self._state != _WAITING:
                     return
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            with self._changed:
+            with self._lock:
                 if self._state == _WAITING and not self._closed:
                     self._state = _HELD
                     self._changed.notify_all()
