@@ -14,6 +14,7 @@ import msgspec
 
 from everlog.core.event import Event
 from everlog.core.query import Exact, Term
+from everlog.core.standard import is_standard
 from everlog.reducers.pending import DEFAULT_RUN
 from everlog.scopes import StepName
 from everlog.writer import SessionWriter
@@ -161,8 +162,8 @@ class Journal:
 
     def _note(self, event: Event) -> None:
         data = event.data
-        if not isinstance(data, dict):
-            return  # erased: as if it had not been, but for its key
+        if not is_standard(event.type, data):
+            return  # erased, or none of ours: as if it had not been, but for its key
         if event.type == "signal":
             if event.position not in self._taken:
                 self._signals.setdefault(data["name"], []).append(event)

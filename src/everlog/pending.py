@@ -19,7 +19,7 @@ class PendingTool(msgspec.Struct, frozen=True):
 
 
 class PendingStep(msgspec.Struct, frozen=True):
-    """A step, stage or run that was started and has not finished. kind: step, stage or run.
+    """A step, stage or run that was started and has not finished. kind: step, stage or run. within: the path of what it is in.
 
     retry_at: microseconds; where it failed and is to be tried again then.
     """
@@ -32,6 +32,7 @@ class PendingStep(msgspec.Struct, frozen=True):
     position: int
     effect_key: str | None = None
     retry_at: int | None = None
+    within: str = ""
 
 
 class PendingWait(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ class PendingWait(msgspec.Struct, frozen=True):
     occurrence: int
     position: int
     until: int | None = None
+    within: str = ""
 
 
 class PendingSignal(msgspec.Struct, frozen=True):
@@ -54,7 +56,8 @@ class PendingSignal(msgspec.Struct, frozen=True):
 class Pending(msgspec.Struct, frozen=True):
     """What is in flight at a cut, each kind oldest first. size: the cut.
 
-    messages: positions of user.message events that no agent.message has answered. dropped: how many more there were than are kept.
+    messages: positions of user.message events that no agent.message has answered. dropped: how many more there were than are kept,
+    in all; dropped_of: by kind, as in {"messages": 3}.
     """
 
     size: int
@@ -64,6 +67,7 @@ class Pending(msgspec.Struct, frozen=True):
     messages: tuple[int, ...]
     signals: tuple[PendingSignal, ...]
     dropped: int
+    dropped_of: dict[str, int]
 
     def __bool__(self) -> bool:
         """Whether anything is: tools, steps, waits or messages."""
@@ -91,12 +95,18 @@ def read_pending(value: Any, size: int) -> Pending:
             row["position"],
             row.get("effect_key"),
             row.get("retry_at"),
+            row.get("within", ""),
         )
         for row in value["steps"].values()
     ]
     waits = [
         PendingWait(
-            row.get("run", DEFAULT_RUN), row["name"], row.get("occurrence", 1), row["position"], row.get("until")
+            row.get("run", DEFAULT_RUN),
+            row["name"],
+            row.get("occurrence", 1),
+            row["position"],
+            row.get("until"),
+            row.get("within", ""),
         )
         for row in value["waits"].values()
     ]
@@ -107,7 +117,8 @@ def read_pending(value: Any, size: int) -> Pending:
         tuple(sorted(tools, key=by_position)),
         tuple(sorted(steps, key=by_position)),
         tuple(sorted(waits, key=by_position)),
-        tuple(value["messages"]),
+        tuple(message["position"] for message in value["messages"]),
         tuple(signals),
-        value["dropped"],
+        sum(value["dropped"].values()),
+        dict(value["dropped"]),
     )

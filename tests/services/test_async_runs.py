@@ -438,3 +438,41 @@ def test_a_woken_session_works_under_its_lease_and_stops_when_it_lost_it(path):
         assert types(path)[-1] == "lease.acquired"
 
     run(story())
+
+
+@pytest.mark.parametrize("form", ["plain", "coroutine"])
+def test_stop_iteration_ends_a_step_as_an_error_and_not_never(path, form):
+    async def empty():
+        return next(iter([]))
+
+    async def story():
+        async with opened(path) as session:
+            function = empty if form == "coroutine" else lambda: next(iter([]))
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await asyncio.wait_for((await session.run()).step("a", function), 10)
+
+    run(story())
+    assert types(path) == ["step.started", "step.finished"]
+
+
+def test_steps_and_stages_of_tasks_are_named_within_what_they_are_asked_for_in(path):
+    calls = []
+
+    async def story(kill):
+        async with opened(path) as session, await session.run() as run_:
+
+            async def work(name):
+                async with run_.stage(name), run_.stage("fetch"):
+                    await asyncio.sleep(0)
+                    await run_.step("pay", lambda: calls.append(name))
+                    await asyncio.to_thread(lambda: None)
+                    if name == kill:
+                        raise Killed
+
+            await asyncio.gather(*[work(name) for name in ("birds", "bees")])
+
+    with pytest.raises(Killed):
+        run(story("bees"))
+    run(story(None))
+    run(story(None))
+    assert sorted(calls) == ["bees", "birds"]

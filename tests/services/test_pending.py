@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 import everlog
 from everlog import NewEvent
 from everlog.core.canonical import decode_state, encode_state
-from everlog.errors import FencedError, NotFoundError
+from everlog.errors import FencedError, NotFoundError, WaitingError
 from everlog.reducers.pending import MOST, PENDING
 from everlog.testing import check_reducer
 from services.conversations import check_all
@@ -83,7 +83,7 @@ def append(session, batch):
 
 def plain(events):
     """The model: what was begun, less what was ended, as lists."""
-    uses, steps, waits, messages, signals = [], [], [], [], []
+    uses, steps, waits, messages, signals, answered = [], [], [], [], [], set()
     for event in events:
         data = event.data
         if data is None:
@@ -105,7 +105,8 @@ def plain(events):
                 messages.append(event.position)
             case "agent.message":
                 causes = [place for place in messages if event.caused_by == f"ev_{event.writer}_{place}"]
-                messages = [place for place in messages if causes and place != causes[0]]
+                answered |= {event.caused_by} if causes else set()
+                messages = [place for place in messages if event.caused_by in answered and place not in causes]
             case "step.started":
                 steps = [*(step for step in steps if step[0] != name), (name, event.position, None)]
             case "step.finished":
@@ -189,6 +190,7 @@ def test_of_each_kind_the_newest_thousand_are_kept_and_the_others_counted():
         assert found.messages[0] == 5
         assert found.tools[0].id == "u5"
         assert found.dropped == 15
+        assert found.dropped_of == {"messages": 5, "signals": 5, "tools": 5}
 
 
 def test_one_id_used_without_end_stays_bounded():
@@ -225,7 +227,16 @@ def test_waking_tells_what_was_in_flight(world):
         assert found.messages == (0,)
         assert [(signal.name, signal.position) for signal in found.signals] == [("go", 3)]
         assert woken.last_checkpoint.data["name"] == "here"
-        assert set(found.to_dict()) == {"size", "tools", "steps", "waits", "messages", "signals", "dropped"}
+        assert set(found.to_dict()) == {
+            "size",
+            "tools",
+            "steps",
+            "waits",
+            "messages",
+            "signals",
+            "dropped",
+            "dropped_of",
+        }
         with pytest.raises(FencedError):
             world.store().wake("s", holder="other")
     assert not woken.lease.alive
@@ -263,8 +274,43 @@ def test_an_answer_answers_its_cause_and_one_without_a_cause_answers_all(world):
     messages = [session.append("user.message", {"content": str(number)}) for number in range(3)]
     session.append("agent.message", {"content": "to the second"}, caused_by=messages[1])
     assert session.in_flight().messages == (0, 2)
+    session.append("agent.message", {"content": "more to the second"}, caused_by=messages[1])
+    assert session.in_flight().messages == (0, 2)
     session.append("agent.message", {"content": "to all"})
     assert session.in_flight().messages == ()
+
+
+def test_an_answer_to_a_message_of_another_session_does_not_answer_one_of_the_same_position(world):
+    other = world.store().create("other").append("user.message", {"content": "elsewhere"})
+    session = world.session()
+    session.extend([NewEvent("user.message", {"content": str(number)}) for number in range(2)])
+    session.append("agent.message", {"content": "to the first"}, caused_by=session[0])
+    session.append("agent.message", {"content": "of another"}, caused_by=other)
+    assert session.in_flight().messages == ()  # it is no word about one of ours: so it answers all
+
+
+FOREIGN = [
+    ("step.started", {}), ("step.started", {"step": {"a": 1}, "run": 7}), ("step.started", {"step": "a", "attempt": "x"}),
+    ("step.finished", {}), ("step.finished", {"kind": "run"}), ("step.finished", {"step": "a", "retry_at": "soon"}),
+    ("wait.started", {"run": "m"}), ("wait.started", {"name": "w", "until": "zz"}), ("wait.finished", {"signal": {}}),
+    ("wait.finished", {"name": "w", "signal": "x"}), ("signal", {"name": {"x": 1}}), ("signal", {}), ("checkpoint", {}),
+    ("agent.tool_use", {"id": 5, "name": {}}), ("agent.tool_result", {}), ("agent.message", {}), ("user.message", {"content": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("foreign", [[event] for event in FOREIGN] + [FOREIGN], ids=lambda events: repr(events)[:40])
+def test_events_of_another_shape_are_as_if_they_had_not_been(world, foreign, monkeypatch):
+    session = world.session()
+    monkeypatch.setattr("everlog.core.prepare.check_standard", lambda *_, **__: None)  # as what is imported is
+    session.write(session.own_request([NewEvent(type, data) for type, data in foreign], branch=session.branch_id))
+    monkeypatch.undo()
+    with world.store().wake("s", holder="next") as woken:
+        woken.repair()
+        run = woken.run()
+        assert run.step("mine", lambda: 1) == 1
+        with pytest.raises(WaitingError):
+            run.wait("w", patience=0)
+    assert world.run().step("mine", die) == 1
 
 
 # --- repairing ---

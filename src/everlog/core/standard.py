@@ -129,10 +129,27 @@ STANDARD_TYPES: Final[Mapping[str, Mapping[str, _Kind]]] = {
         "children?": _LIST,
         "usage?": _MAPPING,
     },
-    "step.started": {"step": _TEXT, "occurrence": _COUNT, "attempt": _COUNT, "effect_key?": _TEXT, "within?": _TEXT},
-    "step.finished": {"step": _TEXT, "occurrence": _COUNT, "attempt": _COUNT, "error?": _ANY, "within?": _TEXT},
-    "wait.started": {"name": _TEXT, "occurrence?": _COUNT, "within?": _TEXT},
-    "wait.finished": {"name": _TEXT, "occurrence?": _COUNT, "signal?": _COUNT, "within?": _TEXT},
+    "step.started": {
+        "step": _TEXT,
+        "occurrence": _COUNT,
+        "attempt": _COUNT,
+        "effect_key?": _TEXT,
+        "run?": _TEXT,
+        "within?": _TEXT,
+        "kind?": _TEXT,
+    },
+    "step.finished": {
+        "step": _TEXT,
+        "occurrence": _COUNT,
+        "attempt": _COUNT,
+        "error?": _ANY,
+        "retry_at?": _NUMBER,
+        "run?": _TEXT,
+        "within?": _TEXT,
+        "kind?": _TEXT,
+    },
+    "wait.started": {"name": _TEXT, "occurrence?": _COUNT, "until?": _NUMBER, "run?": _TEXT, "within?": _TEXT},
+    "wait.finished": {"name": _TEXT, "occurrence?": _COUNT, "signal?": _COUNT, "run?": _TEXT, "within?": _TEXT},
     "signal": {"name": _TEXT, "data": _ANY},
     "lease.acquired": {"holder": _TEXT, "token": _COUNT, "until": _ANY},
     "lease.released": {"token": _COUNT, "reason": _TEXT},
@@ -174,6 +191,15 @@ def check_standard(event_type: str, data: object) -> None:
         raise InvalidEventError(
             "data/result of 'user.tool_confirmation' takes 'allow' or 'deny'; nothing was written; correct it"
         )
+
+
+def is_standard(event_type: str, data: object) -> bool:
+    """Tell whether data has the shape of its type: what is imported may have another."""
+    try:
+        check_standard(event_type, data)
+    except InvalidEventError:
+        return False
+    return True
 
 
 def _check_members(event_type: str, data: dict[str, Any], members: Mapping[str, _Kind]) -> None:

@@ -5,11 +5,13 @@ The state is an object; positions are of events.
 * tools: uses without a result, by id: {"position", "event", "name"} each, oldest first.
 * steps: started and not finished: {"run", "step", "occurrence", "attempt", "kind", "within"?, "position", "effect_key"?, "retry_at"?}.
 * waits: open: {"run", "name", "occurrence", "within"?, "position", "until"?}.
-* messages: positions of `user.message` events that no `agent.message` has answered: one whose cause is such a message answers
-  that one, any other answers all before it.
+* messages: `user.message` events that no `agent.message` has answered: {"position", "event"}. An agent's message whose cause is a
+  user's message answers that one, any other answers all before it.
+* answered: ids of messages that were answered one by one, so that a second word about one of them answers no other.
 * signals: received and taken by no wait: {"name", "position"}.
 
-Of each at most MOST, the newest; `dropped` counts the others. An erased event is as if it had not been.
+Of each at most MOST, the newest; `dropped` counts the others by kind. An erased event, and one of another shape than the verbs write,
+is as if it had not been.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 from everlog.core.event import Event
-from everlog.core.position import parse_event_id
 from everlog.reducers.blocks import is_use
 from everlog.reducers.registry import Reducer, add_reducer
 
@@ -35,6 +36,16 @@ TYPES: Final = (
     "signal",
 )
 DEFAULT_RUN: Final = "main"
+_MEMBERS: Final = {
+    "step": str,
+    "name": str,
+    "occurrence": int,
+    "within": str,
+    "attempt": int,
+    "kind": str,
+    "effect_key": str,
+    "until": int,
+}  # of steps and waits that are kept
 
 
 class PendingFold:
@@ -46,8 +57,9 @@ class PendingFold:
             "steps": dict(state["steps"]),
             "waits": dict(state["waits"]),
             "messages": list(state["messages"]),
+            "answered": list(state["answered"]),
             "signals": list(state["signals"]),
-            "dropped": state["dropped"],
+            "dropped": dict(state["dropped"]),
         }
         self._tools = sum(map(len, self.value["tools"].values()))
 
@@ -71,8 +83,9 @@ class PendingFold:
             case "step.finished" | "wait.finished":
                 self._finished(event, data)
             case _:
-                self.value["signals"].append({"name": data.get("name"), "position": event.position})
-                self._bound(self.value["signals"])
+                if isinstance(data.get("name"), str):
+                    self.value["signals"].append({"name": data["name"], "position": event.position})
+                    self._bound("signals")
 
     def _message(self, event: Event, content: Any) -> None:
         for block in cast("list[Any]", content) if isinstance(content, list) else []:
@@ -80,15 +93,17 @@ class PendingFold:
                 self._use(event, block)
             elif isinstance(block, dict) and block.get("type") == "tool_result":
                 self._result(block.get("tool_use_id"))
-        messages: list[int] = self.value["messages"]
+        messages: list[Any] = self.value["messages"]
         if event.type == "user.message":
-            messages.append(event.position)
-            self._bound(messages)
+            messages.append({"position": event.position, "event": event.id})
+            self._bound("messages")
             return
-        cause = None if event.caused_by is None else parse_event_id(event.caused_by)
-        if cause is not None and cause.position in messages:
-            messages.remove(cause.position)
-        else:
+        cause = event.caused_by
+        left = messages if cause is None else [message for message in messages if message["event"] != cause]
+        if len(left) < len(messages):
+            self.value["messages"] = left
+            self.value["answered"] = [*self.value["answered"], cause][-MOST:]
+        elif cause is None or cause not in self.value["answered"]:
             messages.clear()
 
     def _use(self, event: Event, data: dict[str, Any]) -> None:
@@ -99,7 +114,7 @@ class PendingFold:
             self._tools += 1
             if self._tools > MOST:
                 self._result(next(iter(tools)))
-                self.value["dropped"] += 1
+                self._drop("tools")
 
     def _result(self, use: Any) -> None:
         places = self.value["tools"].get(use) if isinstance(use, str) else None
@@ -110,31 +125,36 @@ class PendingFold:
                 del self.value["tools"][use]
 
     def _started(self, event: Event, data: dict[str, Any]) -> None:
-        kind = "steps" if event.type == "step.started" else "waits"
-        members = ("step", "name", "occurrence", "within", "attempt", "kind", "effect_key", "until")
-        row = {name: data[name] for name in members if name in data}
-        self.value[kind][_key(data)] = {"run": data.get("run", DEFAULT_RUN), **row, "position": event.position}
+        kind, named = ("steps", "step") if event.type == "step.started" else ("waits", "name")
+        row = {name: data[name] for name, type_ in _MEMBERS.items() if isinstance(data.get(name), type_)}
+        if named not in row:
+            return
+        self.value[kind][_key(data)] = {"run": str(data.get("run", DEFAULT_RUN)), **row, "position": event.position}
         while len(self.value[kind]) > MOST:
             del self.value[kind][next(iter(self.value[kind]))]
-            self.value["dropped"] += 1
+            self._drop(kind)
 
     def _finished(self, event: Event, data: dict[str, Any]) -> None:
         kind, key = ("steps", _key(data)) if event.type == "step.finished" else ("waits", _key(data))
         begun = self.value[kind].pop(key, None)
-        if begun is not None and "retry_at" in data:  # this attempt failed, and another is to come
+        if begun is not None and isinstance(data.get("retry_at"), int):  # this attempt failed, and another is to come
             self.value[kind][key] = {**begun, "retry_at": data["retry_at"]}
         if kind == "waits" and "signal" in data:
             taken = data["signal"]
             self.value["signals"] = [signal for signal in self.value["signals"] if signal["position"] != taken]
         if kind == "steps" and data.get("kind") == "run":  # what it left open will not be ended by it
             for rows in (self.value["steps"], self.value["waits"]):
-                for other in [key for key, row in rows.items() if row["run"] == data["step"]]:
+                for other in [key for key, row in rows.items() if row["run"] == data.get("step")]:
                     del rows[other]
 
-    def _bound(self, rows: list[Any]) -> None:
+    def _bound(self, kind: str) -> None:
+        rows: list[Any] = self.value[kind]
         while len(rows) > MOST:
             del rows[0]
-            self.value["dropped"] += 1
+            self._drop(kind)
+
+    def _drop(self, kind: str) -> None:
+        self.value["dropped"][kind] = self.value["dropped"].get(kind, 0) + 1
 
 
 def _key(data: dict[str, Any]) -> str:
@@ -162,7 +182,10 @@ PENDING: Final = add_reducer(
         "pending",
         1,
         _step,
-        initial=cast("Any", {"tools": {}, "steps": {}, "waits": {}, "messages": [], "signals": [], "dropped": 0}),
+        initial=cast(
+            "Any",
+            {"tools": {}, "steps": {}, "waits": {}, "messages": [], "answered": [], "signals": [], "dropped": {}},
+        ),
         types=TYPES,
         start_fold=PendingFold,
         starts_cheaply=False,
