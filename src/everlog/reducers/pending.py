@@ -14,6 +14,7 @@ Of each at most MOST, the newest; `dropped` counts the others. An erased event i
 
 from __future__ import annotations
 
+from sys import maxsize
 from typing import Any, Final, cast
 
 from everlog.core.event import Event
@@ -39,6 +40,8 @@ DEFAULT_RUN: Final = "main"
 
 class PendingFold:
     """Folds into a copy of its own."""
+
+    most: int = MOST
 
     def __init__(self, state: Any) -> None:
         self.value: dict[str, Any] = {
@@ -97,7 +100,7 @@ class PendingFold:
             name = data.get("name")
             tools.setdefault(use, []).append({"position": event.position, "event": event.id, "name": name})
             self._tools += 1
-            if self._tools > MOST:
+            if self._tools > self.most:
                 self._result(next(iter(tools)))
                 self.value["dropped"] += 1
 
@@ -114,7 +117,7 @@ class PendingFold:
         members = ("step", "name", "occurrence", "within", "attempt", "kind", "effect_key", "until")
         row = {name: data[name] for name in members if name in data}
         self.value[kind][_key(data)] = {"run": data.get("run", DEFAULT_RUN), **row, "position": event.position}
-        while len(self.value[kind]) > MOST:
+        while len(self.value[kind]) > self.most:
             del self.value[kind][next(iter(self.value[kind]))]
             self.value["dropped"] += 1
 
@@ -132,9 +135,18 @@ class PendingFold:
                     del rows[other]
 
     def _bound(self, rows: list[Any]) -> None:
-        while len(rows) > MOST:
+        while len(rows) > self.most:
             del rows[0]
             self.value["dropped"] += 1
+
+
+class WholeFold(PendingFold):
+    """Folds into a state that holds everything in flight, however much."""
+
+    most = maxsize
+
+    def __init__(self) -> None:
+        super().__init__(PENDING.initial())
 
 
 def _key(data: dict[str, Any]) -> str:
