@@ -268,6 +268,15 @@ def test_why_work_stopped_is_shown_while_nobody_works(run, session):
         assert "stopped" not in run("wake", "run").stdout
 
 
+def test_a_lease_that_lapsed_is_told_of_before_anybody_records_it(run, session):
+    lease = session.lease("ann", ttl=0.1)
+    session._keepers.leases.forget(lease)  # nobody renews it any more, as where its process died
+    while session.info().lease is not None:
+        session.storage.wait(session.storage.news(), 0.02)
+    assert "stopped     the lease of ann lapsed" in run("wake", "run").stdout
+    assert lines(run("wake", "run", "--json"))[0]["stopped"]["position"] is None
+
+
 def test_what_people_are_shown_is_bounded(run, session):
     uses = [NewEvent("agent.tool_use", {"id": "x" * 500, "name": "t" * 500, "input": {}}) for _ in range(30)]
     session.extend(uses)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from everlog.cli.output import ago, compact, note, say, shorten, visible
 from everlog.core.event import Event
+from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.limits import SCAN_EVENTS_MAX
 from everlog.core.position import format_address, format_micros
 from everlog.journal import DECISION
@@ -31,6 +32,13 @@ class Unknown(NamedTuple):
     position: int
 
 
+class Stop(NamedTuple):
+    """Why whoever worked last stopped. position: of the event that says so; None where a lease lapsed, and nobody has said so yet."""
+
+    position: int | None
+    reason: str
+
+
 def in_flight_members(session: Session, found: Pending) -> dict[str, Any]:
     """Give what is in flight as JSON values."""
     now, wall = session.storage.ticks(), session.storage.now()
@@ -38,11 +46,11 @@ def in_flight_members(session: Session, found: Pending) -> dict[str, Any]:
     held = None
     if lease is not None and lease.lives(now):
         held = {"holder": lease.holder, "token": lease.number, "until": format_micros(wall + lease.left(now))}
-    checkpoint, stopped = session.last("checkpoint"), _last_stop(session, found.size)
+    checkpoint, stopped = session.last("checkpoint"), _last_stop(session, found.size, lease, now)
     return {
         "session": session.id,
         "lease": held,
-        "stopped": None if stopped is None else {"position": stopped.position, "reason": stopped.data["reason"]},
+        "stopped": None if stopped is None else stopped._asdict(),
         "checkpoint": None if checkpoint is None else {"name": _name_of(checkpoint), "position": checkpoint.position},
         "unknown": [step._asdict() for step in _undecided(session, found.size)],
     } | found.to_dict()
@@ -74,9 +82,10 @@ def _say_place(session: Session, found: Pending) -> None:
         say(f"lease       {visible(lease.holder or '')}, for {ago(lease.left(now))} more (token {lease.number})")
     else:
         say("lease       nobody's")
-        stopped = _last_stop(session, found.size)
+        stopped = _last_stop(session, found.size, lease, now)
         if stopped is not None:
-            say(f"stopped     at {stopped.position}: {shorten(visible(stopped.data['reason']), _TEXT_CHARACTERS)}")
+            place = "" if stopped.position is None else f"at {stopped.position}: "
+            say(f"stopped     {place}{shorten(visible(stopped.reason), _TEXT_CHARACTERS)}")
     checkpoint = session.last("checkpoint")
     if checkpoint is not None and not checkpoint.erased:
         say(f"checkpoint  {visible(str(_name_of(checkpoint)))} at {checkpoint.position}")
@@ -166,10 +175,14 @@ def _name_of(checkpoint: Event) -> Any:
 
 
 # --- what is read besides ---
-def _last_stop(session: Session, size: int) -> Event | None:
-    """Give the last `lease.released` of the newest events that one read looks at."""
+def _last_stop(session: Session, size: int, lease: LeaseRow | None, now: Ticks) -> Stop | None:
+    """Give why the last lease ended, where nobody holds one: it lapsed, or a `lease.released` of the newest events says why."""
+    if lease is None or lease.lives(now):
+        return None
+    if lease.holder is not None:
+        return Stop(None, f"the lease of {lease.holder} lapsed: its process died, or slept")
     event = session.last("lease.released", start=max(0, size - SCAN_EVENTS_MAX))
-    return event if event is not None and isinstance(event.data, dict) else None
+    return Stop(event.position, event.data["reason"]) if event is not None and isinstance(event.data, dict) else None
 
 
 def _undecided(session: Session, size: int) -> list[Unknown]:
