@@ -225,6 +225,7 @@ def test_what_is_shown_to_be_typed_is_quoted_for_a_shell(run, path):
 
 
 def test_an_unknown_step_shows_what_may_be_decided_and_whether_it_was(run, session):
+    session.signal("step:pay", "retry")  # before it was started, which decides nothing
     with pytest.raises(KeyboardInterrupt):
         session.run().step("pay", interrupted)
     session.signal("other")

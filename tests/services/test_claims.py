@@ -95,6 +95,8 @@ def test_an_answer_without_a_cause_answers_all_before_it_however_many_there_were
     inbox.append("agent.message", {"content": "to all"})
     assert store.claim(inbox, holder="ann") is None
     inbox.extend([NewEvent("user.message", {"content": "q"}) for _ in range(MOST + 1)])
+    with store.claim(inbox, holder="ann") as claim:
+        assert claim.message.position == 5, "the oldest of more than are kept track of"
     inbox.append("agent.message", {"content": "to all of those"})
     assert inbox.in_flight().dropped
     assert store.claim(inbox, holder="ann") is None

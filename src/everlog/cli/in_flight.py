@@ -151,8 +151,10 @@ class _SignalLine:
         if name != wait.name:
             return False
         if name.startswith(DECISION):  # what was decided before the step was started is no answer
-            asked = [step for step in self._found.steps if (step.run, DECISION + step.name) == (wait.run, name)]
-            if any(position < step.position for step in asked):
+            asked = {"data.step": name.removeprefix(DECISION)}
+            start = max(0, wait.position - SCAN_EVENTS_MAX)
+            began = self._session.last("step.started", where=asked, start=start, stop=wait.position)
+            if began is not None and position < began.position:
                 return False
         return wait.until is None or self._session.event(position).recorded_micros < wait.until
 
