@@ -13,13 +13,33 @@ import click
 
 import everlog
 from everlog import errors
+from everlog import pending as in_flight
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
 from everlog.core.standard import STANDARD_TYPES, is_reserved
+from everlog.forms import StepForm
 
 FOLDER = Path(__file__).parent / "reference"
 LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
+# What the modules of Everlog call of each other, and users do not.
+INTERNAL = frozenset(
+    {
+        *("Branch.view", "Feed.finished", "Feed.page", "Feed.passed", "Lease.due", "Lease.over", "Lease.shown"),
+        *("Query.range_terms", "Query.split", "Store.wake_unless"),
+        *("Session.append_request", "Session.conflict", "Session.conversation_in_flight", "Session.end_lease"),
+        *("Session.lease_shown", "Session.lease_unless", "Session.own_request", "Session.saw", "Session.view"),
+        *("Session.write", "Session.write_own"),
+    }
+)
+# Classes that users meet and do not import: what gives them.
+_GIVEN: dict[type[Any], str] = {
+    StepForm: "What `run.step(name)` and `run.stage(name)` give where they are given no function; on the async face the same names.",
+    in_flight.PendingTool: "In `Pending.tools`.",
+    in_flight.PendingStep: "In `Pending.steps`.",
+    in_flight.PendingWait: "In `Pending.waits`.",
+    in_flight.PendingSignal: "In `Pending.signals`.",
+}
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
 _LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")
 _SECTION = re.compile(r"^# --- (.*?) -+$")
@@ -58,6 +78,8 @@ def python_page() -> Iterator[str]:
             yield from (*_signature(name, member), *_quoted(member))
         else:
             yield from (f"`{name} = {member!r}`", "")
+    for kind, given in _GIVEN.items():
+        yield from (f"## `{kind.__name__}`", "", given, "", *_class(kind.__name__, kind))
 
 
 def _class(name: str, kind: type[Any]) -> Iterator[str]:
@@ -70,7 +92,12 @@ def _class(name: str, kind: type[Any]) -> Iterator[str]:
     if name in ("NewEvent", "Head", "SessionInfo", "Attachment", "StateHash"):
         yield from _signature(name, kind)
     yield from _quoted(kind)
+    if kind is everlog.Woken:
+        yield from ("It has all that a `Session` has.", "")
+        return
     for each, member in _members(kind):
+        if f"{name}.{each}" in INTERNAL:
+            continue
         if isinstance(member, property):
             returns = inspect.get_annotations(member.fget).get("return", "") if member.fget else ""
             yield from (f"**`{each}`**: `{returns}`", "", *_quoted(member))
@@ -168,7 +195,7 @@ def errors_page() -> Iterator[str]:
     yield from ("# Errors", "", "In `everlog.errors`.", "", "```text", *document.splitlines()[2:-3], "```", "")
     yield from ("| error | code | exit code | means |", "| --- | --- | --- | --- |")
     for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, errors.EverlogError):
+        if isinstance(kind, type) and issubclass(kind, errors.EverlogError) and not kind.__name__.startswith("_"):
             first = (inspect.getdoc(kind) or "").splitlines()[0]
             try:
                 code = str(exit_code(kind("x")))

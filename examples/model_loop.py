@@ -3,7 +3,8 @@
 python examples/model_loop.py STORE
 
 The model is a script on loopback that speaks Anthropic's Messages API and OpenAI's chat completions, and refuses what they refuse:
-a tool call without its result. Kill the loop anywhere and run it again: it goes on, and no tool runs twice.
+a tool call without its result. Kill the loop anywhere and run it again: it goes on to its end, and no tool runs twice. Killed inside a
+tool, nobody knows whether that took effect: the tool is not run again, and the model is told so.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 
 import everlog
 from everlog import NewEvent
+from everlog.errors import StepUnknownError
 
 TOOLS = {"add": lambda given: str(given["a"] + given["b"])}
 TASK = "What is 20 + 22? Use the tool."
+UNKNOWN = "The process that ran this was killed. It is not known whether it took effect."
 
 
 class Model(BaseHTTPRequestHandler):
@@ -95,6 +98,16 @@ def turn_of(provider: str, answer: dict[str, Any]) -> list[NewEvent]:
     return said + [NewEvent("agent.tool_use", {"id": use, "name": name, "input": given}) for use, name, given in uses]
 
 
+def result_of(run: everlog.Run, use: dict[str, Any]) -> NewEvent:
+    """Run a tool, once; give its result as an event."""
+    said: dict[str, Any] = {"tool_use_id": use["id"]}
+    try:
+        said["content"] = run.step(f"tool {use['id']}", TOOLS[use["name"]], use["input"], policy="fail")
+    except StepUnknownError:  # now and whenever this run is gone through again
+        return NewEvent("agent.tool_result", {**said, "content": UNKNOWN, "is_error": True}, outcome="unknown")
+    return NewEvent("agent.tool_result", said, outcome="ok")
+
+
 def loop(store: everlog.Store, provider: str, base: str) -> str:
     """Work until the model says nothing but words; give them."""
     name = f"loop-{provider}"
@@ -112,11 +125,7 @@ def loop(store: everlog.Store, provider: str, base: str) -> str:
             uses = [event.data for event in events if event.type == "agent.tool_use"]
             if not uses:
                 return str(events[-1].data["content"])
-            for use in uses:
-                result = run.step(f"tool {use['id']}", TOOLS[use["name"]], use["input"], policy="fail")
-                woken.append(
-                    "agent.tool_result", {"tool_use_id": use["id"], "content": result}, key=f"result {use['id']}"
-                )
+            woken.extend([result_of(run, use) for use in uses], key=f"results {number}")
     raise AssertionError("the model did not come to an end")
 
 

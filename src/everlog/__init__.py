@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from everlog.claims import Claim
 from everlog.compare import Difference
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
@@ -46,6 +47,7 @@ __all__ = [
     "AsyncStore",
     "Attachment",
     "Branch",
+    "Claim",
     "Difference",
     "Event",
     "EverlogError",

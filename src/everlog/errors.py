@@ -182,7 +182,8 @@ class FencedError(EverlogError):
 class DivergenceError(EverlogError):
     """A run asks for another step, or for one with another input, than its record holds; nothing was written.
 
-    recorded: the event that stands in the record, None where nothing does. asked: the name or input that was asked for instead.
+    recorded: the event that stands in the record; None where nothing does, and where the session's line was left. asked: the name,
+    the input or the kind of wait that was asked for instead; None where what is recorded was not asked for.
     """
 
     code = "divergence"
@@ -202,13 +203,19 @@ class _StepError(EverlogError):
 
 
 class StepUnknownError(_StepError):
-    """A step was started, and nothing says whether it took effect; it was not run again."""
+    """A step was started, and nothing says whether it took effect; it was not run again.
+
+    event: its last start, or the record that it is unknown.
+    """
 
     code = "step_unknown"
 
 
 class StepFailedError(_StepError):
-    """A step raised when it ran, in this process or another, and is not run again. type: the name of what it raised."""
+    """A step raised when it ran, in this process or another, and is not run again.
+
+    type: the name of what it raised. event: the record of that.
+    """
 
     code = "step_failed"
 
@@ -218,7 +225,10 @@ class StepFailedError(_StepError):
 
 
 class WaitTimeoutError(_StepError, TimeoutError):
-    """A run waited for a signal, and none came in its time; that is recorded."""
+    """A run waited for a signal, and none came in its time; that is recorded.
+
+    event: the record of that, or None where it was made just now.
+    """
 
     code = "wait_timeout"
 

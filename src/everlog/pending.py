@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
-from everlog.reducers.pending import DEFAULT_RUN
+from everlog.core.event import Event
+from everlog.reducers.pending import DEFAULT_RUN, WholeFold
+
+# What says which tool uses have no result, and which messages no answer.
+CONVERSATION_TYPES: Final = (
+    "user.message",
+    "agent.message",
+    "agent.tool_use",
+    "agent.tool_result",
+    "user.tool_confirmation",
+)
 
 
 class PendingTool(msgspec.Struct, frozen=True):
@@ -56,8 +67,9 @@ class PendingSignal(msgspec.Struct, frozen=True):
 class Pending(msgspec.Struct, frozen=True):
     """What is in flight at a cut, each kind oldest first. size: the cut.
 
-    messages: positions of user.message events that no agent.message has answered. dropped: how many more there were than are kept,
-    in all; dropped_of: by kind, as in {"messages": 3}.
+    messages: positions of user.message events that no agent.message has answered: one that is caused by such a message answers that
+    one, any other answers all before it. dropped: how many more there were, of all kinds and ever, than are kept of one (1,000);
+    dropped_of: by kind, as in {"messages": 3}.
     """
 
     size: int
@@ -76,6 +88,15 @@ class Pending(msgspec.Struct, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON values."""
         return msgspec.to_builtins(self)
+
+
+def whole_conversation(events: Iterable[Event]) -> Pending:
+    """Fold all of a session's events of CONVERSATION_TYPES: every tool and message in flight, also past what `pending` keeps."""
+    fold, size = WholeFold(), 0
+    for event in events:
+        fold.apply(event)
+        size = event.position + 1
+    return read_pending(fold.value, size)
 
 
 def read_pending(value: Any, size: int) -> Pending:

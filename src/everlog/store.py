@@ -139,9 +139,11 @@ class Store:
     ) -> Claim | None:
         """Take the oldest `user.message` that nobody has answered and nobody works on, for this worker alone; None for none.
 
-        For several workers on one session, which none of them holds. The work on a message is a session of its own, made for
-        it (`parent`), whose lease is the claim: where a worker dies its lease lapses, and the next claim of the message wakes
-        that session with all that was done. `Claim.answer` records the answer in the session, once.
+        For several workers on one session, which none of them holds: where another holds its lease it is FencedError. The work on
+        a message is a session of its own, `claims/…`, made for it (`parent`), whose lease is the claim: where a worker dies its
+        lease lapses, and the next claim of the message wakes that session with all that was done. `Claim.answer` records the
+        answer in the session, once. A message left without an answer is given again. Answered is a message that caused an
+        `agent.message`, or that stands before one without such a cause: that one answers all before it.
         """
         from everlog.claims import claim_message
 

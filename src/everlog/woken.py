@@ -23,6 +23,9 @@ class Woken(Session):
     pending: Pending
     last_checkpoint: Event | None
 
+    def __repr__(self) -> str:
+        return f"<Woken {self.id!r} size={self.head.size} held by {self.lease.holder!r}{'' if self.lease.alive else ', ended'}>"
+
     def __enter__(self) -> Woken:
         return self
 

@@ -9,9 +9,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 from everlog.core.event import Event, NewEvent
+from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import InvalidEventError
 from everlog.leases import Lease, take_lease
-from everlog.pending import Pending, PendingTool, read_pending
+from everlog.pending import CONVERSATION_TYPES, Pending, PendingTool, read_pending, whole_conversation
 from everlog.reader import PlaceLike
 from everlog.reducers.pending import DEFAULT_RUN, PENDING
 from everlog.runs import Run
@@ -77,19 +78,27 @@ class SessionWorker(SessionWriter):
         return Run(self, name, self._settings.draw, policy=policy, retry_failed=retry_failed)
 
     def repair(self, *, actor: str | None = None) -> list[Event]:
-        """Close tool uses that have no result with one whose outcome is `unknown`; give the events.
+        """Close every tool use that has no result with one whose outcome is `unknown`; give the events.
 
         Every provider then accepts the conversation, and the model is told that it is not known whether they took effect.
         """
-        tools = self.in_flight().tools
-        if not tools:
-            return []
+        tools = self.conversation_in_flight().tools
         seen: Counter[tuple[str, str]] = Counter()  # a turn may hold one id twice
-        results: list[NewEvent] = []
-        for tool in tools:
-            results.append(_unknown_result(tool, actor, seen[tool.event, tool.id]))
-            seen[tool.event, tool.id] += 1
-        return self.extend(results, repeats="skip")
+        repaired: list[Event] = []
+        for start in range(0, len(tools), PAGE_EVENTS_MAX):
+            results: list[NewEvent] = []
+            for tool in tools[start : start + PAGE_EVENTS_MAX]:
+                results.append(_unknown_result(tool, actor, seen[tool.event, tool.id]))
+                seen[tool.event, tool.id] += 1
+            repaired += self.extend(results, repeats="skip")
+        return repaired
+
+    def conversation_in_flight(self) -> Pending:
+        """As `in_flight`, with every tool use and message: where more were in flight than it keeps, all events are looked at."""
+        found = self.in_flight()
+        if not found.dropped_of.keys() & {"tools", "messages"}:
+            return found
+        return whole_conversation(self.events(types=CONVERSATION_TYPES))
 
 
 def _unknown_result(tool: PendingTool, actor: str | None, number: int) -> NewEvent:

@@ -127,6 +127,11 @@ class SessionWriter(StateReader):
         """The id of the branch that this handle last saw as current. No I/O."""
         return self._seen[0]
 
+    @property
+    def lease_shown(self) -> LeaseToken | None:
+        """The token of the lease that this handle holds, as far as is known here. No I/O."""
+        return None if self._lease is None else self._lease.shown()
+
     def refresh(self) -> Head:
         """Look at the session as it is now; give the head that was seen."""
         branch = self.storage.current_branch(self._row.id)
@@ -246,7 +251,7 @@ class SessionWriter(StateReader):
         branch: str | None = None,
     ) -> Batch:
         """Give what an append proposes, with the lease that this handle holds."""
-        return Batch(events, expected, key, repeats, None if self._lease is None else self._lease.shown(), branch)
+        return Batch(events, expected, key, repeats, self.lease_shown, branch)
 
     def _prepare(
         self, events: Sequence[NewEvent], *, key: str | None = None, own_verb: bool = False

@@ -1,5 +1,6 @@
 """Every example runs, twice on the same store."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import everlog
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -43,6 +46,29 @@ def test_research_that_is_killed_at_every_step_is_done_once(tmp_path):
         *(f"{source}: what makes logs fast?" for source in ("papers", "news", "code")),
         "mail 87 characters",
     ]
+
+
+def test_a_model_loop_that_is_killed_at_every_moment_ends_and_its_tool_runs_at_most_once(tmp_path):
+    (example,) = [path for path in EXAMPLES if path.stem == "model_loop"]
+    program = Path(__file__).with_name("killed_loop.py")
+    words = [sys.executable, "-W", "error", str(program), str(example), str(tmp_path)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=280)
+    assert ran.returncode == 0, (ran.stdout[-2_000:], ran.stderr)
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert told["moments"] > 40
+    assert told["again"] > 3
+    unknown = 0
+    stores = [*(tmp_path / f"{number}.db" for number in range(told["moments"])), tmp_path / "again.db"]
+    for path in stores:
+        with everlog.open(path) as store:
+            for provider in ("anthropic", "openai"):
+                session = store.session(f"loop-{provider}")
+                assert session.last("agent.message").data["content"].startswith("It is ")
+                assert not session.in_flight()
+                unknown += session.last("agent.tool_result").outcome == "unknown"
+        effects = Path(f"{path}.effects")
+        assert len(effects.read_text().splitlines() if effects.exists() else []) <= 2, "one of each provider's loop"
+    assert unknown >= 4, "killed before the effect, and after it"
 
 
 def test_an_approval_takes_a_restart_and_deploys_once(tmp_path):

@@ -66,9 +66,29 @@ def test_every_public_name_is_documented():
     assert missing == []
 
 
+def test_what_modules_call_of_each_other_is_not_in_the_reference():
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    reference = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    for name in made["INTERNAL"]:
+        kind, _, member = name.partition(".")
+        assert hasattr(getattr(everlog, kind), member), name
+        assert f"{name}(" not in reference, name
+    for name in ("Claim.answer(", "## `StepForm`", "## `PendingStep`"):
+        assert name in reference
+
+
+def test_every_limit_is_documented_with_its_value():
+    rows = (ROOT / "docs" / "reference" / "limits.md").read_text(encoding="utf-8").splitlines()
+    values = [row.split("|")[2].strip(" `") for row in rows if row.startswith("| `")]
+    assert len(values) > 40
+    assert [value for value in values if not re.fullmatch(r"[0-9A-Z_*+. -]+", value)] == []
+
+
 def test_every_error_is_documented_with_its_code():
     reference = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EverlogError)]
+    kinds = [kind for kind in kinds if not kind.__name__.startswith("_")]
+    assert "_StepError" not in reference
     assert [
         kind.__name__ for kind in kinds if f"`{kind.__name__}`" not in reference or kind.code not in reference
     ] == []

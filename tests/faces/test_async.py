@@ -30,6 +30,8 @@ SYNC_ONLY = {
     "conflict",
     "saw",
     "storage",
+    "conversation_in_flight",
+    "lease_shown",
     "lease_unless",
     "wake_unless",
     "own_request",

@@ -354,6 +354,25 @@ def test_an_id_that_is_used_twice_is_closed_twice(world):
     check_all(session.state("messages"))
 
 
+def test_repair_closes_every_use_also_past_what_is_kept_track_of(world):
+    session = world.session()
+    count = 2 * MOST + 5
+    session.extend(
+        [NewEvent("agent.tool_use", {"id": f"u{number}", "name": "t", "input": {}}) for number in range(count)]
+    )
+    session.extend([NewEvent("agent.tool_use", {"id": "same", "name": "t", "input": {}}) for _ in range(MOST)])
+    session.append("agent.tool_result", {"tool_use_id": "u0", "content": "done"})
+    session.append("user.tool_confirmation", {"tool_use_id": "u1", "result": "deny"})
+    session.append("user.message", {"content": [{"type": "tool_result", "tool_use_id": "u2", "content": "done"}]})
+    repaired = session.repair()
+    assert len(repaired) == count - 3 + MOST
+    assert len({event.caused_by for event in repaired}) == len(repaired)
+    assert session.repair() == []
+    session.append("agent.tool_use", {"id": "u9", "name": "t", "input": {}})
+    assert [event.data["tool_use_id"] for event in session.repair()] == ["u9"]
+    check_all(session.state("messages"))
+
+
 def test_a_denied_use_is_not_in_flight(world):
     session = world.session()
     session.append("agent.tool_use", {"id": "c1", "name": "rm", "input": {}})

@@ -52,6 +52,9 @@ class AsyncLease:
         self.holder = sync.holder
         self.token = sync.token
 
+    def __repr__(self) -> str:
+        return f"<async {self.sync!r}>"
+
     async def __aenter__(self) -> AsyncLease:
         return self
 
@@ -114,6 +117,9 @@ class AsyncClaim:
         self.message = sync.message
         self.work = AsyncWoken(engine, sync.work)
 
+    def __repr__(self) -> str:
+        return f"<async {self.sync!r}>"
+
     async def __aenter__(self) -> AsyncClaim:
         return self
 
@@ -134,6 +140,9 @@ class AsyncRun:
         self._engine = engine
         self.sync = sync
         self._form: AsyncStepForm | None = None
+
+    def __repr__(self) -> str:
+        return f"<async {self.sync!r}>"
 
     @property
     def name(self) -> str:

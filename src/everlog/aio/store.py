@@ -156,7 +156,10 @@ class AsyncStore:
         from everlog.aio.runs import AsyncClaim
 
         chosen = session.sync if isinstance(session, AsyncSession) else session
-        claim = await self._engine.run(self.sync.claim, chosen, holder=holder, ttl=ttl)
+        claim = await self._engine.take(
+            lambda _: self.sync.claim(chosen, holder=holder, ttl=ttl),
+            lambda claim: None if claim is None else claim.work.lease.release("whoever took it was cancelled"),
+        )
         return None if claim is None else AsyncClaim(self._engine, claim)
 
     async def leases(self, *, limit: int = 50) -> list[LeaseInfo]:

@@ -14,7 +14,7 @@ import click
 
 from everlog import __version__
 from everlog.cli.output import compact, note, visible
-from everlog.core.position import TimePlace, format_address, from_micros, parse_address, parse_place
+from everlog.core.position import TimePlace, format_address, format_micros, from_micros, parse_address, parse_place
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -63,10 +63,16 @@ def exit_code(error: EverlogError) -> int:
 
 def say_error(error: EverlogError) -> None:
     """Print an error as one line: JSON where JSON was asked for."""
+    message = error.message.replace("see sessions()", "see `everlog ls`")  # a name of Python's
     if "--json" in sys.argv:
-        note(compact({"error": error.code, "message": error.message}))
+        members: dict[str, Any] = {"error": error.code, "message": message}
+        if isinstance(error, FencedError) and error.holder is not None:
+            members["holder"] = error.holder
+        if isinstance(error, FencedError) and error.until is not None:
+            members["until"] = format_micros(error.until)
+        note(compact(members))
     else:
-        note(f"everlog: {visible(error.message)}")
+        note(f"everlog: {visible(message)}")
 
 
 class _Group(click.Group):
@@ -111,7 +117,7 @@ def _store_first(args: list[str]) -> list[str]:
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="`everlog help TOPIC` explains addresses, places, queries, states, formats and exit-codes; `everlog help COMMAND` a command.",
+    epilog="`everlog help TOPIC` explains addresses, places, queries, states, waking, formats and exit-codes; `everlog help COMMAND` a command.",
 )
 @click.version_option(__version__, prog_name="everlog")
 @click.option(

@@ -73,6 +73,15 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def ago(micros: int) -> str:
+    """Give a length of time in words: 3 s, 12 min, 5 h, 3 d."""
+    seconds = max(micros, 0) / 1_000_000
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def event_line(event: Event, *, address: str | None = None) -> str:
     """Give an event as one line: position, time, type, who, outcome, and the beginning of what it says.
 

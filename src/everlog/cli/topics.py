@@ -86,6 +86,30 @@ A POINTER names a member: /plan/next, /items/0; ~1 is a slash in a name, ~0 a ti
 Snapshots make states quick to get at; everlog snapshots lists, drops and rebuilds them. No answer depends on one.
 """
 
+WAKING = """
+WAKING is going on with a session whose worker stopped or died: `everlog help wake` and, in Python, store.wake(…).
+
+  everlog ps                           who works on what, and what is in flight; --all looks at every session
+  everlog wake run-42                  what was in flight, why work last stopped, and what to type about it
+  everlog wake run-42 --repair         give open tool uses a result `unknown`, so that every provider takes the conversation
+
+A LEASE is the sole right to append. While one lives everybody else appends user.*, system.message, signal and note only.
+
+  everlog lease run-42                 who holds it
+  everlog lease run-42 --hold          keep every agent off until Ctrl-C; you cannot append from another shell either
+
+A RUN is work in steps, session.run(): each is recorded once, and given again when the program is run again. What is in flight:
+
+  step         started and not finished: it may have taken effect. policy='retry' runs it again, 'fail' never does,
+               'ask' waits for one of
+                 everlog signal run-42 step:pay '"retry"'
+                 everlog signal run-42 step:pay '"fail"'
+                 everlog signal run-42 step:pay '{"decision": "finished", "result": 7}'
+  wait         open until a signal of its name: everlog signal run-42 approval '{"ok": true}'
+  signal       sent, and taken by no wait yet
+  unknown      recorded as unknown, under policy='fail', and nobody decided since
+"""
+
 FORMATS = """
 FORMATS that `everlog import FORMAT [PATH…]` takes. A PATH is a file or a folder.
 
@@ -126,6 +150,7 @@ TOPICS = {
     "places": PLACES,
     "queries": QUERIES,
     "states": STATES,
+    "waking": WAKING,
     "formats": FORMATS,
     "environment": ENVIRONMENT,
     "exit-codes": _exit_codes(),

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal as signals
 import socket
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
 
 import click
 
+from everlog.cli.in_flight import DECISIONS, FIRST, in_flight_members, say_in_flight
 from everlog.cli.main import actor_option, address_argument, everlog, json_option, limit_option, locate_session, opened
-from everlog.cli.output import compact, event_line, note, say, say_json, shorten, visible
+from everlog.cli.output import advance, ago, event_line, note, progress_bar, say, say_json, shorten, visible
 from everlog.cli.writing import read_json
-from everlog.core.position import format_address, format_micros
-from everlog.leases import LeaseInfo
+from everlog.core.limits import LEASE_SECONDS_MAX, LEASE_SECONDS_MIN, SESSIONS_PAGE_MAX
+from everlog.core.position import format_address, format_micros, parse_event_id
+from everlog.core.query import Query
+from everlog.errors import FencedError, NotFoundError
+from everlog.journal import DECISION
+from everlog.leases import Lease, LeaseInfo
 from everlog.pending import Pending
-from everlog.session import Session
+from everlog.session import Session, SessionInfo
+from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
+from everlog.store import Store
 
-VALUE_CHARACTERS = 100
-_SECOND = 1_000_000
+_NAMES_CHARACTERS = 100
+_TTL_SECONDS = 30.0
+_STOPS = (signals.SIGINT, signals.SIGTERM, signals.SIGHUP)
 
 
 def default_holder() -> str:
@@ -25,63 +37,137 @@ def default_holder() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
-def ago(micros: int) -> str:
-    """Give a length of time in words: 3 s, 12 min, 5 h, 3 d."""
-    seconds = max(micros, 0) / _SECOND
-    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+# --- ps ---
+class _AtWork(NamedTuple):
+    """A session at work. made_for: the address of the event that it was made for."""
+
+    info: SessionInfo
+    found: Pending
+    made_for: str | None
 
 
-@everlog.command(epilog="Examples:  everlog ps   |   everlog ps -n 500 --json")
+class _Look:
+    """A look at a store's sessions. looked: at how many. partial: whether there are others."""
+
+    def __init__(self, store: Store, *, every: bool, progress: Callable[[int], None]) -> None:
+        self._store = store
+        self._every = every
+        self._progress = progress
+        self.looked = 0
+        self.partial = False
+
+    def at_work(self) -> Iterator[_AtWork]:
+        """Give the sessions at work: those with a lease, then those with tools, steps or waits in flight."""
+        leases = dict.fromkeys(lease.session for lease in self._store.leases(limit=SESSIONS_PAGE_MAX))
+        for name in leases:
+            yield from self._look_at(name, held=True)
+        for name, held in self._listed():
+            if name not in leases:
+                yield from self._look_at(name, held=held)
+
+    def _look_at(self, name: str, *, held: bool) -> Iterator[_AtWork]:
+        self.looked += 1
+        self._progress(self.looked)
+        try:
+            session = self._store.session(name)
+            found = session.in_flight()
+            if held or found.tools or found.steps or found.waits:
+                info = session.info()
+                yield _AtWork(info, found, _made_for(self._store.storage, info.parent))
+        except NotFoundError:
+            return  # deleted meanwhile
+
+    def _listed(self) -> Iterator[tuple[str, bool]]:
+        """Give the sessions that changed last, or every one, in an order in which none moves while it is gone through."""
+        storage = self._store.storage
+        order, last = "-created" if self._every else "-updated", None
+        while True:
+            page = storage.sessions(_filter(order, SESSIONS_PAGE_MAX, last))
+            now = storage.ticks()
+            yield from ((each.session.name, each.lease is not None and each.lease.lives(now)) for each in page)
+            if len(page) < SESSIONS_PAGE_MAX:
+                return
+            last = (page[-1].session, page[-1].branch)
+            if not self._every:
+                self.partial = bool(storage.sessions(_filter(order, 1, last)))
+                return
+
+
+def _filter(order: str, limit: int, last: tuple[SessionRow, BranchRow] | None) -> SessionFilter:
+    return SessionFilter(Query(()), order=order, limit=limit, after=last)
+
+
+def _made_for(storage: Storage, parent: str | None) -> str | None:
+    place = None if parent is None else parse_event_id(parent)
+    branch = None if place is None else storage.branch_by_id(place.writer)
+    if place is None or branch is None:
+        return parent
+    try:
+        return format_address(storage.session_of(branch.key).name, None, place.position)
+    except NotFoundError:
+        return parent
+
+
+@everlog.command(epilog="Examples:  everlog ps   |   everlog ps --all   |   everlog ps -n 500 --json")
 @limit_option(50)
+@click.option("--all", "every", is_flag=True, help="Look at every session, not at the 1,000 alone that changed last.")
 @json_option
 @click.pass_context
-def ps(ctx: click.Context, limit: int, as_json: bool) -> None:
-    """List sessions at work: those with a lease, and of those that changed last those with steps or waits in flight."""
+def ps(ctx: click.Context, limit: int, every: bool, as_json: bool) -> None:
+    """List sessions at work: those with a lease, and of those that changed last those with tools, steps or waits in flight."""
     with opened(ctx) as store:
+        with progress_bar("looking at sessions", None) as progress:
+            look = _Look(store, every=every, progress=advance(progress))
+            rows = list(islice(look.at_work(), limit + 1))
         now = store.storage.now()
-        leases = {lease.session: lease for lease in store.leases(limit=min(limit, 1_000))}
-        names = dict.fromkeys(leases)
-        names |= dict.fromkeys(info.id for info in store.sessions(limit=min(limit, 1_000)))
-        shown = 0
-        for name in names:
-            session = store.session(name)
-            found, lease = session.in_flight(), leases.get(name)
-            if lease is None and not (found.steps or found.waits):
-                continue
-            shown += 1
-            updated = session.info().updated_at
-            if as_json:
-                held = None if lease is None else _lease_members(lease)
-                say_json({"session": name, "size": found.size, "updated": format_micros(updated), "lease": held}
-                         | {"pending": found.to_dict()})  # fmt: skip
-            else:
-                say(_ps_line(name, found, lease, now=now, updated=updated))
-        if not shown and not as_json:
-            note("no session is at work")
+    for row in rows[:limit]:
+        say_json(_ps_members(row)) if as_json else say(_ps_line(row, now))
+    if as_json:
+        return
+    where = f"the {SESSIONS_PAGE_MAX:,} sessions that changed last"
+    if len(rows) > limit:
+        note(f"the first {limit}; more: -n {limit * 4}")
+    elif look.partial:
+        note(f"{f'looked at {where}' if rows else f'none of {where}'}; --all looks at every one")
+    elif not rows:
+        note("no session is at work")
 
 
-def _ps_line(name: str, found: Pending, lease: LeaseInfo | None, *, now: int, updated: int) -> str:
-    held = "-" if lease is None else f"{visible(lease.holder)} ({ago(lease.until - now)} left)"
+def _ps_members(row: _AtWork) -> dict[str, Any]:
+    lease = None if row.info.lease is None else _lease_members(row.info.lease)
+    members = {"session": row.info.id, "size": row.found.size, "updated": format_micros(row.info.updated_at)}
+    return members | {"for": row.made_for, "lease": lease, "pending": row.found.to_dict()}
+
+
+def _lease_members(lease: LeaseInfo) -> dict[str, Any]:
+    return {"holder": lease.holder, "token": lease.token, "until": format_micros(lease.until), "ttl": lease.ttl}
+
+
+def _ps_line(row: _AtWork, now: int) -> str:
+    info, found = row.info, row.found
+    held = "-" if info.lease is None else f"{visible(info.lease.holder)} ({ago(info.lease.until - now)} left)"
     runs = sorted({step.run if step.kind != "run" else step.name for step in found.steps})
-    steps = [step.name for step in found.steps if step.kind == "step"]
     parts = [
-        f"{visible(format_address(name)):<30}",
+        f"{visible(format_address(info.id)):<30}",
         f"{held:<30}",
         f"{found.size:>8} events",
-        f"{ago(now - updated):>7} ago",
+        f"{ago(now - info.updated_at):>7} ago",
     ]
-    if runs:
-        parts.append(f"runs: {', '.join(map(visible, runs))}")
-    if steps:
-        parts.append(f"steps: {shorten(', '.join(map(visible, steps)), VALUE_CHARACTERS)}")
-    if found.waits:
-        parts.append(f"waits for: {shorten(', '.join(visible(wait.name) for wait in found.waits), VALUE_CHARACTERS)}")
+    if row.made_for is not None:
+        parts.append(f"for {visible(row.made_for)}")
+    for what, names in (
+        ("runs", runs),
+        ("steps", [step.name for step in found.steps if step.kind == "step"]),
+        ("waits for", [wait.name for wait in found.waits]),
+    ):
+        if names:
+            parts.append(f"{what}: {shorten(', '.join(map(visible, names)), _NAMES_CHARACTERS)}")
+    if found.tools:
+        parts.append(f"tools: {len(found.tools)} open")
     return "  ".join(parts)
 
 
+# --- wake ---
 @everlog.command(
     epilog="Examples:  everlog wake run-42   |   everlog wake run-42 --repair   |   everlog wake run-42 --json"
 )
@@ -97,82 +183,77 @@ def wake(ctx: click.Context, address: str, repair: bool, holder: str | None, act
     """Show what was in flight when whoever worked on a session last stopped. Writes nothing, but with --repair."""
     with opened(ctx) as store:
         session = locate_session(store, address)
-        found = session.in_flight()
-        if not repair:
-            _say_in_flight(session, found, as_json=as_json)
-            return
-        if not found.tools:
-            note("every tool use has a result already; nothing was written")
-            return
-        with store.wake(session.id, holder=holder or default_holder()) as woken:
-            events = woken.repair(actor=actor)
-        for event in events:
-            say_json(event.to_dict()) if as_json else say(event_line(event))
+        if repair:
+            _repair(store, session, holder or default_holder(), actor, as_json=as_json)
+        elif as_json:
+            say_json(in_flight_members(session, session.in_flight()))
+        else:
+            say_in_flight(session, session.in_flight(), store=ctx.obj)
 
 
-def _say_in_flight(session: Session, found: Pending, *, as_json: bool) -> None:
-    lease = session.storage.lease(session.uuid)
-    now, wall = session.storage.ticks(), session.storage.now()
-    lives = lease is not None and lease.lives(now)
-    checkpoint = session.last("checkpoint")
-    if as_json:
-        named = None if checkpoint is None else {"name": checkpoint.data["name"], "position": checkpoint.position}
-        held = None if lease is None or not lives else {"holder": lease.holder, "token": lease.number,
-                                                        "until": format_micros(wall + lease.left(now))}  # fmt: skip
-        say_json({"session": session.id, "lease": held, "checkpoint": named} | found.to_dict())
+def _repair(store: Store, session: Session, holder: str, actor: str | None, *, as_json: bool) -> None:
+    if not session.conversation_in_flight().tools:
+        note("every tool use has a result already; nothing was written")
         return
-    say(f"{visible(format_address(session.id))}: {found.size} events")
-    if lease is not None and lives:
-        say(f"lease       {visible(lease.holder or '')}, for {ago(lease.left(now))} more (token {lease.number})")
-    else:
-        say("lease       nobody's")
-    if checkpoint is not None and isinstance(checkpoint.data, dict):
-        say(f"checkpoint  {visible(checkpoint.data['name'])} at {checkpoint.position}")
-    for tool in found.tools:
-        say(f"tool use    {visible(str(tool.name))} {visible(tool.id)} at {tool.position}: no result")
-    for step in found.steps:
-        state = "waits to be tried again" if step.retry_at is not None else "started and not finished"
-        say(f"{step.kind:<11} {visible(step.name)} of run {visible(step.run)} at {step.position}: {state}")
-    for wait in found.waits:
-        until = "for ever" if wait.until is None else f"until {format_micros(wait.until)}"
-        say(f"wait        {visible(wait.name)} at {wait.position}, {until}: everlog signal {visible(format_address(session.id))} "
-            f"{visible(wait.name)} JSON")  # fmt: skip
-    for position in found.messages:
-        event = session.event(position)
-        content = "" if not isinstance(event.data, dict) else event.data.get("content")
-        text = content if isinstance(content, str) else compact(content)
-        say(f"message     at {position}, not answered: {shorten(visible(text), VALUE_CHARACTERS)}")
-    for signal in found.signals:
-        say(f"signal      {visible(signal.name)} at {signal.position}, taken by no wait yet")
-    if not found and not found.signals:
-        note("nothing is in flight")
+    with store.wake(session.id, holder=holder) as woken:
+        events = woken.repair(actor=actor)
+    for event in events if as_json else events[:FIRST]:
+        say_json(event.to_dict()) if as_json else say(event_line(event))
+    if not as_json and len(events) > FIRST:
+        say(f"and {len(events) - FIRST:,} more; --json gives all")
+    if not events:
+        note("no tool use was closed: what closed them was erased since")
 
 
+# --- lease ---
 @everlog.command(
     epilog="Examples:  everlog lease run-42   |   everlog lease run-42 --hold --holder ann   |   everlog lease run-42 --json"
 )
 @address_argument()
-@click.option("--hold", is_flag=True, help="Take it and keep it until Ctrl-C: others append inbox types only.")
-@click.option("--holder", help="Who takes it. Default: this machine and process.")
 @click.option(
-    "--ttl", type=click.FloatRange(1, 86_400), default=30.0, show_default=True, help="Seconds it outlives a crash."
+    "--hold",
+    is_flag=True,
+    help="Take it and keep it until Ctrl-C. Everybody else, you in another shell too, appends inbox types only: user.*, "
+    "system.message, signal, note.",
+)
+@click.option("--holder", help="With --hold: who takes it. Default: this machine and process.")
+@click.option(
+    "--ttl",
+    type=click.FloatRange(LEASE_SECONDS_MIN, LEASE_SECONDS_MAX),
+    help=f"With --hold: seconds it outlives a crash. Default: {_TTL_SECONDS:g}.",
 )
 @click.option(
-    "--wait", "timeout", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the lease of another."
+    "--wait",
+    "timeout",
+    type=click.FloatRange(0, LEASE_SECONDS_MAX),
+    help="With --hold: seconds to wait for the lease of another. Default: 0.",
 )
 @json_option
 @click.pass_context
 def lease(
-    ctx: click.Context, address: str, hold: bool, holder: str | None, ttl: float, timeout: float, as_json: bool
+    ctx: click.Context,
+    address: str,
+    hold: bool,
+    holder: str | None,
+    ttl: float | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     """Show who holds a session's lease; or hold it, so that no agent goes on meanwhile."""
+    if not hold and (holder, ttl, timeout) != (None, None, None):
+        raise click.UsageError("--holder, --ttl and --wait say how the lease is held: give --hold too")
     with opened(ctx) as store:
         session = locate_session(store, address)
         if hold:
-            _hold(session, holder or default_holder(), ttl, timeout)
-            return
-        row = session.storage.lease(session.uuid)
-        now, wall = session.storage.ticks(), session.storage.now()
+            terms = (holder or default_holder(), _TTL_SECONDS if ttl is None else ttl, timeout or 0.0)
+            _hold(session, *terms, as_json=as_json)
+        else:
+            _show_lease(session, as_json=as_json)
+
+
+def _show_lease(session: Session, *, as_json: bool) -> None:
+    row = session.storage.lease(session.uuid)
+    now, wall = session.storage.ticks(), session.storage.now()
     lives = row is not None and row.lives(now)
     if as_json:
         held = {"holder": row.holder, "until": format_micros(wall + row.left(now))} if row is not None and lives else {}
@@ -184,19 +265,54 @@ def lease(
             f"(token {row.number})")  # fmt: skip
 
 
-def _hold(session: Session, holder: str, ttl: float, timeout: float) -> None:
-    with session.lease(holder, ttl, timeout=timeout) as held:
-        note(f"{visible(holder)} holds the lease of {visible(session.id)} (token {held.token}); Ctrl-C gives it back")
+def _hold(session: Session, holder: str, ttl: float, timeout: float, *, as_json: bool) -> None:
+    """Hold a lease until this process is told to end, by whatever signal; then give it back."""
+    with _told_to_end() as told:
         try:
-            while held.alive:
-                session.storage.wait(session.storage.news(), 0.5)
-        except KeyboardInterrupt:
+            held = session.lease_unless(lambda: bool(told), holder, ttl, timeout=timeout)
+        except FencedError:
+            if told:  # while it waited for another's
+                raise KeyboardInterrupt from None
+            raise
+        if as_json:
+            _say_event(session, held, "acquired")
+        else:
+            note(
+                f"{visible(holder)} holds the lease of {visible(session.id)} (token {held.token}); Ctrl-C gives it back"
+            )
+        while held.alive and not told:
+            session.storage.wait(session.storage.news(), 0.5)
+        if held.lost is not None:
+            raise held.lost
+        held.release("done" if not told else f"{told[0].name} was received")
+        if as_json:
+            _say_event(session, held, "released")
+        else:
             note("given back")
-            return
-    if held.lost is not None:
-        raise held.lost
 
 
+def _say_event(session: Session, held: Lease, what: str) -> None:
+    event = session.last(f"lease.{what}", where={"data.token": held.token})
+    if event is not None:
+        say_json(event.to_dict())
+
+
+@contextmanager
+def _told_to_end() -> Generator[list[signals.Signals]]:
+    """Give what notes the signals that ask this process to end, instead of ending it."""
+    told: list[signals.Signals] = []
+    before = {number: signals.getsignal(number) for number in _STOPS}
+    heard = [number for number in _STOPS if before[number] is not signals.SIG_IGN]  # as nohup has it
+    for number in heard:
+        signals.signal(number, lambda found, _: told.append(signals.Signals(found)))
+    try:
+        yield told
+    finally:
+        for number in heard:
+            signals.signal(number, before[number])
+
+
+# --- signal ---
 @everlog.command(
     epilog="Examples:  everlog signal run-42 approval '{\"ok\": true}'   |   everlog signal run-42 step:pay '\"retry\"'"
 )
@@ -210,15 +326,30 @@ def _hold(session: Session, holder: str, ttl: float, timeout: float) -> None:
 def signal(
     ctx: click.Context, address: str, name: str, data: str | None, key: str | None, actor: str | None, as_json: bool
 ) -> None:
-    """Send a signal to a run that waits for it, or will. DATA is JSON."""
+    """Send a signal to a run that waits for it, or will. DATA is JSON.
+
+    To step:NAME it decides about a step that was started and did not finish: DATA is '"retry"', '"fail"', or
+    '{"decision": "finished", "result": …}'.
+    """
     value: Any = None if data is None else read_json(data, what="DATA")
+    if name.startswith(DECISION) and not _decides(value):
+        raise click.UsageError(
+            f"a signal {visible(name)} decides about a step: DATA is '\"retry\"', '\"fail\"', or "
+            '\'{"decision": "finished", "result": …}\'; nothing was sent'
+        )
     with opened(ctx) as store:
-        event = locate_session(store, address).signal(name, value, actor=actor, key=key)
+        session = locate_session(store, address)
+        waits = dict.fromkeys(wait.name for wait in session.in_flight().waits)
+        event = session.signal(name, value, actor=actor, key=key)
     if as_json:
         say_json(event.to_dict())
-    else:
-        say(event_line(event, address=format_address(event.session, None, event.position)))
+        return
+    say(event_line(event, address=format_address(event.session, None, event.position)))
+    if name not in waits and not event.repeated:
+        others = shorten(", ".join(map(visible, waits)), _NAMES_CHARACTERS)
+        note(f"no wait {visible(name)!r} is open yet; {f'open: {others}; ' if waits else ''}the signal waits for one")
 
 
-def _lease_members(lease: LeaseInfo) -> dict[str, Any]:
-    return {"holder": lease.holder, "token": lease.token, "until": format_micros(lease.until), "ttl": lease.ttl}
+def _decides(value: Any) -> bool:
+    decision = value.get("decision") if isinstance(value, dict) else value
+    return isinstance(decision, str) and decision in DECISIONS

@@ -26,9 +26,7 @@ CONFLICT_BYTES_MAX = 1024 * 1024
 
 # --- states --------------------------------------------------------------------------------------
 STATE_DEPTH_MAX = 2 * BODY_DEPTH_MAX  # a value of the deepest body, set at the deepest pointer
-STATE_BYTES_MAX = (
-    48 * 1024 * 1024
-)  # that a snapshot holds: base and state together fit the window of every zstd decoder
+STATE_BYTES_MAX = 48 * 1024 * 1024  # in a snapshot: base and state together fit the window of every zstd decoder
 POINTER_TOKENS_MAX = BODY_DEPTH_MAX
 
 # --- one session ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ is as if it had not been.
 
 from __future__ import annotations
 
+from sys import maxsize
 from typing import Any, Final, cast
 
 from everlog.core.event import Event
@@ -50,6 +51,8 @@ _MEMBERS: Final = {
 
 class PendingFold:
     """Folds into a copy of its own."""
+
+    most: int = MOST
 
     def __init__(self, state: Any) -> None:
         self.value: dict[str, Any] = {
@@ -102,7 +105,7 @@ class PendingFold:
         left = messages if cause is None else [message for message in messages if message["event"] != cause]
         if len(left) < len(messages):
             self.value["messages"] = left
-            self.value["answered"] = [*self.value["answered"], cause][-MOST:]
+            self.value["answered"] = [*self.value["answered"], cause][-self.most :]
         elif cause is None or cause not in self.value["answered"]:
             messages.clear()
 
@@ -112,7 +115,7 @@ class PendingFold:
             name = data.get("name")
             tools.setdefault(use, []).append({"position": event.position, "event": event.id, "name": name})
             self._tools += 1
-            if self._tools > MOST:
+            if self._tools > self.most:
                 self._result(next(iter(tools)))
                 self._drop("tools")
 
@@ -130,7 +133,7 @@ class PendingFold:
         if named not in row:
             return
         self.value[kind][_key(data)] = {"run": str(data.get("run", DEFAULT_RUN)), **row, "position": event.position}
-        while len(self.value[kind]) > MOST:
+        while len(self.value[kind]) > self.most:
             del self.value[kind][next(iter(self.value[kind]))]
             self._drop(kind)
 
@@ -149,12 +152,21 @@ class PendingFold:
 
     def _bound(self, kind: str) -> None:
         rows: list[Any] = self.value[kind]
-        while len(rows) > MOST:
+        while len(rows) > self.most:
             del rows[0]
             self._drop(kind)
 
     def _drop(self, kind: str) -> None:
         self.value["dropped"][kind] = self.value["dropped"].get(kind, 0) + 1
+
+
+class WholeFold(PendingFold):
+    """Folds into a state that holds everything in flight, however much."""
+
+    most = maxsize
+
+    def __init__(self) -> None:
+        super().__init__(PENDING.initial())
 
 
 def _key(data: dict[str, Any]) -> str:
