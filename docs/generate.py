@@ -27,7 +27,7 @@ INTERNAL = frozenset(
     {
         *("Branch.view", "Feed.finished", "Feed.page", "Feed.passed", "Lease.due", "Lease.over", "Lease.shown"),
         *("Query.range_terms", "Query.split", "Store.wake_unless"),
-        *("Session.append_request", "Session.conflict", "Session.conversation_in_flight", "Session.end_lease"),
+        *("Session.append_request", "Session.conflict", "Session.conversation_in_flight", "Session.gave_back"),
         *("Session.lease_shown", "Session.lease_unless", "Session.own_request", "Session.saw", "Session.view"),
         *("Session.write", "Session.write_own"),
     }

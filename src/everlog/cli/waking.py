@@ -28,6 +28,7 @@ from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
 from everlog.store import Store
 
 _NAMES_CHARACTERS = 100
+_LOOKED_AT = 200  # sessions that changed last: a second or two where none of them has a snapshot
 _TTL_SECONDS = 30.0
 _STOPS = (signals.SIGINT, signals.SIGTERM, signals.SIGHUP)
 
@@ -81,11 +82,12 @@ class _Look:
         """Give the sessions that changed last, or every one, in an order in which none moves while it is gone through."""
         storage = self._store.storage
         order, last = "-created" if self._every else "-updated", None
+        size = SESSIONS_PAGE_MAX if self._every else _LOOKED_AT
         while True:
-            page = storage.sessions(_filter(order, SESSIONS_PAGE_MAX, last))
+            page = storage.sessions(_filter(order, size, last))
             now = storage.ticks()
             yield from ((each.session.name, each.lease is not None and each.lease.lives(now)) for each in page)
-            if len(page) < SESSIONS_PAGE_MAX:
+            if len(page) < size:
                 return
             last = (page[-1].session, page[-1].branch)
             if not self._every:
@@ -110,7 +112,7 @@ def _made_for(storage: Storage, parent: str | None) -> str | None:
 
 @everlog.command(epilog="Examples:  everlog ps   |   everlog ps --all   |   everlog ps -n 500 --json")
 @limit_option(50)
-@click.option("--all", "every", is_flag=True, help="Look at every session, not at the 1,000 alone that changed last.")
+@click.option("--all", "every", is_flag=True, help="Look at every session, not at those alone that changed last.")
 @json_option
 @click.pass_context
 def ps(ctx: click.Context, limit: int, every: bool, as_json: bool) -> None:
@@ -124,7 +126,7 @@ def ps(ctx: click.Context, limit: int, every: bool, as_json: bool) -> None:
         say_json(_ps_members(row)) if as_json else say(_ps_line(row, now))
     if as_json:
         return
-    where = f"the {SESSIONS_PAGE_MAX:,} sessions that changed last"
+    where = f"the {_LOOKED_AT:,} sessions that changed last"
     if len(rows) > limit:
         note(f"the first {limit}; more: -n {limit * 4}")
     elif look.partial:
