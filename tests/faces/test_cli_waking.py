@@ -188,9 +188,9 @@ def test_a_partial_look_says_so_and_every_session_is_looked_at_where_asked(run, 
     result = run("ps")
     assert (result.stdout, "none of the 200 sessions that changed last; --all" in result.stderr) == ("", True)
     assert "waits for: go" in run("ps", "--all").stdout
-    crowd.session("idle-1100").append("agent.tool_use", {"id": "u", "name": "t", "input": {}})
+    crowd.session("idle-390").append("agent.tool_use", {"id": "u", "name": "t", "input": {}})
     result = run("ps")
-    assert "idle-1100" in result.stdout
+    assert "idle-390" in result.stdout
     assert "looked at the 200 sessions that changed last; --all" in result.stderr
     for name in ("idle-7", "idle-8"):
         crowd.session(name).signal("x")
