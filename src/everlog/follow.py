@@ -2,29 +2,31 @@
 
 1. `take` never waits: it gives the next page of what is new. `run` takes and waits in turn; the async face takes and
    waits in its own way.
-2. A cursor holds the number and leaf of the last event read, so that a feed which was restored to an earlier state is
-   noticed, and never read as if it went on (law 9).
+2. A cursor holds, for each of the store's buckets, number and leaf of the last event read, so that a feed which was restored
+   to an earlier state is noticed, and never read as if it went on (law 9).
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from everlog.core import limits
 from everlog.core.event import Event
 from everlog.core.lineage import common_ancestor
-from everlog.errors import InvalidPlaceError, StaleCursorError
-from everlog.storage import FeedPage, Storage
+from everlog.errors import InvalidPlaceError
+from everlog.storage import FeedPage, FeedPlace, Storage
 
 if TYPE_CHECKING:
     from everlog.reader import PlaceLike, View
 
 _WAIT_SECONDS = 0.5  # between looks at `stop`, and what bounds a wait that nothing ends
-_CURSOR: Final = re.compile(r"1:(\d{1,18}):([0-9a-f]{64})", re.ASCII)
-CURSOR_START: Final = f"1:0:{'0' * 64}"
+_CURSOR_CHARACTERS_MAX: Final = 65_536
+_PLACE: Final = re.compile(r"(\d{1,4})\.(\d{1,18})\.([0-9a-f]{16})", re.ASCII)  # bucket, number, the leaf's first bytes
+_LEAF_BYTES: Final = 8
+_CURSOR: Final = "1:"  # begins every cursor; places follow, with commas between them
 
 
 class Followable(Protocol):
@@ -81,7 +83,7 @@ class Feed:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.storage = storage
-        self._last = parse_cursor(CURSOR_START if cursor is None else cursor)
+        self._last = {} if cursor is None else {place.bucket: place for place in parse_cursor(cursor)}
         self._waits = waits
         self._idle = idle
         self._stop = stop
@@ -89,16 +91,15 @@ class Feed:
     @property
     def cursor(self) -> str:
         """Where the feed was read to: just after the event given last. Opaque."""
-        number, leaf = self._last
-        return f"1:{number}:{leaf.hex()}"
+        return format_cursor(self._last.values())
 
     def __iter__(self) -> Iterator[Event]:
         deadline = _deadline(self._idle)
         while self._stop is None or not self._stop():
             seen = self.storage.news()
             page = self.page()
-            for number, event in page.events:
-                self.passed(number, event)
+            for place, event in page.events:
+                self.passed(place)
                 yield event
             if self.finished(page):
                 deadline = _deadline(self._idle)
@@ -109,31 +110,33 @@ class Feed:
 
     def page(self) -> FeedPage:
         """Read the next page without moving the cursor. Raises StaleCursorError."""
-        number, leaf = self._last
-        if number and self.storage.feed_leaf(number) != leaf:
-            raise StaleCursorError(
-                f"the feed has no event {number} with the leaf that the cursor names: the store was restored or replaced; "
-                "nothing was read; read again from the start, or from a cursor made on this store"
-            )
-        return self.storage.feed(number, limits.PAGE_EVENTS_MAX)
+        return self.storage.feed(tuple(self._last.values()), limits.PAGE_EVENTS_MAX)
 
-    def passed(self, number: int, event: Event) -> None:
+    def passed(self, place: FeedPlace) -> None:
         """Move the cursor past an event, as it is handed on: what was not consumed is not passed over."""
-        self._last = (number, event.leaf)
+        self._last[place.bucket] = place
 
     def finished(self, page: FeedPage) -> bool:
         """Move the cursor past a page whose events were handed on; tell whether it held anything."""
-        if page.last is not None:
-            self._last = page.last
-        return page.last is not None
+        self._last.update((place.bucket, place) for place in page.passed)
+        return bool(page.passed)
 
 
-def parse_cursor(cursor: object) -> tuple[int, bytes]:
+def format_cursor(places: Iterable[FeedPlace]) -> str:
+    """Write places of the feed as a cursor."""
+    shown = sorted((place.bucket, place.number, place.leaf[:_LEAF_BYTES].hex()) for place in places)
+    return _CURSOR + ",".join(f"{bucket}.{number}.{leaf}" for bucket, number, leaf in shown)
+
+
+def parse_cursor(cursor: object) -> list[FeedPlace]:
     """Read a cursor; InvalidPlaceError for what is none."""
-    match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
-    if match is None:
-        raise InvalidPlaceError(f"{cursor!r:.100} is no cursor; give what Feed.cursor or Store.cursor() gave")
-    return int(match[1]), bytes.fromhex(match[2])
+    if isinstance(cursor, str) and cursor.startswith(_CURSOR) and len(cursor) <= _CURSOR_CHARACTERS_MAX:
+        words = cursor.removeprefix(_CURSOR).split(",") if cursor != _CURSOR else []
+        found = [match for word in words if (match := _PLACE.fullmatch(word)) is not None]
+        buckets = {int(match[1]) for match in found}
+        if len(buckets) == len(words):
+            return [FeedPlace(int(match[1]), int(match[2]), bytes.fromhex(match[3])) for match in found]
+    raise InvalidPlaceError(f"{cursor!r:.100} is no cursor; give what Feed.cursor or Store.cursor() gave")
 
 
 def run_waiting(

@@ -58,7 +58,7 @@ class Builder:
         self.storage = storage
         self.lineage: Lineage = view.lineage
         self.reducer = reducer
-        self._erasures = storage.erasures()  # before anything is read
+        self._erasures = storage.erasures(view.branch.key)  # before anything is read
         self._taking = None if taking is None else _Taking(self, taking)
         self._notes = Notes()
 

@@ -320,14 +320,23 @@ class Page(msgspec.Struct, frozen=True):
     following: int | None
 
 
-class FeedPage(msgspec.Struct, frozen=True):
-    """Events of all sessions in the order in which they were recorded, each with its feed number.
+class FeedPlace(msgspec.Struct, frozen=True):
+    """Where an event stands in the feed. A store numbers the events of each of its buckets from 1; leaf: of the event there."""
 
-    last: number and leaf to go on after. more: whether another page is there already.
+    bucket: int
+    number: int
+    leaf: bytes
+
+
+class FeedPage(msgspec.Struct, frozen=True):
+    """Events of all sessions in the order in which they were recorded, each with its place.
+
+    Within a bucket, and so within a session, the order is exact; among buckets it is that of the clock, within a page.
+    passed: the last place in each bucket that the page read on in, also of events left out. more: whether another page is there.
     """
 
-    events: list[tuple[int, Event]]
-    last: tuple[int, bytes] | None
+    events: list[tuple[FeedPlace, Event]]
+    passed: tuple[FeedPlace, ...]
     more: bool
 
 
@@ -475,21 +484,21 @@ class Storage(Protocol):
         """List snapshots by (branch, fingerprint, size) after a place, with empty contents. branch: that one's only."""
         ...
 
-    def erasures(self) -> int:
-        """Give a number that grows whenever anything is erased or deleted: what PutSnapshots checks."""
+    def erasures(self, branch: int) -> int:
+        """Give a number that grows whenever anything is erased or deleted that a branch may hold: what PutSnapshots checks."""
         ...
 
     # --- the feed ---
-    def feed(self, after: int, limit: int) -> FeedPage:
-        """Read on after a feed number, 0 for the first. Skips nothing that was committed; deleted events are left out."""
+    def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
+        """Read on after at most one place a bucket, from the start of buckets that none is of.
+
+        Skips nothing that was committed; deleted events are left out. StaleCursorError where a place holds another event,
+        or none: leaves may be given by their first bytes.
+        """
         ...
 
-    def feed_leaf(self, number: int) -> bytes | None:
-        """Give the leaf at a feed number, None where there is none: what a cursor checks itself against."""
-        ...
-
-    def feed_end(self) -> tuple[int, bytes] | None:
-        """Give number and leaf of the last event recorded, None for an empty store."""
+    def feed_end(self) -> tuple[FeedPlace, ...]:
+        """Give the place of the last event recorded in each bucket that has any."""
         ...
 
     def news(self) -> int:

@@ -15,7 +15,7 @@ from everlog.core.position import parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
-from everlog.follow import CURSOR_START, Feed
+from everlog.follow import Feed, format_cursor
 from everlog.keeper import SnapshotKeeper
 from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
 from everlog.reader import read_query
@@ -289,8 +289,7 @@ class Store:
 
     def cursor(self) -> str:
         """Give the cursor after the last event recorded so far."""
-        end = self.storage.feed_end()
-        return CURSOR_START if end is None else f"1:{end[0]}:{end[1].hex()}"
+        return format_cursor(self.storage.feed_end())
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
         """Re-derive every session from the stored bytes and compare; see `everlog.audit.Report`."""

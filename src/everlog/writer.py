@@ -364,7 +364,7 @@ class SessionWriter(StateReader):
 
         Takes no snapshots: whoever appends does not wait for them.
         """
-        fingerprint, erasures = reducer.fingerprint(), self.storage.erasures()
+        fingerprint, erasures = reducer.fingerprint(), self.storage.erasures(view.branch.key)
         kept = self._folded.get(fingerprint)
         start = None
         if kept is not None and kept[0] == view.branch.id and kept[1] == erasures and kept[2].size <= view.size:

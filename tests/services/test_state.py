@@ -111,7 +111,7 @@ def test_with_any_snapshots_deleted_every_answer_is_the_same(store, events, data
         everything = [whole(store, row) for row in kept]
         store.storage.write(DropSnapshots(None, None))
         survivors = tuple(row for index, row in enumerate(everything) if mask >> index & 1)
-        store.storage.write(PutSnapshots(session.uuid, survivors, store.storage.erasures()))
+        store.storage.write(PutSnapshots(session.uuid, survivors, store.storage.erasures(0)))
     plain.close()
 
 
@@ -195,7 +195,7 @@ def test_erasing_an_event_takes_it_out_of_states_and_snapshots_also_of_forks(sto
 def test_a_snapshot_of_what_was_erased_meanwhile_is_not_kept(store, session):
     put(session, "/secret", "hush")
     put(session, "/b", 2)
-    before = store.storage.erasures()
+    before = store.storage.erasures(0)
     row = make_snapshot(
         branch=1, size=2, reducer="document", version="1", fingerprint=b"f" * 16, plain=b'{"secret":"hush"}',
         notes=Notes(), base=None, taken=0,
@@ -348,7 +348,7 @@ def test_a_wrong_snapshot_is_named_with_its_position(store, session):
         plain=b'{"a":77}', notes=Notes(), base=None, taken=0,
     )  # fmt: skip
     store.storage.write(DropSnapshots(None, None))
-    store.storage.write(PutSnapshots(session.uuid, (row,), store.storage.erasures()))
+    store.storage.write(PutSnapshots(session.uuid, (row,), store.storage.erasures(0)))
     with pytest.raises(StateMismatchError) as caught:
         session.state(verify=True)
     assert caught.value.position == 2

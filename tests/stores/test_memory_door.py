@@ -16,7 +16,14 @@ from everlog.core.event import DELETED, ERASED, Event, Head, NewEvent
 from everlog.core.merkle import peak_places, root_of_joined
 from everlog.core.prepare import prepare_batch
 from everlog.core.query import EVERYTHING, from_keywords
-from everlog.errors import KeyReusedError, NotFoundError, SessionExistsError, UnavailableError, UnsupportedStoreError
+from everlog.errors import (
+    KeyReusedError,
+    NotFoundError,
+    SessionExistsError,
+    StaleCursorError,
+    UnavailableError,
+    UnsupportedStoreError,
+)
 from everlog.storage import (
     Append,
     Base,
@@ -25,6 +32,7 @@ from everlog.storage import (
     Delete,
     Erase,
     Family,
+    FeedPlace,
     Receipt,
     Rewind,
     SessionFilter,
@@ -145,7 +153,7 @@ def test_an_append_is_read_back_as_its_receipt_says(store: MemoryStorage, clock:
 def test_attachments_are_read_through_the_event_wherever_it_was_read(store: MemoryStorage) -> None:
     create(store, "s")
     append(store, "s", note("chart", attachments={"chart.png": b"png", "raw": b""}, key="c1"), note("plain"))
-    [(_, fed), _] = store.feed(0, 10).events
+    [(_, fed), _] = store.feed((), 10).events
     for event in (read(store, "s")[0], fed, store.find_key("c1", 1)[0]):
         assert event.attachment("chart.png") == b"png"
         assert event.attachment("raw") == b""
@@ -439,47 +447,50 @@ def test_of_a_deleted_session_only_leaves_are_left_and_its_name_is_free(store: M
 
 # --- the feed ------------------------------------------------------------------------------------
 def test_the_feed_gives_the_events_of_all_sessions_in_the_order_recorded(store: MemoryStorage) -> None:
-    assert store.feed_end() is None
+    assert store.feed_end() == ()
     create(store, "s", note("1"))
     create(store, "t", note("2"))
     append(store, "s", note("3"))
     create(store, "f", note("4"), base=base_at(store, "s", 2), of="s")
     rewind(store, "s", 1, note("5"))
-    page = store.feed(0, 100)
-    assert [number for number, _ in page.events] == [1, 2, 3, 4, 5]
+    page = store.feed((), 100)
+    assert [place.number for place, _ in page.events] == [1, 2, 3, 4, 5]
     assert texts(event for _, event in page.events) == ["1", "2", "3", "4", "5"]
     assert [event.session for _, event in page.events] == ["s", "t", "s", "f", "s"]
-    assert (page.last, page.more) == (store.feed_end(), False)
-    assert [store.feed_leaf(number) for number in (0, 6)] == [None, None]
+    assert (page.passed, page.more) == (store.feed_end(), False)
+    for wrong in (FeedPlace(0, 0, b""), FeedPlace(0, 6, b""), FeedPlace(1, 1, b""), FeedPlace(0, 1, b"x")):
+        with pytest.raises(StaleCursorError, match="nothing was read"):
+            store.feed([wrong], 1)
 
 
 def test_a_reader_of_the_feed_passes_over_the_deleted_and_loses_its_place_nowhere(store: MemoryStorage) -> None:
     for name in ("a", "b", "c"):
         create(store, name, note(name))
-    leaf = store.feed_leaf(2)
+    second = store.feed((), 2).passed
     store.write(Delete(store.session("b").id, "done", cascade=False))
-    assert store.feed_leaf(2) == leaf
+    assert texts(event for _, event in store.feed(second, 10).events) == ["c"]
     seen: list[str | None] = []
-    after, more = 0, True
+    after: tuple[FeedPlace, ...] = ()
+    more = True
     while more:
         page = store.feed(after, 1)
-        assert page.last is not None and page.last[0] == after + 1
+        assert [place.number for place in page.passed] == [1 + sum(place.number for place in after)]
         seen += texts(event for _, event in page.events)
-        after, more = page.last[0], page.more
+        after, more = page.passed, page.more
     assert seen == ["a", "c"]
-    assert store.feed(after, 1).last is None
+    assert store.feed(after, 1).passed == ()
 
 
 def test_a_page_of_the_feed_is_bounded_in_bytes_and_never_stands_still(store: MemoryStorage) -> None:
     half = "x" * (limits.PAGE_BYTES_MAX // 2)
     create(store, "s", *[note(half) for _ in range(3)])
     numbers: list[list[int]] = []
-    after, more = 0, True
+    after: tuple[FeedPlace, ...] = ()
+    more = True
     while more:
         page = store.feed(after, 10)
-        numbers.append([number for number, _ in page.events])
-        assert page.last is not None
-        after, more = page.last[0], page.more
+        numbers.append([place.number for place, _ in page.events])
+        after, more = page.passed, page.more
     assert numbers == [[1], [2], [3]]
 
 
@@ -548,7 +559,7 @@ def test_a_closed_store_refuses_reads_and_writes(store: MemoryStorage) -> None:
     for call in (
         lambda: store.session("s"),
         lambda: store.write(Append(session.id, batch(note("b")))),
-        lambda: store.feed(0, 1),
+        lambda: store.feed((), 1),
         lambda: store.wait(0, 0.0),
         lambda: event.attachment("f"),
     ):

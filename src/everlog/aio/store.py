@@ -52,8 +52,8 @@ class AsyncFeed:
         while self._stop is None or not self._stop():
             seen = engine.storage.news()
             page = await engine.run(self._feed.page)
-            for number, event in page.events:
-                self._feed.passed(number, event)
+            for place, event in page.events:
+                self._feed.passed(place)
                 yield event
             if self._feed.finished(page):
                 deadline = deadline_after(engine.loop, self._idle)

@@ -31,6 +31,7 @@ from everlog.storage import (
     Create,
     Family,
     FeedPage,
+    FeedPlace,
     LedgerEntry,
     Listed,
     Page,
@@ -42,6 +43,7 @@ from everlog.storage import (
     StaleLeaseError,
     Withdraw,
 )
+from everlog.stores.feeds import number_after
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
@@ -300,37 +302,37 @@ class MemoryStorage:
         with self._open():
             return self._shelf.listed(branch, after, limit)
 
-    def erasures(self) -> int:
+    def erasures(self, branch: int) -> int:  # noqa: ARG002  # one number for all branches
         with self._open():
             return self._erasure_count
 
     # --- the feed ---
-    def feed(self, after: int, limit: int) -> FeedPage:
-        events: list[tuple[int, Event]] = []
-        last: tuple[int, bytes] | None = None
+    def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
+        events: list[tuple[FeedPlace, Event]] = []
+        last: FeedPlace | None = None
         held = 0
         with self._open():
-            for number, (branch, position) in enumerate(self._feed[after : after + limit], start=after + 1):
+            start = number_after(after, self._feed_leaf)
+            for number, (branch, position) in enumerate(self._feed[start : start + limit], start=start + 1):
                 row = self._branches[branch].at(position)
                 held += len(row.body or b"")
                 if events and held > limits.PAGE_BYTES_MAX:
                     break
-                last = (number, row.leaf)
+                last = FeedPlace(0, number, row.leaf)
                 if row.gone != DELETED:
-                    events.append((number, self._own_event(branch, position)))
-            return FeedPage(events, last, last is not None and last[0] < len(self._feed))
+                    events.append((last, self._own_event(branch, position)))
+            passed = () if last is None else (last,)
+            return FeedPage(events, passed, last is not None and last.number < len(self._feed))
 
-    def feed_leaf(self, number: int) -> bytes | None:
-        with self._open():
-            if not 1 <= number <= len(self._feed):
-                return None
-            branch, position = self._feed[number - 1]
+    def _feed_leaf(self, number: int) -> bytes | None:
+        for branch, position in self._feed[max(number - 1, 0) : number]:
             return self._branches[branch].at(position).leaf
+        return None
 
-    def feed_end(self) -> tuple[int, bytes] | None:
+    def feed_end(self) -> tuple[FeedPlace, ...]:
         with self._open():
-            leaf = self.feed_leaf(len(self._feed))
-            return None if leaf is None else (len(self._feed), leaf)
+            leaf = self._feed_leaf(len(self._feed))
+            return () if leaf is None else (FeedPlace(0, len(self._feed), leaf),)
 
     def news(self) -> int:
         return self._commits
@@ -523,7 +525,7 @@ class _Transaction:
             below += [fork for fork in self._branches[key].forks if self._branches[fork].row.base_size > position]
         self._store._shelf.drop(set(below), above=position)
 
-    def erasures(self) -> int:
+    def erasures(self, branch: int) -> int:  # noqa: ARG002  # one number for all branches
         return self._store._erasure_count
 
     def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:

@@ -156,7 +156,7 @@ class Transaction(Protocol):
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None: ...
 
-    def erasures(self) -> int:
+    def erasures(self, branch: int) -> int:
         """Give the number that `erase` and `end_session` raise."""
         ...
 
@@ -504,6 +504,6 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
 
 def _put_snapshots(tx: Transaction, request: PutSnapshots) -> Receipt:
     tip = tx.tip(request.session_id)
-    kept = request.snapshots if tx.erasures() == request.erasures else ()
+    kept = request.snapshots if tx.erasures(tip.branch) == request.erasures else ()
     tx.put_snapshots(kept)
     return Receipt(request.session_id, tip.branch_id, tip.size, tuple(tip.peaks), count=len(kept))

@@ -180,7 +180,7 @@ class ReadContract(ContractStart):
 
     def test_a_cursor_of_another_history_is_stale(self, store: Any, session: Any) -> None:
         session.append("note", {"content": "x"})
-        for cursor in (f"1:5:{'0' * 64}", f"1:99:{'0' * 64}"):
+        for cursor in (f"1:0.5.{'0' * 16}", f"1:0.99.{'0' * 16}"):
             with pytest.raises(StaleCursorError):
                 list(store.feed(cursor))
         with pytest.raises(InvalidPlaceError):

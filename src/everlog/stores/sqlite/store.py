@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from everlog.storage import (
     Delete,
     Erase,
     FeedPage,
+    FeedPlace,
     LedgerEntry,
     Listed,
     Page,
@@ -47,6 +49,7 @@ from everlog.storage import (
     Withdraw,
 )
 from everlog.stores.commit import Committer, Outcome
+from everlog.stores.feeds import number_after
 from everlog.stores.news import News
 from everlog.stores.sqlite import files, listing, reading, snapshots
 from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, UNREADABLE, Connections, translate
@@ -365,35 +368,32 @@ class SqliteStorage:
         with self._connections.reader() as connection:
             return snapshots.list_snapshots(connection, branch, after, limit)
 
-    def erasures(self) -> int:
+    def erasures(self, branch: int) -> int:  # noqa: ARG002  # one number for all branches
         with self._connections.reader() as connection:
             return fetch_row(connection, "read_erasures")[0]
 
     # --- the feed ---
-    def feed(self, after: int, limit: int) -> FeedPage:
+    def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
         with self._connections.reader() as connection:
-            rows, full = reading.read_feed(connection, after, limit)
+            start = number_after(after, partial(_feed_leaf, connection))
+            rows, full = reading.read_feed(connection, start, limit)
             names: dict[int, tuple[Any, ...]] = {}
             for row in rows:
                 branch: int = row[1]
                 if branch not in names:
                     names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
-        events: list[tuple[int, Event]] = []
-        for feed, branch, *columns in rows:
+        places = [FeedPlace(0, row[0], row[12]) for row in rows]
+        events: list[tuple[FeedPlace, Event]] = []
+        for place, (_, branch, *columns) in zip(places, rows, strict=True):
             branch_id, writer, session = names[branch]
             if session is not None and columns[1] is not None:
-                events.append((feed, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
-        last = None if not rows else (rows[-1][0], rows[-1][12])
-        return FeedPage(events, last, full)
+                events.append((place, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
+        return FeedPage(events, tuple(places[-1:]), full)
 
-    def feed_leaf(self, number: int) -> bytes | None:
+    def feed_end(self) -> tuple[FeedPlace, ...]:
         with self._connections.reader() as connection:
-            row = fetch_one(connection, "read_feed_leaf", {"feed": number})
-        return None if row is None else row[0]
-
-    def feed_end(self) -> tuple[int, bytes] | None:
-        with self._connections.reader() as connection:
-            return fetch_one(connection, "read_feed_end")
+            row = fetch_one(connection, "read_feed_end")
+        return () if row is None else (FeedPlace(0, *row),)
 
     def news(self) -> int:
         return self._news.count
@@ -434,6 +434,11 @@ class SqliteStorage:
         self._committer.close()
         self._news.close()
         self._connections.close()
+
+
+def _feed_leaf(connection: apsw.Connection, number: int) -> bytes | None:
+    row = fetch_one(connection, "read_feed_leaf", {"feed": number})
+    return None if row is None else row[0]
 
 
 def open_sqlite(

@@ -343,7 +343,7 @@ class SqliteTransaction:
             )
 
     # --- snapshots ---
-    def erasures(self) -> int:
+    def erasures(self, branch: int) -> int:  # noqa: ARG002  # one number for all branches
         return fetch_row(self._connection, "read_erasures")[0]
 
     def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
