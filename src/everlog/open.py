@@ -73,10 +73,24 @@ def _open_storage(place: str, durability: Durability, *, read_only: bool) -> Sto
         return MemoryStorage(clock=clock, draw=draw)
     if not place or "\x00" in place:
         raise UnsupportedStoreError(f"{place!r:.100} names no file; give a path, or memory:")
+    if place.startswith(("postgresql://", "postgres://")):
+        return _open_postgres(place, durability, read_only=read_only)
     if "://" in place:
         raise UnsupportedStoreError(
-            f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, or memory:"
+            f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, postgresql://…, or memory:"
         )
     from everlog.stores.sqlite.store import open_sqlite
 
     return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=durability == "relaxed")
+
+
+def _open_postgres(place: str, durability: Durability, *, read_only: bool) -> Storage:
+    try:
+        from everlog.stores.postgres.opening import open_postgres
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("psycopg"):
+            raise
+        raise UnsupportedStoreError(
+            "a store in PostgreSQL needs psycopg; nothing was opened; install it: pip install 'everlog[postgres]'"
+        ) from None
+    return open_postgres(place, draw=os.urandom, read_only=read_only, relaxed=durability == "relaxed")

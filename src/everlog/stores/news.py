@@ -12,11 +12,12 @@ _IDLE_SECONDS = 1.0  # how long the polling thread outlives the last one who wai
 class News:
     """Wakes who waits. Other processes' commits are noticed by one polling thread, which runs only while somebody waits.
 
-    look: tells, each time it is called, whether another process committed since the last call.
+    look: tells, each time it is called, whether another process committed since the last call. poll: seconds between looks.
     """
 
-    def __init__(self, look: Callable[[], bool] | None = None) -> None:
+    def __init__(self, look: Callable[[], bool] | None = None, poll: float = POLL_SECONDS) -> None:
         self._look = look
+        self._poll_seconds = poll
         self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
         self._changed = Condition(self._lock)
         self._count = 0
@@ -69,8 +70,8 @@ class News:
                 if changed:
                     self._count += 1
                     self._changed.notify_all()
-                idle = 0.0 if self._waiting else idle + POLL_SECONDS
+                idle = 0.0 if self._waiting else idle + self._poll_seconds
                 if self._closed or idle > _IDLE_SECONDS:
                     self._watcher = None  # decided under the lock, so that nobody counts on a thread that ends
                     return
-                self._changed.wait_for(lambda: self._closed, POLL_SECONDS)
+                self._changed.wait_for(lambda: self._closed, self._poll_seconds)

@@ -1,0 +1,1 @@
+"""The store in PostgreSQL: one log for many machines."""

@@ -1,0 +1,216 @@
+"""Connections to one PostgreSQL: pools of readers and writers, what is tried again, and what an error means to a caller.
+
+1. A read that failed because the connection or the server went away is made again on another connection, for a while.
+2. Statements that need no answer of one another are sent together (a pipeline): one round trip.
+3. Nothing is set for longer than a transaction, so that a pooler may stand between.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from everlog.core import limits
+from everlog.errors import (
+    BusyError,
+    CorruptionError,
+    EverlogError,
+    InvalidEventError,
+    LimitError,
+    UnavailableError,
+    UnsupportedStoreError,
+)
+from everlog.stores.postgres.statements import BUCKET_BITS, Row, Statements
+
+T = TypeVar("T")
+Connection = psycopg.Connection[TupleRow]
+Parameters = Mapping[str, Any] | None
+
+READERS_MAX: Final = 8
+WRITERS_MAX: Final = 4
+RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried again, as while it is started anew
+_PAUSE_SECONDS: Final = 0.05
+# Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took.
+AGAIN: Final = ("40001", "40P01", "23505")
+
+
+class Connections:
+    """The connections of one store in one process. prepare: whether statements are prepared on the server."""
+
+    def __init__(self, conninfo: str, statements: Statements, *, buckets: int, prepare: bool, read_only: bool) -> None:
+        self.statements = statements
+        self.buckets = buckets
+        self.read_only = read_only
+        self.round_trips = 0  # that this process has waited for; for tests and `doctor`
+        self._process = os.getpid()
+        self._closed = False
+        keywords: dict[str, Any] = {
+            "autocommit": True,
+            "prepare_threshold": 5 if prepare else None,
+            "application_name": "everlog",
+        }
+        make: Callable[..., ConnectionPool[Connection]] = lambda name, most: ConnectionPool(  # noqa: E731
+            conninfo,
+            min_size=0,
+            max_size=most,
+            kwargs=keywords,
+            name=name,
+            timeout=RETRY_SECONDS,
+            reconnect_timeout=RETRY_SECONDS,
+            num_workers=1,
+            open=False,
+        )
+        self._key_lock = Lock()
+        self._last_number = 0
+        self._readers = make("everlog-read", READERS_MAX)
+        self._writers = make("everlog-write", WRITERS_MAX)
+
+    def open(self) -> None:
+        """Let connections be made."""
+        self._readers.open()
+        self._writers.open()
+
+    def close(self) -> None:
+        """Close all that are idle, and the others when they come back."""
+        if not self._closed and not self.inherited():
+            self._closed = True
+            self._readers.close(timeout=1.0)
+            self._writers.close(timeout=1.0)
+
+    def bucket_of_name(self, name: str) -> int:
+        """Give the bucket of a name's directory row, and of a session of that name that is no fork."""
+        return int.from_bytes(sha256(name.encode()).digest()[:4]) % self.buckets
+
+    def new_key(self, bucket: int) -> int:
+        """Make a key: of this bucket, and above those made before. Another process may make the same, and is refused."""
+        with self._key_lock:
+            self._last_number = max(self._last_number + 1, time.time_ns() // 1_000)
+            return bucket << BUCKET_BITS | self._last_number
+
+    def inherited(self) -> bool:
+        """Tell whether this process was forked from the one that opened the store."""
+        return self._process != os.getpid()
+
+    def check_usable(self) -> None:
+        """Refuse a closed store, and one inherited by `fork()`."""
+        if self.inherited():
+            raise UnsupportedStoreError(
+                "the store was opened before this process was forked; nothing was done; open it again in the child"
+            )
+        if self._closed:
+            raise UnavailableError("the store is closed; nothing was done; open it again")
+
+    @contextmanager
+    def writer(self) -> Generator[Connection]:
+        """Lend a connection to write with."""
+        self.check_usable()
+        if self.read_only:
+            raise UnavailableError("the store was opened read-only; nothing was written; open it without read_only")
+        with lent(self._writers) as connection:
+            yield connection
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Do reading work on a connection; again, on another, where the first was lost."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            self.check_usable()
+            try:
+                with lent(self._readers) as connection:
+                    return work(connection)
+            except psycopg.Error as error:
+                if not (was_lost(error) or error.sqlstate in AGAIN) or time.monotonic() >= deadline:
+                    raise translate(error) from error
+            time.sleep(_PAUSE_SECONDS)
+
+    def fetch_all(self, query: str, parameters: Parameters = None) -> list[TupleRow]:
+        """Run a named query that reads; give all of its rows."""
+        return self.read(lambda connection: self.execute(connection, self.statements[query], parameters))
+
+    def fetch_one(self, query: str, parameters: Parameters = None) -> Row | None:
+        """Run a named query that reads; give its first row, or None."""
+        rows = self.fetch_all(query, parameters)
+        return rows[0] if rows else None
+
+    def execute(self, connection: Connection, statement: bytes, parameters: Parameters = None) -> list[TupleRow]:
+        """Send one statement; give its rows."""
+        self.round_trips += 1
+        with connection.cursor(binary=True) as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def together(self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
+        """Send statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
+        if len(statements) == 1:
+            return [self.execute(connection, *statements[0])]
+        self.round_trips += 1
+        with connection.pipeline():
+            cursors = [
+                connection.cursor(binary=True).execute(statement, parameters) for statement, parameters in statements
+            ]
+        return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
+
+
+@contextmanager
+def lent(pool: ConnectionPool[Connection]) -> Generator[Connection]:
+    """Lend a connection of a pool. An error of psycopg goes through as it is."""
+    try:
+        connection = pool.getconn()
+    except PoolTimeout as error:
+        raise BusyError(
+            f"no connection to PostgreSQL was free, or could be made, within {RETRY_SECONDS:.0f} s; nothing was done; see whether the "
+            "server runs, and how many connections it allows"
+        ) from error
+    try:
+        yield connection
+    finally:
+        pool.putconn(connection)
+
+
+def was_lost(error: psycopg.Error) -> bool:
+    """Tell whether a connection, or its server, went away: nothing is said about what was under way."""
+    if isinstance(error, (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow)):
+        return True
+    return (error.sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))) or (
+        error.sqlstate or ""
+    ).startswith("08")
+
+
+def translate(error: psycopg.Error) -> EverlogError:
+    """Say what an error of the server means. Nothing was written: an unknown outcome is told of by whoever committed."""
+    said = str(error).strip().partition("\n")[0]
+    state = error.sqlstate or ""
+    match state:
+        case "55P03" | "57014" | "40001" | "40P01" | "23505":
+            return BusyError(
+                f"the database was busy for {limits.LOCK_SECONDS_MAX:.0f} s ({said}); nothing was written; try again later"
+            )
+        case "42501":
+            return UnavailableError(
+                f"the database role may not do this ({said}); nothing was written; connect as a role that may: see everlog init --roles"
+            )
+        case "25006":
+            return UnavailableError(f"the server takes no writes ({said}); nothing was written; connect to the primary")
+        case "22P05" | "22021":
+            return InvalidEventError(
+                f"PostgreSQL cannot keep this text ({said}); nothing was written; take the character NUL out of it"
+            )
+        case "54000":
+            return LimitError(f"this is larger than PostgreSQL takes ({said}); nothing was written; use a smaller one")
+        case "XX001" | "XX002":
+            return CorruptionError(
+                f"the database says that its files are damaged ({said}); nothing was written; keep a copy, and restore a backup"
+            )
+        case "3F000" | "42P01":
+            return UnsupportedStoreError(f"there is no store here ({said}); make one: everlog init")
+        case _:
+            return UnavailableError(f"the database cannot be used now ({said}); nothing was written; try again later")

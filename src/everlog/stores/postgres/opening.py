@@ -1,0 +1,177 @@
+"""Opening a store in PostgreSQL: its address, its schema, and making it where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import msgspec
+import psycopg
+from psycopg import conninfo
+
+from everlog.core.lease import Ticks
+from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
+from everlog.stores.postgres.connections import AGAIN, Connection, Connections, translate
+from everlog.stores.postgres.statements import Statements
+from everlog.stores.postgres.store import PostgresStorage
+from everlog.stores.postgres.transaction import Clock
+
+SCHEMA: Final = "everlog"
+BUCKETS: Final = 16
+BUCKETS_MAX: Final = 1_024  # of a key's bits, ten are for the bucket
+OLDEST_SERVER: Final = 140_000
+_MADE_MEANWHILE: Final = (*AGAIN, "42P06", "42P07", "42710", "23505")  # another process makes the same thing
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a store is. conninfo: for libpq, secrets included. shown: for people, without them."""
+
+    conninfo: str
+    schema: str
+    buckets: int
+    prepare: bool
+    shown: str
+
+
+def read_address(url: str) -> Address:
+    """Read `postgresql://user@host/database?schema=everlog&buckets=16&prepare=yes`; what else it asks for is libpq's."""
+    parts = urlsplit(url)
+    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes"}
+    others: list[tuple[str, str]] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in own:
+            own[name] = value
+        else:
+            others.append((name, value))
+    if not own["buckets"].isascii() or not own["buckets"].isdigit() or not 1 <= int(own["buckets"]) <= BUCKETS_MAX:
+        raise UnsupportedStoreError(
+            f"buckets={own['buckets']!r:.20} is not in 1 .. {BUCKETS_MAX}; nothing was opened; leave it out for {BUCKETS}"
+        )
+    if own["prepare"] not in ("yes", "no"):
+        raise UnsupportedStoreError(f"prepare={own['prepare']!r:.20} is neither yes nor no; nothing was opened")
+    plain = _joined(parts.netloc, parts.path, others)
+    try:
+        conninfo.conninfo_to_dict(plain)
+    except psycopg.Error as error:
+        raise UnsupportedStoreError(
+            f"this is no address of a PostgreSQL ({str(error).strip()}); nothing was opened; write "
+            "postgresql://user@host/database"
+        ) from None
+    return Address(plain, own["schema"], int(own["buckets"]), own["prepare"] == "yes", _without_secrets(parts, others))
+
+
+def _without_secrets(parts: Any, others: list[tuple[str, str]]) -> str:
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = user.partition(":")[0] + at + host
+    shown = [(name, value) for name, value in others if "password" not in name and name != "sslkey"]
+    return _joined(netloc, parts.path, shown)
+
+
+def _joined(netloc: str, path: str, query: list[tuple[str, str]]) -> str:
+    return f"postgresql://{netloc}{path}" + (f"?{urlencode(query)}" if query else "")
+
+
+def open_postgres(
+    url: str,
+    *,
+    draw: Callable[[int], bytes],
+    read_only: bool = False,
+    relaxed: bool = False,
+    clock: Callable[[], int] | None = None,
+    ticks: Callable[[], Ticks] | None = None,
+) -> PostgresStorage:
+    """Open the store at an address, making it where there is none and the role may; bring its schema up to date.
+
+    clock, ticks: other ones than the server's, in tests only.
+    Raises NotFoundError (read_only and no store), UnsupportedStoreError, UnavailableError, BusyError.
+    """
+    address = read_address(url)
+    statements = Statements(address.schema)
+    time_of = Clock(clock, ticks)
+    try:
+        with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog") as connection:
+            store_id, buckets = _prepare(connection, statements, address, draw, read_only=read_only)
+            time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
+            synced = connection.execute("SHOW synchronous_commit").fetchall()[0][0] != "off"
+    except psycopg.Error as error:
+        raise translate(error) from error
+    settings = ("sync_off",) if relaxed else () if synced else ("sync_on",)
+    connections = Connections(
+        address.conninfo, statements, buckets=buckets, prepare=address.prepare, read_only=read_only
+    )
+    connections.open()
+    store = PostgresStorage(connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings)
+    if not read_only:
+        with suppress(EverlogError):  # a role that may not; the store is good to use
+            store.finish_sweeps()
+    return store
+
+
+def _prepare(
+    connection: Connection, statements: Statements, address: Address, draw: Callable[[int], bytes], *, read_only: bool
+) -> tuple[str, int]:
+    """Find the store, or make it; give its id and its number of buckets."""
+    if connection.info.server_version < OLDEST_SERVER:
+        raise UnsupportedStoreError(
+            f"the server is PostgreSQL {connection.info.server_version // 10_000}, and Everlog needs "
+            f"{OLDEST_SERVER // 10_000} or newer; nothing was opened"
+        )
+    newest = len(statements.migrations())
+    for _ in range(40):
+        found = _read_store(connection, statements)
+        if found is not None and found[1] > newest:
+            raise UnsupportedStoreError(
+                f"the store {address.shown} has schema version {found[1]}, and this Everlog knows {newest}; nothing was opened; "
+                "use a newer Everlog"
+            )
+        if found is not None and found[1] == newest:
+            return found[0].hex(), found[2]
+        if read_only:
+            raise NotFoundError(
+                f"there is no store of this version at {address.shown} (schema {address.schema}); nothing was made, since it was "
+                "opened read-only"
+            )
+        try:
+            _migrate(connection, statements, address, draw, start=0 if found is None else found[1])
+        except psycopg.Error as error:
+            connection.rollback()
+            if error.sqlstate not in _MADE_MEANWHILE:
+                raise
+            time.sleep(0.05)  # another process makes it
+    raise UnsupportedStoreError(
+        f"the store {address.shown} could not be made; see what its schema {address.schema} holds"
+    )
+
+
+def _read_store(connection: Connection, statements: Statements) -> tuple[bytes, int, int] | None:
+    try:
+        rows = connection.execute(statements["read_version"]).fetchall()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return None
+    return None if not rows else rows[0]
+
+
+def _migrate(
+    connection: Connection, statements: Statements, address: Address, draw: Callable[[int], bytes], *, start: int
+) -> None:
+    """Carry out what migrations are missing, each with its version in one transaction."""
+    for number, script in statements.migrations()[start:]:
+        with connection.transaction():
+            if number == 1:
+                if not connection.execute(statements["has_schema"], {"name": statements.schema}).fetchall():
+                    connection.execute(statements["make_schema"])
+                connection.execute(script)
+                row = {
+                    "id": draw(16),
+                    "version": number,
+                    "buckets": address.buckets,
+                    "created": time.time_ns() // 1_000,
+                }
+                connection.execute(statements["insert_store"], row)
+                connection.execute(statements["insert_buckets"], {"buckets": address.buckets})
+            else:
+                connection.execute(script)
+                connection.execute(statements["set_version"], {"version": number})

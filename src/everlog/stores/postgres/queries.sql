@@ -1,0 +1,475 @@
+-- read_version: the store itself
+SELECT id, version, buckets FROM {schema}.store WHERE bucket = 0;
+
+-- has_schema: whether there is a schema of this name
+SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %(name)s;
+
+-- make_schema: a schema of the store's own
+CREATE SCHEMA {schema};
+
+-- insert_store: the store itself
+INSERT INTO {schema}.store (bucket, id, version, buckets, created) VALUES (0, %(id)s, %(version)s, %(buckets)s, %(created)s);
+
+-- insert_buckets: counters, one for each bucket
+INSERT INTO {schema}.bucket (bucket, feed, erasures) SELECT n, 0, 0 FROM generate_series(0, %(buckets)s - 1) AS n;
+
+-- set_version: after a migration
+UPDATE {schema}.store SET version = %(version)s WHERE bucket = 0;
+
+-- begin: a transaction
+BEGIN ISOLATION LEVEL READ COMMITTED;
+
+-- limit_locks: how long a transaction waits for a row
+SET LOCAL lock_timeout = '10s';
+
+-- sync_off: do not wait for the disk
+SET LOCAL synchronous_commit = off;
+
+-- sync_on: wait for the disk, where the server's own setting does not
+SET LOCAL synchronous_commit = on;
+
+-- commit: what was written
+COMMIT;
+
+-- roll_back: what was written
+ROLLBACK;
+
+-- read_clock: microseconds since 1970 UTC
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+
+-- lock_sessions: keep others from writing to living sessions until the end of the transaction, in one order for all
+SELECT session FROM {schema}.session
+WHERE bucket = %(bucket)s AND id = ANY(%(ids)s) AND deleted IS NULL
+ORDER BY session FOR UPDATE;
+
+-- lock_owners: the same for the sessions that own branches
+SELECT session FROM {schema}.session
+WHERE bucket = %(bucket)s AND session IN (
+  SELECT session FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = ANY(%(branches)s)
+)
+ORDER BY session FOR UPDATE;
+
+-- lock_bucket: keep others from writing to a bucket until the end of the transaction
+SELECT erasures FROM {schema}.bucket WHERE bucket = %(bucket)s FOR UPDATE;
+
+-- read_tips: the tips of sessions' current branches, with their leases
+SELECT s.session, s.id, s.name, t.branch, b.id, b.writer, t.size, t.peaks, t.leaf, t.recorded, s.key_salt,
+  l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
+FROM {schema}.session AS s
+JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
+LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
+WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s) AND s.deleted IS NULL;
+
+-- read_keyed: which keys stand in the lineages of sessions' current branches, and where
+WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
+  SELECT s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
+  FROM {schema}.session AS s
+  JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+  WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s) AND s.deleted IS NULL
+  UNION ALL
+  SELECT c.id, b.branch, b.base, b.base_size, least(c.stop, c.base_size)
+  FROM chain AS c
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = c.base
+)
+SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
+FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
+JOIN chain AS c ON c.id = k.id
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = k.key AND e.position < c.stop;
+
+-- read_keyed_below: which keys stand in the first events of a branch's lineage, and where
+WITH RECURSIVE chain (branch, base, base_size, stop) AS (
+  SELECT b.branch, b.base, b.base_size, %(size)s::bigint
+  FROM {schema}.branch AS b
+  WHERE b.bucket = %(bucket)s AND b.branch = %(branch)s
+  UNION ALL
+  SELECT b.branch, b.base, b.base_size, least(c.stop, c.base_size)
+  FROM chain AS c
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = c.base
+)
+SELECT e.key, e.branch, e.position, e.key_count, c.stop
+FROM chain AS c
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s) AND e.position < c.stop;
+
+-- read_home: the bucket and key of the session that has a name
+SELECT home, session FROM {schema}.directory WHERE bucket = %(bucket)s AND name = %(name)s;
+
+-- read_found: a living session by its name, with its current branch and its lease
+SELECT {session}, {branch}, {lease}
+FROM {schema}.session AS s
+JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
+LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
+WHERE s.bucket = %(bucket)s AND s.name = %(name)s AND s.deleted IS NULL;
+
+-- read_session: a living session by its name
+SELECT {session} FROM {schema}.session AS s WHERE s.bucket = %(bucket)s AND s.name = %(name)s AND s.deleted IS NULL;
+
+-- read_session_by_id: a living session by its 16 bytes, wherever it is
+SELECT {session} FROM {schema}.session AS s WHERE s.id = %(id)s AND s.deleted IS NULL;
+
+-- read_session_in: a living session by its 16 bytes, in one bucket
+SELECT {session} FROM {schema}.session AS s WHERE s.bucket = %(bucket)s AND s.id = %(id)s AND s.deleted IS NULL;
+
+-- read_session_of: the living session that owns a branch
+SELECT {session}
+FROM {schema}.branch AS b
+JOIN {schema}.session AS s ON s.bucket = b.bucket AND s.session = b.session
+WHERE b.bucket = %(bucket)s AND b.branch = %(branch)s AND s.deleted IS NULL;
+
+-- read_current_branch: the current branch of a living session
+SELECT {branch}
+FROM {schema}.session AS s
+JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
+WHERE s.bucket = %(bucket)s AND s.id = %(id)s AND s.deleted IS NULL;
+
+-- read_branch: a branch by its key
+SELECT {branch}
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+WHERE b.bucket = %(bucket)s AND b.branch = %(branch)s;
+
+-- read_branch_by_id: a branch by its 16 bytes, wherever it is
+SELECT {branch}
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+WHERE b.id = %(id)s;
+
+-- read_branches: a session's branches by number
+SELECT {branch}
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+WHERE b.bucket = %(bucket)s AND b.session = %(session)s
+ORDER BY b.number;
+
+-- read_chain: a branch and its bases, the branch first
+WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
+  SELECT branch, id, writer, base, base_size, 0 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s
+  UNION ALL
+  SELECT b.branch, b.id, b.writer, b.base, b.base_size, chain.depth + 1
+  FROM chain
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = chain.base
+)
+SELECT branch, id, writer, base_size FROM chain ORDER BY depth;
+
+-- read_forks: living sessions that share events owned by a session's branches
+SELECT DISTINCT {session}
+FROM {schema}.branch AS own
+JOIN {schema}.branch AS fork ON fork.bucket = own.bucket AND fork.base = own.branch
+JOIN {schema}.session AS s ON s.bucket = fork.bucket AND s.session = fork.session
+WHERE own.bucket = %(bucket)s AND own.session = %(session)s AND s.session <> %(session)s AND s.deleted IS NULL;
+
+-- read_lease: the last lease of a living session
+SELECT {lease}
+FROM {schema}.session AS s
+JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
+WHERE s.bucket = %(bucket)s AND s.id = %(id)s AND s.deleted IS NULL;
+
+-- read_leases: the leases that live, the last taken first
+SELECT {session}, {lease}
+FROM {schema}.lease AS l
+JOIN {schema}.session AS s ON s.bucket = l.bucket AND s.session = l.session
+WHERE l.holder IS NOT NULL AND l.boot = %(boot)s AND l.until > %(now)s
+ORDER BY l.taken DESC
+LIMIT %(limit)s;
+
+-- read_rows: whole rows of ranges of branches, in the order of their positions, as many as fit into a page
+SELECT position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached, commitments,
+  leaf, nodes, salt, body
+FROM (
+  SELECT e.*, coalesce(octet_length(e.body), 0) AS own, sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.position) AS held
+  FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
+  JOIN {schema}.event AS e
+    ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+) AS ranged
+WHERE held - own <= %(bytes)s
+ORDER BY position;
+
+-- read_leaves: leaf, nodes and time of single events
+SELECT e.position, e.leaf, e.nodes, e.recorded, e.gone, e.branch
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
+
+-- read_leaf: leaf, nodes and time of one event
+SELECT leaf, nodes, recorded, gone
+FROM {schema}.event
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s;
+
+-- read_attachments: an event's attachments, in order
+SELECT name, size, salt, content
+FROM {schema}.attachment
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s
+ORDER BY number;
+
+-- read_named: events of living sessions by idempotency key, the last recorded first
+SELECT b.id, b.writer, s.name, e.branch, {event}
+FROM {schema}.event AS e
+JOIN {schema}.branch AS b ON b.bucket = e.bucket AND b.branch = e.branch
+JOIN {schema}.session AS s ON s.bucket = b.bucket AND s.session = b.session
+WHERE e.key = %(key)s AND s.deleted IS NULL
+ORDER BY e.recorded DESC, e.bucket, e.feed DESC
+LIMIT %(limit)s;
+
+-- read_counters: the number of the last event of each bucket
+SELECT bucket, feed FROM {schema}.bucket ORDER BY bucket;
+
+-- read_feed_ends: the last event of each bucket that has any
+SELECT c.bucket, c.feed, e.leaf
+FROM {schema}.bucket AS c
+JOIN {schema}.event AS e ON e.bucket = c.bucket AND e.feed = c.feed
+ORDER BY c.bucket;
+
+-- read_feed: events of one bucket after a number, as many as fit into a page, with what each is read through
+SELECT feed, branch, branch_id, writer, name, position, type, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body
+FROM (
+  SELECT e.feed, e.branch, b.id AS branch_id, b.writer, s.name, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred,
+    e.cause, e.key, e.gone, e.attached, e.leaf, e.body, coalesce(octet_length(e.body), 0) AS own,
+    sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.feed) AS held
+  FROM (
+    SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND feed > %(after)s ORDER BY feed LIMIT %(limit)s
+  ) AS e
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = e.branch
+  JOIN {schema}.session AS s ON s.bucket = %(bucket)s AND s.session = b.session
+) AS fed
+WHERE held - own <= %(bytes)s
+ORDER BY feed;
+
+-- read_feed_leaf: the leaf at a number of a bucket
+SELECT leaf FROM {schema}.event WHERE bucket = %(bucket)s AND feed = %(feed)s;
+
+-- insert_name: take a name
+INSERT INTO {schema}.directory (bucket, name, home, session) VALUES (%(bucket)s, %(name)s, %(home)s, %(session)s);
+
+-- drop_name: give a name back
+DELETE FROM {schema}.directory WHERE bucket = %(bucket)s AND name = %(name)s AND home = %(home)s AND session = %(session)s;
+
+-- insert_session: a new session, without a current branch
+INSERT INTO {schema}.session (bucket, session, id, family, key_salt, name, title, labels, metadata, parent, salt, created)
+VALUES (%(bucket)s, %(session)s, %(id)s, %(family)s, %(key_salt)s, %(name)s, %(title)s, %(labels)s, %(metadata)s, %(parent)s,
+  %(salt)s, %(created)s);
+
+-- insert_labels: the labels of a session, for listing
+INSERT INTO {schema}.label (bucket, name, value, session)
+SELECT %(bucket)s, l.name, l.value, %(session)s FROM unnest(%(names)s::text[], %(values)s::text[]) AS l (name, value);
+
+-- delete_labels: the labels of a session, before new ones
+DELETE FROM {schema}.label WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- insert_branch: a new branch, numbered within its session
+INSERT INTO {schema}.branch (bucket, branch, id, session, number, writer, base, base_size, created)
+SELECT %(bucket)s, %(branch)s, %(id)s, %(session)s, coalesce(max(number), 0) + 1, %(writer)s, %(base)s, %(base_size)s, %(created)s
+FROM {schema}.branch WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- insert_tip: where a new branch ends
+INSERT INTO {schema}.tip (bucket, branch, size, recorded, minute, leaf, peaks)
+VALUES (%(bucket)s, %(branch)s, %(size)s, %(recorded)s, %(recorded)s / 60000000, %(leaf)s, %(peaks)s);
+
+-- set_tips: where branches end after their last events
+UPDATE {schema}.tip AS t
+SET size = n.size, recorded = n.recorded, minute = n.recorded / 60000000, leaf = n.leaf, peaks = n.peaks
+FROM unnest(%(branches)s::bigint[], %(sizes)s::bigint[], %(recorded)s::bigint[], %(leaves)s::bytea[], %(peaks)s::bytea[])
+  AS n (branch, size, recorded, leaf, peaks)
+WHERE t.bucket = %(bucket)s AND t.branch = n.branch;
+
+-- count_events: number what is about to be recorded; held until the end of the transaction
+UPDATE {schema}.bucket SET feed = feed + %(count)s WHERE bucket = %(bucket)s;
+
+-- insert_events: events at the ends of branches, numbered in this order
+INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,
+  covers, gone, attached, commitments, leaf, nodes, salt, body)
+SELECT %(bucket)s, n.branch, n.position, c.feed - %(count)s + n.place, n.type, n.actor, n.outcome, n.recorded, n.occurred, n.cause,
+  n.key, n.key_count, n.key_hash, n.covers, n.gone, n.attached, n.commitments, n.leaf, n.nodes, n.salt, n.body
+FROM {schema}.bucket AS c, unnest(%(branch)s::bigint[], %(position)s::bigint[], %(type)s::text[], %(actor)s::text[],
+  %(outcome)s::text[], %(recorded)s::bigint[], %(occurred)s::bigint[], %(cause)s::bytea[], %(key)s::text[],
+  %(key_count)s::integer[], %(key_hash)s::bytea[], %(covers)s::text[], %(gone)s::smallint[], %(attached)s::text[],
+  %(commitments)s::bytea[], %(leaf)s::bytea[], %(nodes)s::bytea[], %(salt)s::bytea[], %(body)s::bytea[]) WITH ORDINALITY
+  AS n (branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached,
+  commitments, leaf, nodes, salt, body, place)
+WHERE c.bucket = %(bucket)s;
+
+-- insert_event: one event at the end of a branch
+INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,
+  covers, gone, attached, commitments, leaf, nodes, salt, body)
+SELECT c.bucket, %(branch)s, %(position)s, c.feed, %(type)s, %(actor)s, %(outcome)s, %(recorded)s, %(occurred)s, %(cause)s, %(key)s,
+  %(key_count)s, %(key_hash)s, %(covers)s, %(gone)s, %(attached)s, %(commitments)s, %(leaf)s, %(nodes)s, %(salt)s, %(body)s
+FROM {schema}.bucket AS c WHERE c.bucket = %(bucket)s;
+
+-- set_tip: where a branch ends after its last event
+UPDATE {schema}.tip
+SET size = %(size)s, recorded = %(recorded)s, minute = %(recorded)s / 60000000, leaf = %(leaf)s, peaks = %(peaks)s
+WHERE bucket = %(bucket)s AND branch = %(branch)s;
+
+-- insert_attachments: attachments of events
+INSERT INTO {schema}.attachment (bucket, branch, position, number, name, size, salt, content)
+SELECT %(bucket)s, n.branch, n.position, n.number, n.name, n.size, n.salt, n.content
+FROM unnest(%(branch)s::bigint[], %(position)s::bigint[], %(number)s::integer[], %(name)s::text[], %(size)s::bigint[],
+  %(salt)s::bytea[], %(content)s::bytea[]) AS n (branch, position, number, name, size, salt, content);
+
+-- set_current: make a branch current
+UPDATE {schema}.session SET current = %(branch)s WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- set_names: what a session is called
+UPDATE {schema}.session SET title = %(title)s, labels = %(labels)s, metadata = %(metadata)s
+WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- erase_events: destroy bodies and their salts
+UPDATE {schema}.event AS e SET body = NULL, salt = NULL, gone = 1
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
+
+-- erase_attachments: destroy attachments and their salts
+UPDATE {schema}.attachment AS a SET content = NULL, salt = NULL
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE a.bucket = %(bucket)s AND a.branch = r.branch AND a.position = r.position;
+
+-- erase_snapshots: of states that an event went into, on its own branch and those that share it
+WITH RECURSIVE chain (branch) AS (
+  SELECT %(branch)s::bigint
+  UNION ALL
+  SELECT b.branch
+  FROM chain
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.base = chain.branch AND b.base_size > %(position)s
+)
+DELETE FROM {schema}.snapshot
+WHERE bucket = %(bucket)s AND branch IN (SELECT branch FROM chain) AND size > %(position)s;
+
+-- read_names: what a session is called
+SELECT name FROM {schema}.session WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- end_session: destroy what a session is called
+UPDATE {schema}.session
+SET name = NULL, title = NULL, labels = '{{}}', metadata = NULL, parent = NULL, salt = '', deleted = %(deleted)s
+WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- begin_sweep: mark the branches of a deleted session for destruction of their own events
+UPDATE {schema}.branch SET swept = base_size WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- end_snapshots: of a session's branches
+DELETE FROM {schema}.snapshot WHERE bucket = %(bucket)s AND branch IN (
+  SELECT branch FROM {schema}.branch WHERE bucket = %(bucket)s AND session = %(session)s
+);
+
+-- end_lease: a deleted session has none
+DELETE FROM {schema}.lease WHERE bucket = %(bucket)s AND session = %(session)s;
+
+-- read_sweeps: branches whose own events are to be destroyed
+SELECT b.bucket, b.branch, b.swept, t.size
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+WHERE b.swept IS NOT NULL
+LIMIT 100;
+
+-- sweep_events: destroy all but leaf and nodes of a range of a branch's own events
+UPDATE {schema}.event
+SET type = NULL, actor = NULL, outcome = NULL, recorded = NULL, occurred = NULL, cause = NULL, key = NULL, key_count = NULL,
+  key_hash = NULL, covers = NULL, gone = 3, attached = NULL, commitments = NULL, salt = NULL, body = NULL
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;
+
+-- sweep_attachments: destroy the attachments of a range of a branch's own events
+DELETE FROM {schema}.attachment
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;
+
+-- set_swept: how far a branch's own events are destroyed; NULL when all are
+UPDATE {schema}.branch SET swept = %(swept)s WHERE bucket = %(bucket)s AND branch = %(branch)s;
+
+-- insert_ledger: a pending record
+INSERT INTO {schema}.ledger (bucket, entry, record, reason) VALUES (%(bucket)s, %(entry)s, %(record)s, %(reason)s);
+
+-- insert_erasures: that a record says of events that their bodies were destroyed
+INSERT INTO {schema}.erasure (bucket, leaf, entry)
+SELECT %(bucket)s, n.leaf, %(entry)s FROM unnest(%(leaves)s::bytea[]) AS n (leaf)
+ON CONFLICT (bucket, leaf) DO NOTHING;
+
+-- read_erasure: the record that says that an event's body was destroyed
+SELECT l.entry, l.record, l.reason
+FROM {schema}.erasure AS e
+JOIN {schema}.ledger AS l ON l.bucket = e.bucket AND l.entry = e.entry
+WHERE e.leaf = %(leaf)s;
+
+-- read_ledger: pending records by number
+SELECT entry, record, reason FROM {schema}.ledger WHERE entry > %(after)s ORDER BY entry LIMIT %(limit)s;
+
+-- read_erasures: the number that every erasure and deletion in a bucket raises
+SELECT erasures FROM {schema}.bucket WHERE bucket = %(bucket)s;
+
+-- raise_erasures: after an erasure or a deletion
+UPDATE {schema}.bucket SET erasures = erasures + 1 WHERE bucket = %(bucket)s;
+
+-- read_snapshot_chain: the newest snapshot in ranges of cuts of branches, behind those that it is a delta from, keyframe first
+WITH RECURSIVE newest AS (
+  SELECT k.*
+  FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
+  CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.snapshot AS each
+    WHERE each.bucket = %(bucket)s AND each.branch = r.branch AND each.fingerprint = %(fingerprint)s
+      AND each.size > r.start AND each.size <= r.stop
+    ORDER BY each.size DESC
+    LIMIT 1
+  ) AS k
+  ORDER BY k.size DESC
+  LIMIT 1
+), chain AS (
+  SELECT newest.*, 0 AS back FROM newest
+  UNION ALL
+  SELECT n.*, chain.back + 1
+  FROM chain
+  JOIN {schema}.snapshot AS n ON n.bucket = %(bucket)s AND n.branch = chain.base_branch AND n.fingerprint = %(fingerprint)s
+    AND n.size = chain.base_size
+  WHERE chain.back + 1 < %(most)s
+)
+SELECT {snapshot}, n.content, n.checksum FROM chain AS n ORDER BY n.back DESC;
+
+-- list_snapshots: snapshots without contents, page by page, of all branches or one
+SELECT {snapshot}, octet_length(n.content), n.checksum
+FROM {schema}.snapshot AS n
+WHERE (n.branch, n.fingerprint, n.size) > (%(after_branch)s, %(after_fingerprint)s, %(after_size)s)
+  AND (%(branch)s::bigint IS NULL OR (n.bucket = %(bucket)s AND n.branch = %(branch)s))
+ORDER BY n.branch, n.fingerprint, n.size
+LIMIT %(limit)s;
+
+-- put_snapshot: a snapshot, in the place of an earlier one there
+INSERT INTO {schema}.snapshot (bucket, branch, fingerprint, size, reducer, version, base_branch, base_size, depth, plain, notes, taken,
+  content, checksum)
+VALUES (%(bucket)s, %(branch)s, %(fingerprint)s, %(size)s, %(reducer)s, %(version)s, %(base_branch)s, %(base_size)s, %(depth)s,
+  %(plain)s, %(notes)s, %(taken)s, %(content)s, %(checksum)s)
+ON CONFLICT (bucket, branch, fingerprint, size) DO UPDATE SET
+  reducer = excluded.reducer,
+  version = excluded.version,
+  base_branch = excluded.base_branch,
+  base_size = excluded.base_size,
+  depth = excluded.depth,
+  plain = excluded.plain,
+  notes = excluded.notes,
+  taken = excluded.taken,
+  content = excluded.content,
+  checksum = excluded.checksum;
+
+-- drop_snapshots: in a bucket, of these branches or all, of one reducer or all
+DELETE FROM {schema}.snapshot
+WHERE bucket = %(bucket)s
+  AND (%(branches)s::bigint[] IS NULL OR branch = ANY(%(branches)s::bigint[]))
+  AND (%(reducer)s::text IS NULL OR reducer = %(reducer)s::text)
+RETURNING size;
+
+-- set_lease: a session's lease, in the place of its last
+INSERT INTO {schema}.lease (bucket, session, number, nonce, holder, boot, until, ttl, taken, floor)
+VALUES (%(bucket)s, %(session)s, %(number)s, %(nonce)s, %(holder)s, %(boot)s, %(until)s, %(ttl)s, %(taken)s, %(floor)s)
+ON CONFLICT (bucket, session) DO UPDATE SET
+  number = excluded.number,
+  nonce = excluded.nonce,
+  holder = excluded.holder,
+  boot = excluded.boot,
+  until = excluded.until,
+  ttl = excluded.ttl,
+  taken = excluded.taken,
+  floor = excluded.floor;
+
+-- has_event: whether an event is recorded as it was written
+SELECT 1 FROM {schema}.event WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s AND leaf = %(leaf)s;
+
+-- has_branch: whether a branch is recorded
+SELECT 1 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s;
+
+-- has_ended: whether a session was deleted
+SELECT 1 FROM {schema}.session WHERE bucket = %(bucket)s AND session = %(session)s AND deleted IS NOT NULL;

@@ -1,0 +1,267 @@
+"""Reading events: one statement a page, and one round trip.
+
+1. A page of one branch's own events goes along its primary key and stops at the limit; one that overlaps several segments joins
+   them, and sorts what is at most a page or a scan.
+2. Bytes are counted on the server, so that a page of large bodies ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from everlog.core import limits
+from everlog.core.decide import EventRow
+from everlog.core.event import Cause, Event
+from everlog.core.lineage import Lineage, Segment
+from everlog.core.position import parse_event_id
+from everlog.core.query import Exact, Glob, Term, Value
+from everlog.errors import CorruptionError
+from everlog.storage import Page
+from everlog.stores.postgres.connections import Connections
+from everlog.stores.postgres.statements import EVENT, Row, bucket_of
+
+INDEXED_EVENTS_MAX: Final = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
+REVERSE_SCAN_EVENTS: Final = (
+    1_000  # positions that a filtered page looks at from the end first, where the last match often is
+)
+
+_ONE = """
+SELECT {columns}, coalesce(octet_length(e.body), 0) AS own
+FROM {{schema}}.event AS e
+WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)s AND e.position < %(stop)s
+  {terms}
+ORDER BY e.position {order}
+LIMIT %(limit)s
+"""
+_SEVERAL = """
+SELECT {columns}, coalesce(octet_length(e.body), 0) AS own
+FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
+JOIN {{schema}}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+  {terms}
+ORDER BY e.position {order}
+LIMIT %(limit)s
+"""
+_PAGE = """
+SELECT position, type, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body
+FROM (
+  SELECT *, sum(own) OVER (ORDER BY position {order}) AS held FROM ({rows}) AS chosen
+) AS counted
+WHERE held - own <= %(bytes)s
+ORDER BY position {order}
+"""
+
+
+def read_page(
+    connections: Connections,
+    lineage: Lineage,
+    start: int,
+    stop: int,
+    *,
+    terms: tuple[Term, ...],
+    reverse: bool,
+    limit: int,
+) -> Page:
+    """Read one page; see Storage.read."""
+    if start >= stop:
+        return Page([], None)
+    conditions, parameters = compile_terms(terms)
+    if _is_indexed(terms):
+        page = _read_indexed(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
+        if page is not None:
+            return page
+    span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
+    low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
+    events = _fetch(connections, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
+    full = len(events) == limit or sum(len(event.raw or b"") for event in events) > limits.PAGE_BYTES_MAX
+    if reverse:
+        following = events[-1].position if events and (full or not terms) else low
+        if not terms:
+            _check_gapless(lineage, events[::-1], following, high)
+        return Page(events, following if following > start else None)
+    following = events[-1].position + 1 if events and (full or not terms) else high
+    if not terms:
+        _check_gapless(lineage, events, low, following)
+    return Page(events, following if following < stop else None)
+
+
+def _check_gapless(lineage: Lineage, events: Sequence[Event], low: int, high: int) -> None:
+    if len(events) != high - low or (events and events[0].position != low):
+        raise gap(lineage, low, high, len(events))
+
+
+def _fetch(
+    connections: Connections,
+    lineage: Lineage,
+    low: int,
+    high: int,
+    conditions: str,
+    parameters: dict[str, Any],
+    *,
+    reverse: bool,
+    limit: int,
+) -> list[Event]:
+    """Read events of a range, as many as fit into a page."""
+    segments = lineage.clip(low, high)
+    order = "DESC" if reverse else "ASC"
+    template, bounds = _bounds(segments)
+    rows = template.format(columns=EVENT, terms=conditions, order=order)
+    asked = connections.statements.filled(_PAGE.format(rows=rows, order=order))
+    given = {
+        **bounds,
+        **parameters,
+        "bucket": bucket_of(lineage.branch),
+        "limit": limit,
+        "bytes": limits.PAGE_BYTES_MAX,
+    }
+    found = connections.read(lambda connection: connections.execute(connection, asked, given))
+    return _events(found, lineage, segments, reverse=reverse)
+
+
+def _bounds(segments: Sequence[Segment]) -> tuple[str, dict[str, Any]]:
+    if len(segments) == 1:
+        (segment,) = segments
+        return _ONE, {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
+    return _SEVERAL, ranges_of(segments)
+
+
+def ranges_of(segments: Sequence[Segment]) -> dict[str, list[int]]:
+    """Give segments as the arrays that statements take."""
+    return {
+        "branches": [each.branch for each in segments],
+        "starts": [each.start for each in segments],
+        "stops": [each.stop for each in segments],
+    }
+
+
+def _events(rows: Sequence[Row], lineage: Lineage, segments: Sequence[Segment], *, reverse: bool) -> list[Event]:
+    """Give the events of rows, which come in the order of positions."""
+    session, branch = lineage.session, lineage.branch_id
+    if len(segments) == 1:
+        writer = segments[0].writer
+        return [Event(session, branch, writer, *row) for row in rows]
+    events: list[Event] = []
+    remaining = iter(reversed(segments) if reverse else segments)
+    segment = next(remaining, None)
+    for row in rows:
+        while segment is not None and not segment.start <= row[0] < segment.stop:
+            segment = next(remaining, None)
+        if segment is None:
+            raise gap(lineage, row[0], row[0] + 1, 0)
+        events.append(Event(session, branch, segment.writer, *row))
+    return events
+
+
+def _read_indexed(
+    connections: Connections,
+    lineage: Lineage,
+    start: int,
+    stop: int,
+    conditions: str,
+    parameters: dict[str, Any],
+    *,
+    reverse: bool,
+    limit: int,
+) -> Page | None:
+    """Read a page by index; None where too many events match for that."""
+    events = _fetch(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
+    full = len(events) == limit or sum(len(event.raw or b"") for event in events) > limits.PAGE_BYTES_MAX
+    if not full or not events:
+        return Page(events, None)
+    last = events[-1].position
+    following = last if reverse else last + 1
+    return Page(events, following if start < following < stop else None)
+
+
+def _is_indexed(terms: Sequence[Term]) -> bool:
+    """Tell whether an index finds what terms ask for."""
+    for term in terms:
+        if term.negated or len(term.values) != 1:
+            continue
+        value = term.values[0]
+        if term.key == "key" and (isinstance(value, Exact) or (isinstance(value, Glob) and value.prefix)):
+            return True
+        if term.key == "caused_by" or (term.key == "type" and value == Exact("checkpoint")):
+            return True
+    return False
+
+
+def compile_terms(terms: Sequence[Term]) -> tuple[str, dict[str, Any]]:
+    """Compile header terms to SQL conditions and their parameters. Only fragments of this file are put together."""
+    conditions: list[str] = []
+    parameters: dict[str, Any] = {}
+    for number, term in enumerate(terms):
+        alternatives = [
+            _compile_value(term.key, value, f"p{number}_{place}", parameters) for place, value in enumerate(term.values)
+        ]
+        condition = " OR ".join(alternatives)
+        # A NULL column meets no term, and so every negated one.
+        conditions.append(f"AND NOT coalesce({condition}, false)" if term.negated else f"AND ({condition})")
+    return "\n  ".join(conditions), parameters
+
+
+def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]) -> str:
+    if key == "caused_by" and isinstance(value, Exact):
+        place = parse_event_id(value.text)
+        assert place is not None, "check_term lets only event ids through"
+        prefix = Cause(place.writer, place.position, b"").pack()
+        parameters[name] = prefix
+        parameters[f"{name}_end"] = prefix + b"\xff" * 33
+        return f"(e.cause >= %({name})s AND e.cause < %({name}_end)s)"
+    if key == "type" and value == Exact("checkpoint"):
+        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]
+    if isinstance(value, Glob):
+        parameters[name] = _like(value.pattern)
+        condition = f"{column} LIKE %({name})s::text"
+        if key == "key" and value.prefix:
+            parameters[f"{name}_low"] = value.prefix
+            parameters[f"{name}_high"] = value.prefix + "\U0010ffff"
+            return f"(e.key >= %({name}_low)s::text AND e.key <= %({name}_high)s::text AND {condition})"
+        return condition
+    assert isinstance(value, Exact), "header terms hold texts and globs"
+    parameters[name] = value.text
+    return f"{column} = %({name})s::text"
+
+
+def _like(pattern: str) -> str:
+    """Write a glob, in which only `*` is special, as a pattern of LIKE."""
+    for special in ("\\", "%", "_"):
+        pattern = pattern.replace(special, "\\" + special)
+    return pattern.replace("*", "%")
+
+
+def read_whole_rows(connections: Connections, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    """Read a page of whole rows from `start` on; see Storage.rows."""
+    if start >= stop:
+        return []
+    segments = lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX))
+    given = {**ranges_of(segments), "bucket": bucket_of(lineage.branch), "bytes": limits.PAGE_BYTES_MAX}
+    rows = [EventRow(*columns) for columns in connections.fetch_all("read_rows", given)]
+    if not rows or any(row.position != start + place for place, row in enumerate(rows)):
+        raise gap(lineage, start, stop, len(rows))
+    return rows
+
+
+def read_leaves(
+    connections: Connections, lineage: Lineage, positions: Sequence[int]
+) -> dict[int, tuple[bytes, bytes, int]]:
+    """Read leaf, stored nodes and time (0 where the columns were destroyed) of events, by position."""
+    given = {
+        "bucket": bucket_of(lineage.branch),
+        "branches": [lineage.owner(position).branch for position in positions],
+        "positions": list(positions),
+    }
+    found = {row[0]: (row[1], row[2], row[3] or 0) for row in connections.fetch_all("read_leaves", given)}
+    for position in positions:
+        if position not in found:
+            raise gap(lineage, position, position + 1, 0)
+    return found
+
+
+def gap(lineage: Lineage, start: int, stop: int, found: int) -> CorruptionError:
+    """Say that events are missing."""
+    return CorruptionError(
+        f"session {lineage.session!r} holds {found} events in [{start}, {stop}) where each position should hold one; nothing "
+        "was changed; run verify() and restore a backup"
+    )

@@ -1,0 +1,138 @@
+"""The statements of one store: the named queries, with its schema and the columns that several of them give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from everlog.core.lease import LeaseRow
+from everlog.core.snapshot import Snapshot
+from everlog.errors import UnsupportedStoreError
+from everlog.storage import BranchRow, Family, SessionRow
+from everlog.stores.migrate import load_migrations
+from everlog.stores.queries import load_queries
+
+Row = Sequence[Any]
+
+BUCKET_BITS: Final = 53  # of a key, below those of its bucket
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
+_PACKAGE: Final = "everlog.stores.postgres"
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+EVENT: Final = (
+    "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
+)
+SESSION: Final = "s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, s.family, s.key_salt"
+BRANCH: Final = (
+    "b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, t.size, t.peaks, t.leaf, t.recorded, b.created"
+)
+LEASE: Final = "l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor"
+_FRAGMENTS: Final = {
+    "event": EVENT,
+    "session": SESSION,
+    "branch": BRANCH,
+    "lease": LEASE,
+    "snapshot": "n.branch, n.size, n.reducer, n.version, n.fingerprint, n.base_branch, n.base_size, n.depth, n.plain, n.notes, n.taken",
+}
+SESSION_COLUMNS: Final = 12
+BRANCH_COLUMNS: Final = 12
+
+
+def check_schema(name: str) -> str:
+    """Refuse what is no plain name of a schema."""
+    if _SCHEMA.fullmatch(name) is None or name.startswith("pg_"):
+        raise UnsupportedStoreError(
+            f"schema {name!r:.80} is not 1 to 63 of a-z, 0-9 and _, beginning with a letter; nothing was opened; choose another"
+        )
+    return name
+
+
+class Statements(Mapping[str, bytes]):
+    """Named queries, as they are sent."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = check_schema(schema)
+        queries = load_queries(_PACKAGE)
+        self._queries = {name: self.filled(query) for name, query in queries.items()}
+
+    def filled(self, query: str) -> bytes:
+        """Put the store's schema and the named columns into a query that is put together from this package's own fragments."""
+        return query.format(schema=self.schema, **_FRAGMENTS).encode()
+
+    def migrations(self) -> list[tuple[int, bytes]]:
+        """Give the migrations: number and script."""
+        return [
+            (number, script.replace("{schema}", self.schema).encode()) for number, script in load_migrations(_PACKAGE)
+        ]
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._queries[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def bucket_of(key: int) -> int:
+    """Give the bucket of a session, branch or ledger entry."""
+    return key >> BUCKET_BITS
+
+
+def session_row(row: Row) -> SessionRow:
+    """Read the columns of a session."""
+    key, id_, name, title, labels, metadata, current, parent, created, salt, family, key_salt = row
+    return SessionRow(
+        key,
+        id_.hex(),
+        name,
+        title,
+        _decode_labels(labels),
+        metadata,
+        current,
+        parent,
+        created,
+        salt,
+        Family(family.hex(), key_salt),
+    )
+
+
+def branch_row(row: Row) -> BranchRow:
+    """Read the columns of a branch."""
+    key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
+    return BranchRow(
+        key, id_.hex(), session, number, writer.hex(), base, base_size, size, peaks, leaf, recorded, created
+    )
+
+
+def lease_row(row: Row) -> LeaseRow | None:
+    """Read the columns of a lease, which are all NULL where there is none."""
+    return None if row[0] is None else LeaseRow(*row)
+
+
+def snapshot_row(row: Row) -> Snapshot:
+    """Read the columns of a snapshot: its content, or in its place the bytes that it takes."""
+    (
+        branch,
+        size,
+        reducer,
+        version,
+        fingerprint,
+        base_branch,
+        base_size,
+        depth,
+        plain,
+        notes,
+        taken,
+        stored,
+        checksum,
+    ) = row
+    base = None if base_branch is None else (base_branch, base_size)
+    content, length = (b"", stored) if isinstance(stored, int) else (stored, len(stored))
+    return Snapshot(
+        branch, size, reducer, version, fingerprint, base, depth, plain, notes, taken, content, checksum, length
+    )

@@ -1,0 +1,500 @@
+"""The store in PostgreSQL: one database, many processes and machines.
+
+1. Sessions that were forked from one another live in one bucket; every append is one transaction about one bucket.
+2. Writers of one process share a transaction a bucket (stores/commit.py); those of several processes wait for the sessions that
+   they both write to, and for one another's commit in a bucket.
+3. A commit whose answer was lost is looked for in the database, behind the locks that it held: it is known whether it took effect
+   as soon as the server can be reached again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Lock
+from typing import Any, Final
+
+import psycopg
+
+from everlog.core import limits
+from everlog.core.attached import set_attachment_readers
+from everlog.core.decide import EventRow, StaleExpectationError
+from everlog.core.event import Event, PreparedAttachment
+from everlog.core.lease import LeaseRow, Ticks
+from everlog.core.lineage import Lineage
+from everlog.core.merkle import node_in_row, node_position
+from everlog.core.query import Term
+from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
+from everlog.errors import BusyError, EverlogError, NotFoundError, OutcomeUnknownError
+from everlog.storage import (
+    Adopt,
+    BranchRow,
+    Create,
+    DropSnapshots,
+    FeedPage,
+    FeedPlace,
+    LedgerEntry,
+    Listed,
+    Page,
+    Receipt,
+    Request,
+    Resolve,
+    SessionFilter,
+    SessionRow,
+    StaleLeaseError,
+    Withdraw,
+)
+from everlog.stores.commit import Committer, Outcome
+from everlog.stores.feeds import check_place
+from everlog.stores.news import News
+from everlog.stores.postgres import listing, reading
+from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
+from everlog.stores.postgres.statements import (
+    BRANCH_COLUMNS,
+    SESSION_COLUMNS,
+    branch_row,
+    bucket_of,
+    lease_row,
+    session_row,
+    snapshot_row,
+)
+from everlog.stores.postgres.transaction import (
+    Clock,
+    Mark,
+    PostgresTransaction,
+    lineage_of,
+    locked_by,
+    locks,
+)
+from everlog.stores.transact import carry_out
+
+POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
+SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
+_TRIES: Final = 20  # of a transaction that met another
+_CACHED: Final = 10_000  # sessions and branches whose place is remembered
+
+
+class PostgresStorage:
+    """Implements everlog.storage.Storage."""
+
+    def __init__(
+        self, connections: Connections, *, store_id: str, buckets: int, clock: Clock, settings: Sequence[str]
+    ) -> None:
+        self.id = store_id
+        self.buckets = buckets
+        self.connections = connections
+        self._clock = clock
+        self._settings = settings
+        self._mutex = Lock()
+        self._committers: dict[int, Committer] = {}
+        self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
+        self._lineages: dict[int, Lineage] = {}  # by branch: neither do these
+        self._closed = False
+        self._seen: object = None
+        self._news = News(self._look, POLL_SECONDS)
+
+    # --- writing ---
+    def write(self, request: Request) -> Receipt:
+        self.connections.check_usable()
+        if isinstance(request, DropSnapshots) and request.session_id is None:
+            receipts = [self._committer(bucket).write(request) for bucket in range(self.buckets)]
+            return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
+        return self._committer(self._bucket(request)).write(request)
+
+    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+        self.connections.check_usable()
+        return self._committer(self._bucket(request)).submit(request, resolve)
+
+    def _bucket(self, request: Request) -> int:
+        if isinstance(request, Create):
+            base = request.base
+            return self.connections.bucket_of_name(request.name) if base is None else bucket_of(base.branch)
+        if isinstance(request, Adopt):
+            return bucket_of(request.branch)
+        assert request.session_id is not None, "those of all sessions are carried out in every bucket"
+        return self._home(request.session_id)
+
+    def _committer(self, bucket: int) -> Committer:
+        committer = self._committers.get(bucket)
+        if committer is None:
+            with self._mutex:
+                committer = self._committers.setdefault(bucket, Committer(partial(self._commit_group, bucket)))
+        return committer
+
+    def _commit_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
+        deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
+        for number in range(_TRIES):
+            try:
+                return self._try_group(bucket, requests)
+            except psycopg.Error as error:
+                lost = was_lost(error)
+                if (not lost and error.sqlstate not in AGAIN) or time.monotonic() >= deadline:
+                    raise translate(error) from error
+                time.sleep(0.05 if lost else random.uniform(0, 0.002 * 2 ** min(number, 8)))  # noqa: S311
+        raise BusyError(f"other transactions came between for {_TRIES} tries; nothing was written; try again later")
+
+    def _try_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
+        with self.connections.writer() as connection:
+            tx = PostgresTransaction(self.connections, connection, bucket, self._clock)
+            try:
+                outcomes = self._carry_out(tx, requests)
+            except BaseException:
+                _end(connection)
+                raise
+            if not tx.wrote:
+                tx.roll_back()
+                return outcomes
+            try:
+                tx.commit()
+            except psycopg.Error as error:
+                _end(connection)
+                if not was_lost(error):
+                    raise  # the server said that it was not committed
+                lost: psycopg.Error | None = error
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                lost = None
+        if lost is not None and not self._was_committed(tx.mark, bucket, requests, lost):
+            raise lost  # it is known that nothing was written: once more
+        self._news.announce()
+        if tx.sweeps:
+            with suppress(EverlogError):  # it is committed; whoever opens the store next goes on
+                self.finish_sweeps()
+        return outcomes
+
+    def _carry_out(self, tx: PostgresTransaction, requests: Sequence[Request]) -> list[Outcome]:
+        tx.begin(requests, self._settings)
+        outcomes: list[Outcome] = []
+        for request in requests:
+            try:
+                outcomes.append(carry_out(tx, request))
+            except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
+                outcomes.append(refusal)
+        return outcomes
+
+    def _was_committed(self, mark: Mark | None, bucket: int, requests: Sequence[Request], lost: psycopg.Error) -> bool:
+        """Learn whether a transaction took effect whose answer was lost: its locks are free when that is decided."""
+        if mark is None:
+            return False  # what it wrote is the same when it is written again
+        ids, branches, heavy = locked_by(requests)
+        asked = [("begin", None), ("limit_locks", None), *locks(bucket, ids, branches, heavy=heavy)]
+        asked += [(mark.query, mark.parameters), ("roll_back", None)]
+        statements = [(self.connections.statements[name], parameters) for name, parameters in asked]
+        deadline = time.monotonic() + 2 * RETRY_SECONDS
+        while True:
+            try:
+                with self.connections.writer() as connection:
+                    return bool(self.connections.together(connection, statements)[-2])
+            except (psycopg.Error, EverlogError) as error:
+                if time.monotonic() >= deadline:
+                    raise OutcomeUnknownError(
+                        f"the connection was lost while it was committed ({lost}), and the server cannot be asked ({error}); whether "
+                        "it took effect is not known; append again with the same key to learn"
+                    ) from lost
+            time.sleep(0.1)
+
+    def finish_sweeps(self) -> None:
+        """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own."""
+        while rows := self.connections.fetch_all("read_sweeps"):
+            for bucket, branch, start, size in rows:
+                at = start
+                while at < size:
+                    at = self._sweep(bucket, branch, at, size)
+                if start >= size:
+                    self._sweep(bucket, branch, size, size)
+
+    def _sweep(self, bucket: int, branch: int, start: int, size: int) -> int:
+        stop = min(size, start + SWEEP_EVENTS)
+        bounds = {"bucket": bucket, "branch": branch, "start": start, "stop": stop}
+        swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
+        asked: list[tuple[str, Any]] = [("begin", None), ("sweep_events", bounds), ("sweep_attachments", bounds)]
+        asked += [("set_swept", swept), ("commit", None)]
+        try:
+            with self.connections.writer() as connection:
+                self.connections.together(
+                    connection, [(self.connections.statements[name], given) for name, given in asked]
+                )
+        except psycopg.Error as error:
+            raise translate(error) from error
+        return stop
+
+    # --- sessions and branches ---
+    def find(self, name: str) -> Listed:
+        bucket = self.connections.bucket_of_name(name)
+        given = {"bucket": bucket, "name": name}
+        statements = self.connections.statements
+        homes, found = self.connections.read(
+            lambda connection: self.connections.together(
+                connection, [(statements["read_home"], given), (statements["read_found"], given)]
+            )
+        )
+        if homes and homes[0][0] != bucket:  # it was forked from one of another name
+            found = self.connections.fetch_all("read_found", {"bucket": homes[0][0], "name": name})
+        if not homes or not found:
+            raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
+        row = found[0]
+        session = self._known(session_row(row[:SESSION_COLUMNS]))
+        branch = branch_row(row[SESSION_COLUMNS : SESSION_COLUMNS + BRANCH_COLUMNS])
+        return Listed(session, branch, lease_row(row[SESSION_COLUMNS + BRANCH_COLUMNS :]))
+
+    def session(self, name: str) -> SessionRow:
+        return self.find(name).session
+
+    def session_by_id(self, session_id: str) -> SessionRow:
+        known = self._homes.get(session_id)
+        given: dict[str, Any] = {"id": bytes.fromhex(session_id)}
+        if known is None:
+            row = self.connections.fetch_one("read_session_by_id", given)
+        else:
+            row = self.connections.fetch_one("read_session_in", given | {"bucket": known})
+        if row is None:
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
+        return self._known(session_row(row))
+
+    def _known(self, session: SessionRow) -> SessionRow:
+        if len(self._homes) >= _CACHED:
+            self._homes = {}
+        self._homes[session.id] = bucket_of(session.key)
+        return session
+
+    def _home(self, session_id: str) -> int:
+        known = self._homes.get(session_id)
+        return bucket_of(self.session_by_id(session_id).key) if known is None else known
+
+    def session_of(self, branch: int) -> SessionRow:
+        row = self.connections.fetch_one("read_session_of", {"bucket": bucket_of(branch), "branch": branch})
+        if row is None:
+            raise NotFoundError("the session that owned this branch was deleted")
+        return self._known(session_row(row))
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        given = {"bucket": self._home(session_id), "id": bytes.fromhex(session_id)}
+        row = self.connections.fetch_one("read_lease", given)
+        return None if row is None else lease_row(row)
+
+    def leases(self, now: Ticks, limit: int) -> list[tuple[SessionRow, LeaseRow]]:
+        rows = self.connections.fetch_all("read_leases", {"boot": now.boot, "now": now.micros, "limit": limit})
+        return [(session_row(row[:SESSION_COLUMNS]), LeaseRow(*row[SESSION_COLUMNS:])) for row in rows]
+
+    def sessions(self, chosen: SessionFilter) -> list[Listed]:
+        return listing.list_sessions(self.connections, chosen)
+
+    def forks(self, session: int) -> list[SessionRow]:
+        given = {"bucket": bucket_of(session), "session": session}
+        return [session_row(row) for row in self.connections.fetch_all("read_forks", given)]
+
+    def branches(self, session: int) -> list[BranchRow]:
+        given = {"bucket": bucket_of(session), "session": session}
+        return [branch_row(row) for row in self.connections.fetch_all("read_branches", given)]
+
+    def branch(self, branch: int) -> BranchRow:
+        row = self.connections.fetch_one("read_branch", {"bucket": bucket_of(branch), "branch": branch})
+        if row is None:
+            raise NotFoundError("there is no such branch in this store")
+        return branch_row(row)
+
+    def current_branch(self, session_id: str) -> BranchRow:
+        given = {"bucket": self._home(session_id), "id": bytes.fromhex(session_id)}
+        row = self.connections.fetch_one("read_current_branch", given)
+        if row is None:
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
+        return branch_row(row)
+
+    def branch_by_id(self, branch_id: str) -> BranchRow | None:
+        row = self.connections.fetch_one("read_branch_by_id", {"id": bytes.fromhex(branch_id)})
+        return None if row is None else branch_row(row)
+
+    def lineage(self, branch: int, session: str) -> Lineage:
+        known = self._lineages.get(branch)
+        if known is None or known.session != session:
+            given = {"bucket": bucket_of(branch), "branch": branch}
+            known = lineage_of(self.connections.fetch_all("read_chain", given), session)
+            if len(self._lineages) >= _CACHED:
+                self._lineages = {}
+            self._lineages[branch] = known
+        return known
+
+    # --- events ---
+    def read(
+        self,
+        lineage: Lineage,
+        start: int,
+        stop: int,
+        *,
+        terms: tuple[Term, ...] = (),
+        reverse: bool = False,
+        limit: int = limits.PAGE_EVENTS_MAX,
+    ) -> Page:
+        page = reading.read_page(self.connections, lineage, start, stop, terms=terms, reverse=reverse, limit=limit)
+        set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
+        return page
+
+    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+        return reading.read_whole_rows(self.connections, lineage, start, stop)
+
+    def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        positions = [node_position(level, index) for level, index in places]
+        found = reading.read_leaves(self.connections, lineage, positions)
+        return [
+            node_in_row(level, *found[position][:2]) for (level, _), position in zip(places, positions, strict=True)
+        ]
+
+    def leaf_at(self, lineage: Lineage, position: int) -> tuple[bytes, int]:
+        leaf, _, recorded = reading.read_leaves(self.connections, lineage, [position])[position]
+        return leaf, recorded
+
+    def cut_at(self, lineage: Lineage, size: int, micros: int) -> int:
+        low, high = 0, size
+        while low < high:  # sixteen places a round trip
+            step = max(1, (high - low) // 17)
+            places = list(range(low, high, step))[:64]
+            found = reading.read_leaves(self.connections, lineage, places)
+            before = [place for place in places if found[place][2] < micros]
+            behind = next((place for place in places if found[place][2] >= micros), high)
+            low, high = (before[-1] + 1 if before else low), behind
+        return low
+
+    def find_key(self, key: str, limit: int) -> list[Event]:
+        rows = self.connections.fetch_all("read_named", {"key": key, "limit": limit})
+        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]
+
+    def _event_of_branch(
+        self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: Sequence[Any]
+    ) -> Event:
+        event = Event(session, branch_id.hex(), writer.hex(), *columns)
+        if event.attached is not None:
+            lineage = self.lineage(branch, session)
+            set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
+        return event
+
+    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+        branch = lineage.owner(position).branch
+        given = {"bucket": bucket_of(branch), "branch": branch, "position": position}
+        return [PreparedAttachment(*row) for row in self.connections.fetch_all("read_attachments", given)]
+
+    # --- snapshots ---
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
+        ranges = reading.ranges_of(lineage.clip(0, size))
+        given = {"bucket": bucket_of(lineage.branch), "fingerprint": fingerprint, "most": KEYFRAME_EVERY, **ranges}
+        return [snapshot_row(row) for row in self.connections.fetch_all("read_snapshot_chain", given)]
+
+    def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
+        given = {"bucket": None if branch is None else bucket_of(branch), "branch": branch, "limit": limit}
+        given |= {"after_branch": after[0], "after_fingerprint": after[1], "after_size": after[2]}
+        return [snapshot_row(row) for row in self.connections.fetch_all("list_snapshots", given)]
+
+    def erasures(self, branch: int) -> int:
+        return self.connections.fetch_all("read_erasures", {"bucket": bucket_of(branch)})[0][0]
+
+    # --- the feed ---
+    def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
+        return read_feed(self, after, limit)
+
+    def feed_end(self) -> tuple[FeedPlace, ...]:
+        return tuple(FeedPlace(*row) for row in self.connections.fetch_all("read_feed_ends"))
+
+    def news(self) -> int:
+        return self._news.count
+
+    def wait(self, seen: int, timeout: float) -> int:
+        self.connections.check_usable()
+        return self._news.wait(seen, timeout)
+
+    def _look(self) -> bool:
+        try:
+            found = self.connections.fetch_all("read_counters")
+        except EverlogError:
+            return True  # whoever waits reads, and learns what is wrong
+        changed, self._seen = found != self._seen, found
+        return changed
+
+    # --- the rest ---
+    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
+        rows = self.connections.fetch_all("read_ledger", {"after": after, "limit": limit})
+        return [LedgerEntry(*row) for row in rows]
+
+    def erasure(self, leaf: bytes) -> LedgerEntry | None:
+        row = self.connections.fetch_one("read_erasure", {"leaf": leaf})
+        return None if row is None else LedgerEntry(*row)
+
+    def damage(self) -> Iterator[str]:
+        """The server's own checksums tell of damaged pages; what events say is checked against their hashes."""
+        return iter(())
+
+    def now(self) -> int:
+        return self._clock.now()
+
+    def ticks(self) -> Ticks:
+        return self._clock.ticks()
+
+    def close(self) -> None:
+        if self.connections.inherited():
+            return  # its locks may be held by threads that this process does not have
+        for committer in list(self._committers.values()):
+            committer.close()
+        self._news.close()
+        self.connections.close()
+
+
+def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) -> FeedPage:
+    """Read a page of the feed: what is new in each bucket, in the order of its numbers, merged by the time recorded."""
+    connections = store.connections
+    places = {place.bucket: place for place in after}
+    ends = dict(connections.fetch_all("read_counters"))
+    for place in after:
+        if ends.get(place.bucket, 0) < place.number:
+            check_place(place, None)
+    behind = [bucket for bucket, end in ends.items() if end > (places[bucket].number if bucket in places else 0)]
+    share = max(1, limit // max(1, len(behind)))
+    asked: list[tuple[bytes, Any]] = [
+        (connections.statements["read_feed_leaf"], {"bucket": place.bucket, "feed": place.number}) for place in after
+    ]
+    for bucket in behind:
+        start = places[bucket].number if bucket in places else 0
+        given = {
+            "bucket": bucket,
+            "after": start,
+            "limit": share,
+            "bytes": limits.PAGE_BYTES_MAX // max(1, len(behind)),
+        }
+        asked.append((connections.statements["read_feed"], given))
+    if not asked:
+        return FeedPage([], (), more=False)
+    found = connections.read(lambda connection: connections.together(connection, asked))
+    for place, rows in zip(after, found, strict=False):
+        check_place(place, rows[0][0] if rows else None)
+    return _merge(store, dict(zip(behind, found[len(after) :], strict=True)), ends)
+
+
+def _merge(store: PostgresStorage, found: dict[int, list[Any]], ends: dict[int, int]) -> FeedPage:
+    """Merge the new events of buckets by the time recorded, each bucket's in the order of their numbers."""
+    merged: list[tuple[int, int, Any]] = []
+    passed: list[FeedPlace] = []
+    for bucket, rows in found.items():
+        latest = 0
+        for row in rows:
+            latest = max(latest, row[9] or 0)  # in a bucket times may go back, among sessions; its order stays
+            merged.append((latest, bucket, row))
+        if rows:
+            passed.append(FeedPlace(bucket, rows[-1][0], rows[-1][15]))
+    merged.sort(key=lambda each: each[:2])
+    events: list[tuple[FeedPlace, Event]] = []
+    for _, bucket, (feed, branch, branch_id, writer, session, *columns) in merged:
+        if session is not None and columns[1] is not None:
+            place = FeedPlace(bucket, feed, columns[10])
+            events.append((place, store._event_of_branch(branch_id, writer, session, branch, columns)))
+    more = any(place.number < ends[place.bucket] for place in passed)
+    return FeedPage(events, tuple(passed), more)
+
+
+def _end(connection: psycopg.Connection[Any]) -> None:
+    """Have a connection be usable again, or be closed."""
+    try:
+        connection.rollback()
+    except psycopg.Error:
+        connection.close()

@@ -1,0 +1,545 @@
+"""One write transaction of a bucket: what `carry_out` needs, in two round trips where nothing unusual is asked for.
+
+1. Begin, locks, tips, leases, keys and the clock are asked for together, for the whole group. Sessions are locked first, in the
+   order of their keys; the bucket's own row behind them, and only by what is about more than one session.
+2. What is written is kept back and sent together with COMMIT; before a read that must see it, it is sent with that read.
+3. The last thing that is written is the bucket's counter with the events that it numbers, so that it is held no longer than
+   the commit takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from everlog.core import limits
+from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
+from everlog.core.event import PreparedAttachment
+from everlog.core.lease import LeaseRow, Ticks
+from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
+from everlog.core.lineage import Lineage, flatten
+from everlog.core.merkle import split_digests
+from everlog.core.snapshot import Snapshot
+from everlog.errors import NotFoundError
+from everlog.storage import (
+    Adopt,
+    Append,
+    BranchRow,
+    Create,
+    Delete,
+    DropSnapshots,
+    EndLease,
+    Erase,
+    PutSnapshots,
+    Request,
+    SessionRow,
+    TakeLease,
+    Update,
+)
+from everlog.stores.postgres.connections import Connection, Connections, Parameters
+from everlog.stores.postgres.statements import (
+    Row,
+    branch_row,
+    bucket_of,
+    lease_row,
+    session_row,
+)
+from everlog.stores.transact import NewBranch
+
+_HEAVY: Final = (Create, Delete, Erase, PutSnapshots, DropSnapshots)  # about more than one session, or none
+_EVENT_COLUMNS: Final = EventRow.__struct_fields__
+
+
+class Clock:
+    """Tells the server's time: in a transaction what it said there, elsewhere what it said last and what passed since.
+
+    now, ticks: another clock, in tests only.
+    """
+
+    def __init__(self, now: Callable[[], int] | None, ticks: Callable[[], Ticks] | None) -> None:
+        self._now = now
+        self._ticks = ticks
+        self._ahead = 0  # of the server's clock, before this machine's time since its start; microseconds
+
+    def learn(self, server: int) -> tuple[int, Ticks]:
+        """Take what the server says the time is, microseconds since 1970 UTC; give the time and the ticks of a transaction."""
+        self._ahead = server - _since_start()
+        now = server if self._now is None else self._now()
+        return now, Ticks(BOOT, server) if self._ticks is None else self._ticks()
+
+    def now(self) -> int:
+        """Give the time, microseconds since 1970 UTC."""
+        return _since_start() + self._ahead if self._now is None else self._now()
+
+    def ticks(self) -> Ticks:
+        """Give the time that leases are measured by."""
+        return Ticks(BOOT, _since_start() + self._ahead) if self._ticks is None else self._ticks()
+
+
+BOOT: Final = "server"  # whose clock leases are measured by; it goes on over restarts
+
+
+def _since_start() -> int:
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1_000
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Something that is in the database if, and only if, a transaction was committed."""
+
+    query: str
+    parameters: dict[str, Any]
+
+
+class PostgresTransaction:
+    """Implements everlog.stores.transact.Transaction for one bucket."""
+
+    def __init__(self, connections: Connections, connection: Connection, bucket: int, clock: Clock) -> None:
+        self.bucket = bucket
+        self.now = 0
+        self.sweeps = False  # whether events of deleted sessions are to be destroyed afterwards
+        self.mark: Mark | None = None
+        self.wrote = False
+        self._connections = connections
+        self._connection = connection
+        self._clock = clock
+        self._tips: dict[int, Tip] = {}
+        self._current: dict[str, Tip] = {}
+        self._leases: dict[str, LeaseRow | None] = {}
+        self._keyed: dict[
+            tuple[str, str], tuple[int, int, int]
+        ] = {}  # by session and key: branch, position, covered up to
+        self._asked: set[tuple[str, str]] = set()  # the keys that were looked up
+        self._erasures: int | None = None
+        self._pending: list[tuple[bytes, Parameters]] = []
+        self._rows: list[tuple[int, EventRow]] = []
+        self._pending_keys: set[tuple[int, str]] = set()
+        self._grown: dict[int, Tip] = {}
+        self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
+
+    # --- the beginning ---
+    def begin(self, requests: Sequence[Request], settings: Sequence[str]) -> None:
+        """Begin, and ask for all that the requests are sure to need. settings: queries that set what the transaction needs."""
+        ids, branches, heavy = locked_by(requests)
+        keyed = _keys_of(requests)
+        asked: list[tuple[str, Parameters]] = [(name, None) for name in ("begin", "limit_locks", *settings)]
+        asked += locks(self.bucket, ids, branches, heavy=heavy)
+        here = {"bucket": self.bucket}
+        packed = [bytes.fromhex(each) for each in ids]
+        if ids:
+            asked.append(("read_tips", here | {"ids": packed}))
+        if keyed:
+            owners, keys = [bytes.fromhex(session) for session, _ in keyed], [key for _, key in keyed]
+            asked.append(("read_keyed", here | {"ids": list(set(owners)), "owners": owners, "keys": keys}))
+        asked.append(("read_clock", None))
+        found = self._together([(self._connections.statements[name], parameters) for name, parameters in asked])
+        rows = {name: rows for (name, _), rows in zip(asked, found, strict=True)}
+        self.now, ticks = self._clock.learn(rows["read_clock"][0][0])
+        self._ticks = ticks
+        if heavy:
+            self._erasures = rows["lock_bucket"][0][0]
+        for row in rows.get("read_tips", ()):
+            self._note_tip(row)
+        self._asked.update(keyed)
+        for id_, key, branch, position, count, stop in rows.get("read_keyed", ()):
+            self._keyed[id_.hex(), key] = (branch, position, min(position + (count or 1), stop))
+
+    def _note_tip(self, row: Row) -> None:
+        session, id_, name, branch, branch_id, writer, size, peaks, leaf, recorded, key_salt, *lease = row
+        session_id = id_.hex()
+        self._leases[session_id] = lease_row(lease)
+        self._current[session_id] = self._tips[branch] = Tip(
+            session,
+            session_id,
+            name,
+            branch,
+            branch_id.hex(),
+            writer.hex(),
+            size,
+            split_digests(peaks),
+            leaf,
+            recorded,
+            key_salt,
+        )
+
+    # --- reading ---
+    def ticks(self) -> Ticks:
+        return self._ticks
+
+    def tip(self, session_id: str) -> Tip:
+        tip = self._current.get(session_id)
+        if tip is None:
+            rows = self._fetch("read_tips", {"ids": [bytes.fromhex(session_id)]})
+            if not rows:
+                raise _no_session(session_id)
+            self._note_tip(rows[0])
+            tip = self._current[session_id]
+        return tip
+
+    def tip_of(self, session: SessionRow, branch: int) -> Tip:
+        tip = self._tips.get(branch)
+        if tip is None:
+            row = self._branch(branch)
+            if row is None or row.session != session.key:
+                raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
+            tip = self._tips[branch] = Tip(
+                session.key,
+                session.id,
+                session.name,
+                row.key,
+                row.id,
+                row.writer,
+                row.size,
+                split_digests(row.peaks),
+                row.leaf,
+                row.recorded,
+                session.family.key_salt,
+            )
+        return tip
+
+    def _branch(self, branch: int) -> BranchRow | None:
+        if bucket_of(branch) != self.bucket:
+            return None
+        rows = self._fetch("read_branch", {"branch": branch})
+        return branch_row(rows[0]) if rows else None
+
+    def lease(self, session_id: str) -> LeaseRow | None:
+        if session_id not in self._leases:
+            rows = self._fetch("read_lease", {"id": bytes.fromhex(session_id)})
+            self._leases[session_id] = lease_row(rows[0]) if rows else None
+        return self._leases[session_id]
+
+    def set_lease(self, session_id: str, lease: LeaseRow) -> None:
+        columns = {name: getattr(lease, name) for name in lease.__struct_fields__}
+        tip = self._current.get(session_id)
+        session = self.session(session_id).key if tip is None else tip.session
+        self._write("set_lease", {"session": session, **columns})
+        self._leases[session_id] = lease
+
+    def session(self, session_id: str) -> SessionRow:
+        rows = self._fetch("read_session_in", {"id": bytes.fromhex(session_id)})
+        if not rows:
+            raise _no_session(session_id)
+        return session_row(rows[0])
+
+    def session_of(self, branch: int) -> SessionRow:
+        rows = self._fetch("read_session_of", {"branch": branch})
+        if not rows:
+            raise NotFoundError("the session that owned this branch was deleted; nothing was written")
+        return session_row(rows[0])
+
+    def branches(self, session: int) -> list[BranchRow]:
+        return [branch_row(row) for row in self._fetch("read_branches", {"session": session})]
+
+    def name_taken(self, name: str) -> bool:
+        return bool(self._fetch("read_home", {"bucket": self._connections.bucket_of_name(name), "name": name}))
+
+    def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
+        if branch is None:
+            return {}
+        tip = self._tips.get(branch)
+        session_id = "" if tip is None else tip.session_id
+        here = tip is not None and tip.size == size and self._current.get(session_id) is tip
+        waiting = any(key in keys for _, key in self._pending_keys)
+        if not waiting and here and all((session_id, key) in self._asked for key in keys):
+            places = {key: self._keyed[session_id, key] for key in keys if (session_id, key) in self._keyed}
+        else:
+            rows = self._fetch("read_keyed_below", {"branch": branch, "size": size, "keys": list(keys)})
+            places = {
+                key: (owner, position, min(position + (count or 1), stop)) for key, owner, position, count, stop in rows
+            }
+        if not places:
+            return {}
+        writers = {segment.branch: segment.writer for segment in self._lineage(branch).segments}
+        found: dict[str, RecordedEvents] = {}
+        for key, (owner, start, stop) in places.items():
+            found[key] = RecordedEvents(writers[owner], self._rows_of(owner, start, stop))
+        return found
+
+    def _rows_of(self, branch: int, start: int, stop: int) -> list[EventRow]:
+        bounds = {"branches": [branch], "starts": [start], "stops": [stop], "bytes": limits.APPEND_BYTES_MAX}
+        return [EventRow(*row) for row in self._fetch("read_rows", bounds)]
+
+    def _lineage(self, branch: int) -> Lineage:
+        return lineage_of(self._fetch("read_chain", {"branch": branch}), "")
+
+    def living_forks(self, session: int) -> list[SessionRow]:
+        return [session_row(row) for row in self._fetch("read_forks", {"session": session})]
+
+    def erasures(self, branch: int) -> int:  # noqa: ARG002  # it is in this bucket
+        assert self._erasures is not None, "whoever asks has locked the bucket"
+        return self._erasures
+
+    # --- writing ---
+    def insert_session(self, create: Create) -> int:
+        session = self._connections.new_key(self.bucket)
+        self._write(
+            "insert_session",
+            {
+                "session": session,
+                "id": bytes.fromhex(create.session_id),
+                "family": bytes.fromhex(create.family.id),
+                "key_salt": create.family.key_salt,
+                "name": create.name,
+                "title": create.title,
+                "labels": msgspec.json.encode(create.labels).decode(),
+                "metadata": create.metadata,
+                "parent": create.parent,
+                "salt": create.salt,
+                "created": self.now,
+            },
+        )
+        at = self._connections.bucket_of_name(create.name)
+        self._write("insert_name", {"bucket": at, "name": create.name, "home": self.bucket, "session": session})
+        self._insert_labels(session, create.labels)
+        return session
+
+    def insert_branch(self, session: int, branch: NewBranch) -> int:
+        tip, key = branch.tip, self._connections.new_key(self.bucket)
+        self._write(
+            "insert_branch",
+            {
+                "branch": key,
+                "id": bytes.fromhex(branch.id),
+                "session": session,
+                "writer": bytes.fromhex(branch.writer),
+                "base": branch.base,
+                "base_size": branch.base_size,
+                "created": self.now,
+            },
+        )
+        columns = {"size": tip.size, "recorded": tip.recorded, "leaf": tip.leaf, "peaks": b"".join(tip.peaks)}
+        self._write("insert_tip", {"branch": key, **columns})
+        tip.session, tip.branch = session, key
+        self._tips[key] = tip
+        self._note(Mark("has_branch", {"branch": key}))
+        return key
+
+    def set_current(self, session: int, branch: int) -> None:
+        self._write("set_current", {"session": session, "branch": branch})
+        tip = self._tips[branch]
+        self._current[tip.session_id] = tip
+        self._asked = {each for each in self._asked if each[0] != tip.session_id}  # they were of the line that was left
+
+    def set_names(self, session: int, title: str | None, labels: dict[str, str], metadata: bytes | None) -> None:
+        shown = {"title": title, "labels": msgspec.json.encode(labels).decode(), "metadata": metadata}
+        self._write("delete_labels", {"session": session})
+        self._write("set_names", {"session": session, **shown})
+        self._insert_labels(session, labels)
+
+    def _insert_labels(self, session: int, labels: dict[str, str]) -> None:
+        if labels:
+            self._write("insert_labels", {"session": session, "names": list(labels), "values": list(labels.values())})
+
+    def insert_events(
+        self, tip: Tip, rows: Sequence[EventRow], attachments: Sequence[tuple[int, Sequence[PreparedAttachment]]]
+    ) -> None:
+        if not rows:
+            return
+        self.wrote = True
+        branch = tip.branch
+        self._rows.extend((branch, row) for row in rows)
+        self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
+        self._grown[branch] = tip
+        self._attached += [
+            (branch, position, number, item) for position, own in attachments for number, item in enumerate(own)
+        ]
+        first = {"branch": branch, "position": rows[0].position, "leaf": rows[0].leaf}
+        self._note(Mark("has_event", first))
+
+    def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
+        lineage = self._lineage(branch)
+        wanted = sorted(set(positions))
+        owners = [lineage.owner(position).branch for position in wanted]
+        rows = self._fetch("read_leaves", {"branches": owners, "positions": wanted})
+        there = sorted((row[0], row[5], row[1]) for row in rows if row[4] is None)
+        if not there:
+            return []
+        places = {"branches": [owner for _, owner, _ in there], "positions": [position for position, _, _ in there]}
+        self._write("erase_events", places)
+        self._write("erase_attachments", places)
+        for owner in dict.fromkeys(places["branches"]):
+            first = min(position for position, each, _ in there if each == owner)
+            self._write("erase_snapshots", {"branch": owner, "position": first})  # which are those of all behind it
+        self._write("raise_erasures", {})
+        return [(position, leaf) for position, _, leaf in there]
+
+    def end_session(self, session: int) -> None:
+        self.sweeps = True
+        rows = self._fetch("read_names", {"session": session})
+        name: str = rows[0][0]
+        at = self._connections.bucket_of_name(name)
+        self._write("drop_name", {"bucket": at, "name": name, "home": self.bucket, "session": session})
+        self._write("delete_labels", {"session": session})
+        self._write("end_session", {"session": session, "deleted": self.now})
+        self._write("begin_sweep", {"session": session})
+        self._write("end_snapshots", {"session": session})
+        self._write("end_lease", {"session": session})
+        self._write("raise_erasures", {})
+        self._note(Mark("has_ended", {"session": session}))
+        self._leases.clear()
+        for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
+            del self._current[session_id]
+
+    def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
+        entry = self._connections.new_key(self.bucket)
+        self._write("insert_ledger", {"entry": entry, "record": encode_record(record), "reason": reason})
+        if isinstance(record, EraseRecord):
+            self._write(
+                "insert_erasures", {"entry": entry, "leaves": [bytes.fromhex(leaf) for _, leaf in record.events]}
+            )
+
+    def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        for item in snapshots:
+            columns = {name: getattr(item, name) for name in _SNAPSHOT_COLUMNS}
+            base = (None, None) if item.base is None else item.base
+            self._write("put_snapshot", columns | {"base_branch": base[0], "base_size": base[1]})
+
+    def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
+        chosen = {"branches": None if branches is None else list(branches), "reducer": reducer}
+        return len(self._fetch("drop_snapshots", chosen))
+
+    # --- the end ---
+    def commit(self) -> None:
+        """Write what was kept back, and commit, in one round trip."""
+        self._together([*self._kept_back(), (self._connections.statements["commit"], None)])
+
+    def roll_back(self) -> None:
+        """Give up what was begun."""
+        self._connections.execute(self._connection, self._connections.statements["roll_back"])
+
+    # --- underneath ---
+    def _note(self, mark: Mark) -> None:
+        if self.mark is None:
+            self.mark = Mark(mark.query, {"bucket": self.bucket, **mark.parameters})
+
+    def _write(self, query: str, parameters: dict[str, Any]) -> None:
+        self.wrote = True
+        self._pending.append((self._connections.statements[query], {"bucket": self.bucket, **parameters}))
+
+    def _fetch(self, query: str, parameters: dict[str, Any]) -> list[Any]:
+        """Read what must see all that was written so far."""
+        asked = (self._connections.statements[query], {"bucket": self.bucket, **parameters})
+        return self._together([*self._kept_back(), asked])[-1]
+
+    def _together(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[Any]]:
+        return self._connections.together(self._connection, statements)
+
+    def _kept_back(self) -> list[tuple[bytes, Parameters]]:
+        statements, here = self._connections.statements, {"bucket": self.bucket}
+        kept, self._pending = self._pending, []
+        if self._attached:
+            kept.append((statements["insert_attachments"], here | _attachment_columns(self._attached)))
+            self._attached = []
+        if self._rows:
+            kept += _tip_statements(self._connections, here, list(self._grown.values()))
+            count = len(self._rows)
+            kept.append((statements["count_events"], here | {"count": count}))
+            if count == 1:
+                branch, row = self._rows[0]
+                kept.append((statements["insert_event"], here | {"branch": branch, **msgspec.structs.asdict(row)}))
+            else:
+                columns: dict[str, Any] = {"branch": [branch for branch, _ in self._rows]}
+                columns |= {name: [getattr(row, name) for _, row in self._rows] for name in _EVENT_COLUMNS}
+                kept.append((statements["insert_events"], here | {"count": count} | columns))
+            self._rows = []
+            self._grown = {}
+            self._pending_keys.clear()
+        return kept
+
+
+_SNAPSHOT_COLUMNS: Final = (
+    "branch",
+    "size",
+    "reducer",
+    "version",
+    "fingerprint",
+    "depth",
+    "plain",
+    "notes",
+    "taken",
+    "content",
+    "checksum",
+)
+
+
+def locks(bucket: int, ids: Sequence[str], branches: Sequence[int], *, heavy: bool) -> list[tuple[str, Parameters]]:
+    """Give the queries that lock what requests are about, in the order that every transaction keeps."""
+    asked: list[tuple[str, Parameters]] = []
+    if branches:
+        asked.append(("lock_owners", {"bucket": bucket, "branches": list(branches)}))
+    if ids:
+        asked.append(("lock_sessions", {"bucket": bucket, "ids": [bytes.fromhex(each) for each in ids]}))
+    if heavy:
+        asked.append(("lock_bucket", {"bucket": bucket}))
+    return asked
+
+
+def locked_by(requests: Sequence[Request]) -> tuple[list[str], list[int], bool]:
+    """Give what requests lock: sessions by id, sessions by a branch that they own, and whether the bucket."""
+    ids: dict[str, None] = {}
+    branches: dict[int, None] = {}
+    for request in requests:
+        if isinstance(request, Adopt):
+            branches[request.branch] = None
+        elif isinstance(request, Create):
+            if request.forked_from is not None:
+                ids[request.forked_from] = None
+        elif request.session_id is not None:
+            ids[request.session_id] = None
+    return list(ids), list(branches), any(isinstance(request, _HEAVY) for request in requests)
+
+
+def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str]]:
+    """Give the keys that requests on current branches bring, each with its session."""
+    keyed: dict[tuple[str, str], None] = {}
+    for request in requests:
+        if isinstance(request, (Append, Update, TakeLease, EndLease)):
+            keys = request.batch.keys()
+            keyed.update(((request.session_id, key), None) for key in keys)
+    return list(keyed)
+
+
+def _tip_statements(
+    connections: Connections, here: dict[str, Any], tips: Sequence[Tip]
+) -> list[tuple[bytes, Parameters]]:
+    if len(tips) == 1:
+        tip = tips[0]
+        columns = {"size": tip.size, "recorded": tip.recorded, "leaf": tip.leaf, "peaks": b"".join(tip.peaks)}
+        return [(connections.statements["set_tip"], here | {"branch": tip.branch} | columns)]
+    several: dict[str, Any] = {
+        "branches": [tip.branch for tip in tips],
+        "sizes": [tip.size for tip in tips],
+        "recorded": [tip.recorded for tip in tips],
+        "leaves": [tip.leaf for tip in tips],
+        "peaks": [b"".join(tip.peaks) for tip in tips],
+    }
+    return [(connections.statements["set_tips"], here | several)]
+
+
+def _attachment_columns(attached: Sequence[tuple[int, int, int, PreparedAttachment]]) -> dict[str, Any]:
+    return {
+        "branch": [branch for branch, _, _, _ in attached],
+        "position": [position for _, position, _, _ in attached],
+        "number": [number for _, _, number, _ in attached],
+        "name": [item.name for _, _, _, item in attached],
+        "size": [item.size for _, _, _, item in attached],
+        "salt": [item.salt for _, _, _, item in attached],
+        "content": [item.content for _, _, _, item in attached],
+    }
+
+
+def lineage_of(chain: Sequence[Row], session: str) -> Lineage:
+    """Flatten a branch's chain of bases, as read_chain gives it."""
+    if not chain:
+        raise NotFoundError("there is no such branch in this store")
+    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])
+    return Lineage(chain[0][0], chain[0][1].hex(), session, segments)
+
+
+def _no_session(session_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"session {session_id} is not in this store any more: it was deleted; nothing was written; create another"
+    )
