@@ -465,7 +465,7 @@ class Storage(Protocol):
         ...
 
     def find_key(self, key: str, limit: int) -> list[Event]:
-        """Find events of all living sessions by idempotency key, by index, newest first."""
+        """Find events of all living sessions by idempotency key, by index, those recorded last first."""
         ...
 
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:

@@ -2,6 +2,7 @@
 
 import os
 
+from databases import open_in
 from everlog.session import Settings
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
@@ -26,3 +27,11 @@ class TestSqlite(StoreContract):
     def open_store_with_ticks(self, folder, clock, ticks):
         storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, ticks=ticks)
         return Store(storage, Settings(os.urandom), url="store.db")
+
+
+class TestPostgres(StoreContract):
+    def open_store(self, folder, clock):
+        return Store(open_in(folder, clock=clock), Settings(os.urandom), url="postgresql:")
+
+    def open_store_with_ticks(self, folder, clock, ticks):
+        return Store(open_in(folder, clock=clock, ticks=ticks), Settings(os.urandom), url="postgresql:")

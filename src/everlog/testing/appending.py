@@ -271,8 +271,9 @@ class AppendContract(ContractStart):
         with pytest.raises(InvalidEventError):
             session.extend([note("a", key="k"), note("b")], key="turn")
 
-    def test_find_is_by_key_in_a_session_and_in_the_store(self, store: Any, session: Any) -> None:
+    def test_find_is_by_key_in_a_session_and_in_the_store(self, store: Any, session: Any, clock: FixedClock) -> None:
         event = session.append("note", {"content": "x"}, key="c*1")
+        clock.advance(seconds=1)
         other = store.create("t").append("note", {"content": "y"}, key="c*1")
         assert session.find("c*1") == event
         assert session.find("c2") is None

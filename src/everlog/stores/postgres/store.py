@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from heapq import heapify, heappop, heapreplace
 from threading import Lock
 from typing import Any, Final
 
@@ -110,8 +111,10 @@ class PostgresStorage:
 
     def _bucket(self, request: Request) -> int:
         if isinstance(request, Create):
-            base = request.base
-            return self.connections.bucket_of_name(request.name) if base is None else bucket_of(base.branch)
+            parent, base = request.forked_from, request.base  # of what comes from elsewhere the base alone is known
+            if base is not None:
+                return bucket_of(base.branch)
+            return self.connections.bucket_of_name(request.name) if parent is None else self._home(parent)
         if isinstance(request, Adopt):
             return bucket_of(request.branch)
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
@@ -472,24 +475,29 @@ def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) ->
 
 
 def _merge(store: PostgresStorage, found: dict[int, list[Any]], ends: dict[int, int]) -> FeedPage:
-    """Merge the new events of buckets by the time recorded, each bucket's in the order of their numbers."""
-    merged: list[tuple[int, int, Any]] = []
-    passed: list[FeedPlace] = []
-    for bucket, rows in found.items():
-        latest = 0
-        for row in rows:
-            latest = max(latest, row[9] or 0)  # in a bucket times may go back, among sessions; its order stays
-            merged.append((latest, bucket, row))
-        if rows:
-            passed.append(FeedPlace(bucket, rows[-1][0], rows[-1][15]))
-    merged.sort(key=lambda each: each[:2])
+    """Merge what is new in buckets: of their next events the one that was recorded first, as long as the next of each is known.
+
+    The order is the same wherever a page ends.
+    """
+    heads = [(rows[0][9] or 0, bucket, 0) for bucket, rows in found.items() if rows]
+    heapify(heads)
     events: list[tuple[FeedPlace, Event]] = []
-    for _, bucket, (feed, branch, branch_id, writer, session, *columns) in merged:
+    passed: dict[int, FeedPlace] = {}
+    while heads:
+        _, bucket, index = heads[0]
+        rows = found[bucket]
+        feed, branch, branch_id, writer, session, *columns = rows[index]
+        place = passed[bucket] = FeedPlace(bucket, feed, columns[10])
         if session is not None and columns[1] is not None:
-            place = FeedPlace(bucket, feed, columns[10])
             events.append((place, store._event_of_branch(branch_id, writer, session, branch, columns)))
-    more = any(place.number < ends[place.bucket] for place in passed)
-    return FeedPage(events, tuple(passed), more)
+        if index + 1 < len(rows):
+            heapreplace(heads, (rows[index + 1][9] or 0, bucket, index + 1))
+        elif feed < ends[bucket]:
+            break  # what follows in this bucket is on another page
+        else:
+            heappop(heads)
+    more = bool(heads)
+    return FeedPage(events, tuple(passed.values()), more)
 
 
 def _end(connection: psycopg.Connection[Any]) -> None:
