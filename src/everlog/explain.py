@@ -62,7 +62,7 @@ def why(storage: Storage, view: View, reducer: Reducer, pointer: str, cut: int, 
 def _stretches(storage: Storage, view: View, reducer: Reducer, cut: int) -> Iterator[tuple[Built, int]]:
     """Give what lies between snapshots, the last first: the state that it starts from, and where it stops."""
     while cut > 0:
-        kept = nearest_snapshot(storage, view.lineage, cut - 1, reducer)
+        kept, _ = nearest_snapshot(storage, view.lineage, cut - 1, reducer)
         start = Built(0, reducer.initial(), Notes())
         if kept is not None:
             start = Built(kept.size, decode_state(kept.plain), kept.notes)

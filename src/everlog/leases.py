@@ -279,20 +279,23 @@ def take_lease(
     *,
     timeout: float,
     stop: Callable[[], bool],
+    last: LeaseRow | msgspec.UnsetType | None = msgspec.UNSET,
 ) -> Lease:
     """Take the lease of a session, waiting for one that lives for at most `timeout` seconds, or until `stop` says so.
 
     session: a handle that the lease keeps. handle: the user's, which is to show it. Where this is interrupted, or `stop` says
-    so, what was taken is given back.
+    so, what was taken is given back. last: the session's last lease, where it was just read.
     """
     micros = check_terms(holder, ttl)
     check_timeout(timeout)
     storage: Storage = session.storage
     deadline = time.monotonic() + timeout
     while True:
-        last = storage.lease(session.uuid)
+        if isinstance(last, msgspec.UnsetType):
+            last = storage.lease(session.uuid)
         token = LeaseToken((0 if last is None else last.highest) + 1, draw(NONCE_BYTES))
         events, lapsed = _taking(last, holder, token, format_micros(storage.now() + micros))
+        last = msgspec.UNSET
         started = storage.ticks()
         try:
             session.write_own(events, partial(TakeLease, session.uuid, token, holder, micros, lapsed))

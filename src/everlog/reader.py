@@ -15,7 +15,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.event import Cause, Event, Head
-from everlog.core.lineage import Lineage
+from everlog.core.lineage import Lineage, lineage_of_one
 from everlog.core.merkle import peak_places, root_of_peaks
 from everlog.core.position import (
     CheckpointPlace,
@@ -61,6 +61,8 @@ class BranchReader:
         raise NotImplementedError
 
     def _view_of(self, branch: BranchRow, session: str) -> View:
+        if branch.base is None:
+            return View(branch, lineage_of_one(branch.key, branch.id, branch.writer, session))
         lineage = self._lineages.get(branch.key)
         if lineage is None:
             lineage = self.storage.lineage(branch.key, session)

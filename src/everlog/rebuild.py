@@ -58,7 +58,7 @@ class Builder:
         self.storage = storage
         self.lineage: Lineage = view.lineage
         self.reducer = reducer
-        self._erasures = storage.erasures(view.branch.key)  # before anything is read
+        self._erasures: int | None = None  # as they were before anything was read
         self._taking = None if taking is None else _Taking(self, taking)
         self._notes = Notes()
 
@@ -69,7 +69,8 @@ class Builder:
 
     def build(self, cut: int, *, start: Built | None = None) -> Built:
         """Give the state at a cut, from the nearest of `start` (at or below it), the snapshots, and nothing."""
-        kept = nearest_snapshot(self.storage, self.lineage, cut, self.reducer)
+        kept, erasures = nearest_snapshot(self.storage, self.lineage, cut, self.reducer)
+        self._erasures = erasures if self._erasures is None else self._erasures
         if start is not None and (kept is None or kept.size <= start.size):
             return self.fold(start, cut)
         if kept is None:
@@ -80,6 +81,8 @@ class Builder:
 
     def fold(self, start: Built, cut: int) -> Built:
         """Fold the events from a state's cut to another."""
+        if self._taking is not None and self._erasures is None:
+            self._erasures = self.storage.erasures(self.lineage.branch)
         fold = self.reducer.start(start.value)
         self._notes = start.notes
         size = start.size
@@ -167,7 +170,9 @@ class _Taking:
         snapshots, self._waiting = tuple(self._waiting), []
         try:
             session = storage.session_of(snapshots[-1].branch)
-            storage.write(PutSnapshots(session.id, snapshots, self._builder._erasures))
+            erasures = self._builder._erasures
+            assert erasures is not None, "they were read before the events"
+            storage.write(PutSnapshots(session.id, snapshots, erasures))
         except EverlogError:
             self._off = True
 
@@ -213,18 +218,18 @@ def type_terms(reducer: Reducer) -> tuple[Term, ...]:
     return () if reducer.types is None else (Term("type", tuple(map(text_value, reducer.types))),)
 
 
-def nearest_snapshot(storage: Storage, lineage: Lineage, cut: int, reducer: Reducer) -> Kept | None:
-    """Give the newest good snapshot at or below a cut."""
+def nearest_snapshot(storage: Storage, lineage: Lineage, cut: int, reducer: Reducer) -> tuple[Kept | None, int | None]:
+    """Give the newest good snapshot at or below a cut, and the number of erasures before it was read, where it was looked for."""
     fingerprint = reducer.fingerprint()
+    erasures: int | None = None
     while cut > 0:
-        chain = storage.snapshot_chain(lineage, cut, fingerprint)
-        if not chain:
-            return None
-        kept = read_snapshots(chain)
-        if kept is not None:
-            return kept
+        chain, now = storage.snapshot_chain(lineage, cut, fingerprint)
+        erasures = now if erasures is None else erasures
+        kept = read_snapshots(chain) if chain else None
+        if not chain or kept is not None:
+            return kept, erasures
         cut = chain[-1].size - 1  # its base was dropped, or it is damaged: as if it were not there
-    return None
+    return None, erasures
 
 
 def _noted(positions: tuple[int, ...], position: int) -> tuple[int, ...]:

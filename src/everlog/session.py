@@ -512,12 +512,19 @@ class Session(SessionWorker):
         """Read the current branch as it is now, with its lineage."""
         return self._view_of(self.storage.current_branch(self._row.id), self.id)
 
+    def view_seen(self, branch: BranchRow) -> View:
+        """Give the current branch as this handle last saw it, `branch` being what it was a moment before."""
+        branch_id, size, peaks = self._seen
+        if branch_id != branch.id:
+            return self.view()  # somebody rewound it in that moment
+        return self._view_of(msgspec.structs.replace(branch, size=size, peaks=b"".join(peaks)), self.id)
+
 
 def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: str) -> Session:
     """Open a session by its name; NotFoundError."""
     check_session_id(name)
-    row = storage.session(name)
-    return Session(storage, settings, keepers, row, storage.current_branch(row.id))
+    found = storage.find(name)
+    return Session(storage, settings, keepers, found.session, found.branch)
 
 
 def new_session(

@@ -215,6 +215,23 @@ class StateReader(BranchReader):
         raise NotImplementedError
 
 
+class Still(StateReader):
+    """A line of events as it was at one moment: what is asked of it is asked of that, without another look."""
+
+    def __init__(self, storage: Storage, policy: SnapshotPolicy, view: View) -> None:
+        self.storage = storage
+        self._policy = policy
+        self._view = view
+
+    def view(self) -> View:
+        """Give the line as it was."""
+        return self._view
+
+    @property
+    def _session_name(self) -> str:
+        return self._view.lineage.session
+
+
 def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Built:
     """Fold from the first event to a cut; compare with every snapshot on the way and every hash that was recorded.
 
@@ -238,7 +255,7 @@ def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Bu
                 _check_recorded(reducer, fold.value, event, event.state_hash)
         start = stop if page.following is None else page.following
         if snapshots and snapshots[-1] == start:
-            kept = nearest_snapshot(storage, view.lineage, snapshots.pop(), reducer)
+            kept, _ = nearest_snapshot(storage, view.lineage, snapshots.pop(), reducer)
             if kept is not None and kept.size == start and kept.plain != reducer.encode(fold.value):
                 raise StateMismatchError(
                     f"the snapshot of {reducer.name!r} at {view.lineage.session!r}@{start} is not what its events give; the "
@@ -251,7 +268,7 @@ def verify_state(storage: Storage, view: View, reducer: Reducer, cut: int) -> Bu
 def _snapshot_sizes(storage: Storage, view: View, reducer: Reducer, cut: int) -> list[int]:
     """Give the cuts that have a good snapshot, the last first."""
     sizes: list[int] = []
-    while (kept := nearest_snapshot(storage, view.lineage, cut, reducer)) is not None:
+    while (kept := nearest_snapshot(storage, view.lineage, cut, reducer)[0]) is not None:
         sizes.append(kept.size)
         cut = kept.size - 1
     return sizes

@@ -379,6 +379,10 @@ class Storage(Protocol):
         """Find a session by its name, or raise NotFoundError."""
         ...
 
+    def find(self, name: str) -> Listed:
+        """Find a session by its name, with its current branch and its last lease, in one go; or raise NotFoundError."""
+        ...
+
     def session_by_id(self, session_id: str) -> SessionRow:
         """Find a session by its internal id (32 hex digits); NotFoundError once it is deleted."""
         ...
@@ -473,10 +477,11 @@ class Storage(Protocol):
         ...
 
     # --- snapshots ---
-    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
-        """Read the newest snapshot at or below a cut, behind those that it is a delta from, keyframe first.
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
+        """Read the newest snapshot at or below a cut, behind those that it is a delta from, keyframe first; and `erasures`.
 
-        Empty where there is none. Not promised: that the chain is whole; what was dropped is missing from its front.
+        Empty where there is none. The number of erasures was read before them. Not promised: that the chain is whole; what was
+        dropped is missing from its front.
         """
         ...
 

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from types import TracebackType
 
 from everlog.core.event import Event
+from everlog.core.position import check_session_id
 from everlog.leases import Lease
-from everlog.pending import Pending
-from everlog.session import Session, open_session
+from everlog.pending import Pending, read_pending
+from everlog.reducers.pending import PENDING
+from everlog.session import Session
+from everlog.state import Still
 from everlog.storage import Storage
 from everlog.writer import Keepers, Settings
 
@@ -47,14 +50,15 @@ def wake_session(
     stop: Callable[[], bool] = lambda: False,
 ) -> Woken:
     """Take a session's lease, and look at what was in flight. stop: as in `SessionWorker.lease_unless`."""
-    opened = open_session(storage, settings, keepers, id)
-    row = storage.session_by_id(opened.uuid)
-    woken = Woken(storage, settings, keepers, row, storage.current_branch(row.id))
-    woken.lease = woken.lease_unless(stop, holder, ttl, timeout=timeout)
+    check_session_id(id)
+    found = storage.find(id)
+    woken = Woken(storage, settings, keepers, found.session, found.branch)
+    woken.lease = woken.lease_unless(stop, holder, ttl, timeout=timeout, last=found.lease)
     try:
-        woken.refresh()
-        woken.pending = woken.in_flight()
-        woken.last_checkpoint = woken.last("checkpoint")
+        still = Still(storage, settings.snapshots, woken.view_seen(found.branch))
+        state = still.state(PENDING)
+        woken.pending = read_pending(state.value, state.size)
+        woken.last_checkpoint = still.last("checkpoint")
     except BaseException:
         woken.lease.release("it could not be woken")
         raise

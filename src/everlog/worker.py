@@ -8,7 +8,10 @@ from copy import copy
 from hashlib import sha256
 from typing import Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from everlog.core.event import Event, NewEvent
+from everlog.core.lease import LeaseRow
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import InvalidEventError
 from everlog.leases import Lease, take_lease
@@ -37,10 +40,21 @@ class SessionWorker(SessionWriter):
         """
         return self.lease_unless(lambda: False, holder, ttl, timeout=timeout)
 
-    def lease_unless(self, stop: Callable[[], bool], holder: str, ttl: float, *, timeout: float) -> Lease:
-        """As `lease`; where `stop` says so, it waits no longer, and gives back what it has taken."""
-        own, keeper = copy(self), self._keepers.leases
-        taken = take_lease(own, self, keeper, self._settings.draw, holder, ttl, timeout=timeout, stop=stop)
+    def lease_unless(
+        self,
+        stop: Callable[[], bool],
+        holder: str,
+        ttl: float,
+        *,
+        timeout: float,
+        last: LeaseRow | UnsetType | None = UNSET,
+    ) -> Lease:
+        """As `lease`; where `stop` says so, it waits no longer, and gives back what it has taken.
+
+        last: the session's last lease, where it was just read.
+        """
+        own, keeper, draw = copy(self), self._keepers.leases, self._settings.draw
+        taken = take_lease(own, self, keeper, draw, holder, ttl, timeout=timeout, stop=stop, last=last)
         self._seen = own._seen
         if not taken.released:
             self._lease = taken  # also one that lapsed since: it is shown, and refused

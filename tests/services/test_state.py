@@ -118,7 +118,7 @@ def test_with_any_snapshots_deleted_every_answer_is_the_same(store, events, data
 def whole(store, row):
     """Give a listed snapshot with its content."""
     lineage = store.storage.lineage(row.branch, "")
-    return store.storage.snapshot_chain(lineage, row.size, row.fingerprint)[-1]
+    return store.storage.snapshot_chain(lineage, row.size, row.fingerprint)[0][-1]
 
 
 def test_a_fork_shares_the_snapshots_below_it(store, session):

@@ -715,7 +715,7 @@ def test_erased_bodies_leave_no_trace_in_snapshots(path: Path) -> None:
         assert store.keeper.wait(20)
         reducer = find_reducer("document")
         lineage = session.view().lineage
-        kept = [store.storage.snapshot_chain(lineage, size, reducer.fingerprint())[-1] for size in range(4, 7)]
+        kept = [store.storage.snapshot_chain(lineage, size, reducer.fingerprint())[0][-1] for size in range(4, 7)]
         contents = {row.content for row in kept if row.size > 3}
         assert contents
         session.erase([3], reason="asked")

@@ -67,6 +67,11 @@ def _start(segment: Segment) -> int:
     return segment.start
 
 
+def lineage_of_one(branch: int, branch_id: str, writer: str, session: str) -> Lineage:
+    """Give the lineage of a branch that shares nothing."""
+    return Lineage(branch, branch_id, session, (Segment(branch, writer, 0, OPEN),))
+
+
 def flatten(chain: list[tuple[int, str, int]]) -> tuple[Segment, ...]:
     """Turn a chain of bases into segments.
 

@@ -23,7 +23,7 @@ from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import node_in_row, node_position, split_digests
-from everlog.core.query import Query, Term, compile_query, matches_session
+from everlog.core.query import Query, Term, compile_query
 from everlog.core.snapshot import Snapshot
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
 from everlog.storage import (
@@ -44,6 +44,7 @@ from everlog.storage import (
     Withdraw,
 )
 from everlog.stores.feeds import number_after
+from everlog.stores.order import is_chosen, rank
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
@@ -129,6 +130,11 @@ class MemoryStorage:
                 return self._sessions[key].row
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
 
+    def find(self, name: str) -> Listed:
+        with self._open():
+            row = self.session(name)
+            return Listed(row, self._branches[row.current].row, self._leases.get(row.id))
+
     def session_by_id(self, session_id: str) -> SessionRow:
         with self._open():
             key = self._ids.get(session_id)
@@ -161,13 +167,11 @@ class MemoryStorage:
             ]
         descending = chosen.order.startswith("-")
         order = chosen.order.removeprefix("-")
-        found = [pair for pair in found if _is_chosen(chosen, *pair)]
-        found.sort(key=lambda pair: _rank(order, *pair), reverse=descending)
+        found = [pair for pair in found if is_chosen(chosen, *pair)]
+        found.sort(key=lambda pair: rank(order, *pair), reverse=descending)
         if chosen.after is not None:
-            last = _rank(order, *chosen.after)
-            found = [
-                pair for pair in found if (_rank(order, *pair) < last if descending else _rank(order, *pair) > last)
-            ]
+            last = rank(order, *chosen.after)
+            found = [pair for pair in found if (rank(order, *pair) < last if descending else rank(order, *pair) > last)]
         return [Listed(row, branch, self._leases.get(row.id)) for row, branch in found[: chosen.limit]]
 
     def forks(self, session: int) -> list[SessionRow]:
@@ -294,9 +298,9 @@ class MemoryStorage:
             return owner.attachments.get(position, [])
 
     # --- snapshots ---
-    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
         with self._open():
-            return self._shelf.chain(lineage, size, fingerprint)
+            return self._shelf.chain(lineage, size, fingerprint), self._erasure_count
 
     def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
         with self._open():
@@ -579,23 +583,3 @@ def _leaf_only(row: EventRow) -> EventRow:
         row.position, None, None, None, None, None, None, None, None, None, None, DELETED, None, None, row.leaf, row.nodes,
         None, None,
     )  # fmt: skip
-
-
-def _is_chosen(chosen: SessionFilter, session: SessionRow, branch: BranchRow) -> bool:
-    if not session.name.startswith(chosen.prefix):
-        return False
-    if chosen.parent is not None and not (session.parent or b"").startswith(chosen.parent):
-        return False
-    return matches_session(
-        chosen.query, name=session.name, title=session.title, labels=session.labels, updated=branch.recorded
-    )
-
-
-def _rank(order: str, session: SessionRow, branch: BranchRow) -> tuple[Any, int]:
-    match order:
-        case "updated":
-            return branch.recorded, branch.key
-        case "created":
-            return session.created, session.key
-        case _:
-            return session.name, session.key

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from everlog.core.query import Exact, matches_session
 from everlog.storage import Listed, SessionFilter
+from everlog.stores.order import rank
 from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import (
     BRANCH_COLUMNS,
@@ -49,40 +50,29 @@ AND EXISTS (
 def list_sessions(connections: Connections, chosen: SessionFilter) -> list[Listed]:
     """List living sessions; see Storage.sessions. What SQL cannot tell of a query is told here, page by page."""
     found: list[Listed] = []
-    after = None if chosen.after is None else _place(chosen.order, *chosen.after)
+    after = None if chosen.after is None else rank(chosen.order, *chosen.after)
     while True:
         rows = _page(connections, chosen, after)
         for row in rows:
-            listed = _listed(row)
-            after = _place(chosen.order, listed.session, listed.branch)
-            if _matches(chosen, listed):
-                found.append(listed)
+            each = listed(row)
+            after = rank(chosen.order, each.session, each.branch)
+            if _matches(chosen, each):
+                found.append(each)
                 if len(found) == chosen.limit:
                     return found
         if len(rows) < chosen.limit:
             return found
 
 
-def _listed(row: Row) -> Listed:
+def listed(row: Row) -> Listed:
+    """Read the columns of a session, its current branch and its lease."""
     session, branch = row[:SESSION_COLUMNS], row[SESSION_COLUMNS : SESSION_COLUMNS + BRANCH_COLUMNS]
     return Listed(session_row(session), branch_row(branch), lease_row(row[SESSION_COLUMNS + BRANCH_COLUMNS :]))
 
 
-def _matches(chosen: SessionFilter, listed: Listed) -> bool:
-    session = listed.session
-    return matches_session(
-        chosen.query, name=session.name, title=session.title, labels=session.labels, updated=listed.branch.recorded
-    )
-
-
-def _place(order: str, session: Any, branch: Any) -> tuple[Any, int]:
-    match order.removeprefix("-"):
-        case "updated":
-            return branch.recorded, branch.key
-        case "created":
-            return session.created, session.key
-        case _:
-            return session.name, session.key
+def _matches(chosen: SessionFilter, each: Listed) -> bool:
+    session, updated = each.session, each.branch.recorded
+    return matches_session(chosen.query, name=session.name, title=session.title, labels=session.labels, updated=updated)
 
 
 def _page(connections: Connections, chosen: SessionFilter, after: tuple[Any, int] | None) -> list[Row]:

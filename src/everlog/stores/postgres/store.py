@@ -54,7 +54,6 @@ from everlog.stores.news import News
 from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
 from everlog.stores.postgres.statements import (
-    BRANCH_COLUMNS,
     SESSION_COLUMNS,
     branch_row,
     bucket_of,
@@ -240,10 +239,9 @@ class PostgresStorage:
             found = self.connections.fetch_all("read_found", {"bucket": homes[0][0], "name": name})
         if not homes or not found:
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
-        row = found[0]
-        session = self._known(session_row(row[:SESSION_COLUMNS]))
-        branch = branch_row(row[SESSION_COLUMNS : SESSION_COLUMNS + BRANCH_COLUMNS])
-        return Listed(session, branch, lease_row(row[SESSION_COLUMNS + BRANCH_COLUMNS :]))
+        listed = listing.listed(found[0])
+        self._known(listed.session)
+        return listed
 
     def session(self, name: str) -> SessionRow:
         return self.find(name).session
@@ -381,10 +379,12 @@ class PostgresStorage:
         return [PreparedAttachment(*row) for row in self.connections.fetch_all("read_attachments", given)]
 
     # --- snapshots ---
-    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
-        ranges = reading.ranges_of(lineage.clip(0, size))
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
+        ranges, statements = reading.ranges_of(lineage.clip(0, size)), self.connections.statements
         given = {"bucket": bucket_of(lineage.branch), "fingerprint": fingerprint, "most": KEYFRAME_EVERY, **ranges}
-        return [snapshot_row(row) for row in self.connections.fetch_all("read_snapshot_chain", given)]
+        asked = [(statements["read_erasures"], given), (statements["read_snapshot_chain"], given)]
+        erasures, rows = self.connections.read(lambda connection: self.connections.together(connection, asked))
+        return [snapshot_row(row) for row in rows], erasures[0][0]
 
     def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
         given = {"bucket": None if branch is None else bucket_of(branch), "branch": branch, "limit": limit}

@@ -9,6 +9,7 @@ import apsw
 from everlog.core.lease import LeaseRow
 from everlog.core.query import Exact, matches_session
 from everlog.storage import Listed, SessionFilter
+from everlog.stores.sqlite.run import Row
 from everlog.stores.sqlite.transaction import branch_row, session_row
 
 _ORDERS = {
@@ -35,16 +36,23 @@ _BY_TIME = (
 )
 
 
+def listed(row: Row) -> Listed:
+    """Read the columns of a session, its current branch and its lease."""
+    lease = None if row[24] is None else LeaseRow(*row[24:])
+    return Listed(session_row(row[:12]), branch_row(row[12:24]), lease)
+
+
 def list_sessions(connection: apsw.Connection, chosen: SessionFilter) -> list[Listed]:
     """List living sessions; see Storage.sessions."""
     sql, parameters = _compile(chosen)
     found: list[Listed] = []
     for row in connection.execute(sql, parameters):
-        session, branch = session_row(row[:12]), branch_row(row[12:24])
+        each = listed(row)
+        session, updated = each.session, each.branch.recorded
         if matches_session(
-            chosen.query, name=session.name, title=session.title, labels=session.labels, updated=branch.recorded
+            chosen.query, name=session.name, title=session.title, labels=session.labels, updated=updated
         ):
-            found.append(Listed(session, branch, None if row[24] is None else LeaseRow(*row[24:])))
+            found.append(each)
             if len(found) == chosen.limit:
                 break
     return found

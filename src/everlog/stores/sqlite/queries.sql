@@ -8,6 +8,16 @@ JOIN branch AS b ON b.branch = s.current
 JOIN family AS f ON f.family = s.family
 WHERE s.id = :id AND s.deleted IS NULL;
 
+-- read_found: a living session by its name, with its current branch and its lease (session.name, primary keys)
+SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt,
+  b.branch, b.id, b.session, b.number, b.writer, b.base, b.base_size, b.size, b.peaks, b.leaf, b.recorded, b.created,
+  l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
+FROM session AS s
+JOIN family AS f ON f.family = s.family
+JOIN branch AS b ON b.branch = s.current
+LEFT JOIN lease AS l ON l.session = s.session
+WHERE s.name = :name;
+
 -- read_session_by_id: a living session (session.id)
 SELECT s.session, s.id, s.name, s.title, s.labels, s.metadata, s.current, s.parent, s.created, s.salt, f.id, f.key_salt
 FROM session AS s

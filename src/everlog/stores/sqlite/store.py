@@ -237,6 +237,13 @@ class SqliteStorage:
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
         return session_row(row)
 
+    def find(self, name: str) -> Listed:
+        with self._connections.reader() as connection:
+            row = fetch_one(connection, "read_found", {"name": name})
+        if row is None:
+            raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
+        return listing.listed(row)
+
     def session_by_id(self, session_id: str) -> SessionRow:
         with self._connections.reader() as connection:
             row = fetch_one(connection, "read_session_by_id", {"id": bytes.fromhex(session_id)})
@@ -360,9 +367,10 @@ class SqliteStorage:
         return [PreparedAttachment(*row) for row in rows]
 
     # --- snapshots ---
-    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
+    def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
         with self._connections.reader() as connection:
-            return snapshots.read_chain(connection, lineage, size, fingerprint)
+            erasures: int = fetch_row(connection, "read_erasures")[0]
+            return snapshots.read_chain(connection, lineage, size, fingerprint), erasures
 
     def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
         with self._connections.reader() as connection:
