@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.prepare import Draw
-from everlog.errors import LimitError, UnsupportedStoreError
+from everlog.errors import LimitError, NotFoundError, UnsupportedStoreError
 from everlog.rebuild import SnapshotPolicy
 from everlog.storage import Storage
 from everlog.store import Store
@@ -29,16 +31,17 @@ def open_store(
     url: str | os.PathLike[str] | None = None,
     *,
     durability: Durability = "full",
+    make: bool = True,
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
 ) -> Store:
     """Open a store, making it where there is none.
 
-    url: a path to one SQLite file, or "memory:" for a store that ends with the process. None: $EVERLOG_STORE, else
-        `everlog.db` in the user's data folder.
+    url: a path to one SQLite file, "postgresql://user@host/database" (with `?schema=` for another than `everlog`), or "memory:"
+        for a store that ends with the process. None: $EVERLOG_STORE, else `everlog.db` in the user's data folder.
     durability: "full" syncs before an append is acknowledged; "relaxed" may lose the last moments on power loss.
-    read_only: never write, and fail where there is no store.
+    make: False fails where there is no store. read_only: never write, and fail where there is no store.
     body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
     snapshots: when snapshots of states are taken; False for never, but for those asked for.
     Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError.
@@ -48,11 +51,11 @@ def open_store(
     if durability not in ("full", "relaxed"):
         raise UnsupportedStoreError(f"durability {durability!r} is neither 'full' nor 'relaxed'; choose one")
     place = default_store() if url is None else os.fspath(url)
-    storage = _open_storage(place, durability, read_only=read_only)
+    storage = _open_storage(place, durability, make=make, read_only=read_only)
     policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
     if read_only:
         policy = msgspec.structs.replace(policy, automatic=False)
-    return Store(storage, Settings(os.urandom, body_bytes_max, policy), url=place)
+    return Store(storage, Settings(os.urandom, body_bytes_max, policy), url=shown_place(place))
 
 
 def default_store() -> str:
@@ -65,7 +68,7 @@ def default_store() -> str:
     return str(Path(platformdirs.user_data_dir("everlog", appauthor=False)) / "everlog.db")
 
 
-def _open_storage(place: str, durability: Durability, *, read_only: bool) -> Storage:
+def _open_storage(place: str, durability: Durability, *, make: bool, read_only: bool) -> Storage:
     draw: Draw = os.urandom
     if place == "memory:":
         from everlog.stores.memory import MemoryStorage
@@ -73,24 +76,43 @@ def _open_storage(place: str, durability: Durability, *, read_only: bool) -> Sto
         return MemoryStorage(clock=clock, draw=draw)
     if not place or "\x00" in place:
         raise UnsupportedStoreError(f"{place!r:.100} names no file; give a path, or memory:")
-    if place.startswith(("postgresql://", "postgres://")):
-        return _open_postgres(place, durability, read_only=read_only)
+    if is_postgres(place):
+        with needs_psycopg():
+            from everlog.stores.postgres.opening import open_postgres
+        return open_postgres(place, draw=draw, make=make, read_only=read_only, relaxed=durability == "relaxed")
     if "://" in place:
         raise UnsupportedStoreError(
             f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, postgresql://…, or memory:"
         )
     from everlog.stores.sqlite.store import open_sqlite
 
+    if not make and not Path(place).exists():
+        raise NotFoundError(f"there is no store at {place}; nothing was made")
     return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=durability == "relaxed")
 
 
-def _open_postgres(place: str, durability: Durability, *, read_only: bool) -> Storage:
+def is_postgres(place: str) -> bool:
+    """Tell whether a place is in PostgreSQL."""
+    return place.startswith(("postgresql://", "postgres://"))
+
+
+def shown_place(place: str) -> str:
+    """Give a place as it may be printed, without passwords."""
+    if not is_postgres(place):
+        return place
+    with needs_psycopg():
+        from everlog.stores.postgres.opening import read_address
+    return read_address(place).shown
+
+
+@contextmanager
+def needs_psycopg() -> Generator[None]:
+    """Say what to install where psycopg is not there."""
     try:
-        from everlog.stores.postgres.opening import open_postgres
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("psycopg"):
             raise
         raise UnsupportedStoreError(
             "a store in PostgreSQL needs psycopg; nothing was opened; install it: pip install 'everlog[postgres]'"
         ) from None
-    return open_postgres(place, draw=os.urandom, read_only=read_only, relaxed=durability == "relaxed")

@@ -240,6 +240,7 @@ async def open_async(
     url: str | os.PathLike[str] | None = None,
     *,
     durability: Durability = "full",
+    make: bool = True,
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
@@ -249,7 +250,12 @@ async def open_async(
     sync = await loop.run_in_executor(
         None,
         lambda: open_store(
-            url, durability=durability, read_only=read_only, body_bytes_max=body_bytes_max, snapshots=snapshots
+            url,
+            durability=durability,
+            make=make,
+            read_only=read_only,
+            body_bytes_max=body_bytes_max,
+            snapshots=snapshots,
         ),
     )
     return AsyncStore(sync)

@@ -78,22 +78,23 @@ def open_postgres(
     url: str,
     *,
     draw: Callable[[int], bytes],
+    make: bool = True,
     read_only: bool = False,
     relaxed: bool = False,
     clock: Callable[[], int] | None = None,
     ticks: Callable[[], Ticks] | None = None,
 ) -> PostgresStorage:
-    """Open the store at an address, making it where there is none and the role may; bring its schema up to date.
+    """Open the store at an address, making it where there is none, `make` is given and the role may; bring its schema up to date.
 
     clock, ticks: other ones than the server's, in tests only.
-    Raises NotFoundError (read_only and no store), UnsupportedStoreError, UnavailableError, BusyError.
+    Raises NotFoundError (no store, and none is made), UnsupportedStoreError, UnavailableError, BusyError.
     """
     address = read_address(url)
     statements = Statements(address.schema)
     time_of = Clock(clock, ticks)
     try:
         with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog") as connection:
-            store_id, buckets = _prepare(connection, statements, address, draw, read_only=read_only)
+            store_id, buckets = _prepare(connection, statements, address, draw, make=make and not read_only)
             time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
             synced = connection.execute("SHOW synchronous_commit").fetchall()[0][0] != "off"
     except psycopg.Error as error:
@@ -111,7 +112,7 @@ def open_postgres(
 
 
 def _prepare(
-    connection: Connection, statements: Statements, address: Address, draw: Callable[[int], bytes], *, read_only: bool
+    connection: Connection, statements: Statements, address: Address, draw: Callable[[int], bytes], *, make: bool
 ) -> tuple[str, int]:
     """Find the store, or make it; give its id and its number of buckets."""
     if connection.info.server_version < OLDEST_SERVER:
@@ -129,10 +130,9 @@ def _prepare(
             )
         if found is not None and found[1] == newest:
             return found[0].hex(), found[2]
-        if read_only:
+        if found is None and not make:
             raise NotFoundError(
-                f"there is no store of this version at {address.shown} (schema {address.schema}); nothing was made, since it was "
-                "opened read-only"
+                f"there is no store in schema {address.schema} of {address.shown}; make one: everlog init"
             )
         try:
             _migrate(connection, statements, address, draw, start=0 if found is None else found[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -51,16 +51,20 @@ def check_schema(name: str) -> str:
 
 
 class Statements(Mapping[str, bytes]):
-    """Named queries, as they are sent."""
+    """Named queries of one of this package's files, as they are sent."""
 
-    def __init__(self, schema: str) -> None:
+    def __init__(self, schema: str, file: str = "queries.sql") -> None:
         self.schema = check_schema(schema)
-        queries = load_queries(_PACKAGE)
-        self._queries = {name: self.filled(query) for name, query in queries.items()}
+        self._texts = load_queries(_PACKAGE, file)
+        self._queries = {name: self.filled(query) for name, query in self._texts.items() if "{table}" not in query}
 
     def filled(self, query: str) -> bytes:
         """Put the store's schema and the named columns into a query that is put together from this package's own fragments."""
         return query.format(schema=self.schema, **_FRAGMENTS).encode()
+
+    def about(self, name: str, table: str) -> bytes:
+        """Give a named query about one of the schema's tables."""
+        return self._texts[name].format(schema=self.schema, table=f"{self.schema}.{check_schema(table)}").encode()
 
     def migrations(self) -> list[tuple[int, bytes]]:
         """Give the migrations: number and script."""
@@ -71,7 +75,7 @@ class Statements(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         return self._queries[name]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._queries)
 
     def __len__(self) -> int:

@@ -12,31 +12,20 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import apsw
-import msgspec
 
 from everlog.core import limits
 from everlog.errors import EverlogError
+from everlog.stores.check import Check
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite import connections, files
 
-Verdict = Literal["good", "look", "bad"]
 FREE_BYTES_LOW = 1024 * 1024 * 1024
 LOG_BYTES_LARGE = 256 * 1024 * 1024  # four times what the store lets its write-ahead log grow to
 _LOCKS = Path("/proc/locks")
 _FAULTS_SHOWN = 5
 _CLOCK_AHEAD_MICROS = limits.CLOCK_AHEAD_MICROS_MAX
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at. verdict: good; look (it works, and something is to be known); bad. advice: what to do."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    advice: str | None = None
 
 
 def examine(path: Path) -> Iterator[Check]:

@@ -1,0 +1,77 @@
+-- make_owner: owns the schema and all that is in it; nobody logs in as this role
+CREATE ROLE {schema}_owner NOLOGIN;
+
+-- make_app: what programs that use the log are members of
+CREATE ROLE {schema}_app NOLOGIN;
+
+-- make_maintenance: what erases, deletes and compacts
+CREATE ROLE {schema}_maintenance NOLOGIN;
+
+-- make_reader: what only reads
+CREATE ROLE {schema}_reader NOLOGIN;
+
+-- has_role: whether a role is there
+SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %(name)s;
+
+-- let_in: the roles may look into the schema
+GRANT USAGE ON SCHEMA {schema} TO {schema}_owner, {schema}_app, {schema}_maintenance, {schema}_reader;
+
+-- let_create: the owner may bring the schema up to date
+GRANT CREATE ON SCHEMA {schema} TO {schema}_owner;
+
+-- shut_out: nobody else may do anything
+REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {schema}_app, {schema}_maintenance, {schema}_reader;
+
+-- let_read: the roles may read all
+GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {schema}_app, {schema}_maintenance, {schema}_reader;
+
+-- let_record: programs add rows; the store's own row and the counters are made once
+GRANT INSERT ON {schema}.directory, {schema}.session, {schema}.label, {schema}.branch, {schema}.tip, {schema}.event,
+  {schema}.attachment, {schema}.ledger, {schema}.erasure, {schema}.snapshot, {schema}.lease
+TO {schema}_app, {schema}_maintenance;
+
+-- let_count: programs move counters and tips on
+GRANT UPDATE (feed, erasures) ON {schema}.bucket TO {schema}_app, {schema}_maintenance;
+
+-- let_move: where a branch ends
+GRANT UPDATE (size, recorded, minute, leaf, peaks) ON {schema}.tip TO {schema}_app, {schema}_maintenance;
+
+-- let_name: which branch is current, and what a session is called beside its name
+GRANT UPDATE (current, title, labels, metadata) ON {schema}.session TO {schema}_app, {schema}_maintenance;
+
+-- let_hold: leases
+GRANT UPDATE ON {schema}.lease TO {schema}_app, {schema}_maintenance;
+
+-- let_keep: snapshots and labels, which can be made again
+GRANT UPDATE, DELETE ON {schema}.snapshot TO {schema}_app, {schema}_maintenance;
+
+-- let_label: labels are in the session's row too
+GRANT DELETE ON {schema}.label TO {schema}_app, {schema}_maintenance;
+
+-- let_blank: maintenance destroys what may be destroyed of an event: all but its place, its leaf and its tree nodes
+GRANT UPDATE (type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached, commitments, salt, body)
+ON {schema}.event TO {schema}_maintenance;
+
+-- let_clear: and attachments
+GRANT UPDATE (content, salt), DELETE ON {schema}.attachment TO {schema}_maintenance;
+
+-- let_end: and the names of sessions that end
+GRANT UPDATE (name, parent, salt, deleted) ON {schema}.session TO {schema}_maintenance;
+
+-- let_sweep: and notes how far it is
+GRANT UPDATE (swept) ON {schema}.branch TO {schema}_maintenance;
+
+-- let_free: and gives names and leases back
+GRANT DELETE ON {schema}.directory, {schema}.lease TO {schema}_maintenance;
+
+-- list_tables: the tables of the schema
+SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = %(name)s ORDER BY tablename;
+
+-- give_table: to the owner
+ALTER TABLE {table} OWNER TO {schema}_owner;
+
+-- give_schema: to the owner
+ALTER SCHEMA {schema} OWNER TO {schema}_owner;
+
+-- lend_owner: to whoever makes the roles, so that what it owns can be given away
+GRANT {schema}_owner TO CURRENT_USER;
