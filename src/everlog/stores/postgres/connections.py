@@ -153,10 +153,19 @@ class Connections:
         if len(statements) == 1:
             return [self.execute(connection, *statements[0])]
         self.round_trips += 1
-        with connection.pipeline():
-            cursors = [
-                connection.cursor(binary=True).execute(statement, parameters) for statement, parameters in statements
-            ]
+        cursors: list[psycopg.Cursor[TupleRow]] = []
+        first: psycopg.Error | None = None  # kept out of the pipeline's own way, which would print what follows from it
+        try:
+            with connection.pipeline():
+                try:
+                    for statement, parameters in statements:
+                        cursors.append(connection.cursor(binary=True).execute(statement, parameters))
+                except psycopg.Error as error:
+                    first = error
+        except psycopg.Error as error:
+            raise (first or error) from None
+        if first is not None:
+            raise first
         return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
 
 
