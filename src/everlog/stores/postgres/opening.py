@@ -33,13 +33,14 @@ class Address(msgspec.Struct, frozen=True):
     schema: str
     buckets: int
     prepare: bool
+    notify: bool
     shown: str
 
 
 def read_address(url: str) -> Address:
-    """Read `postgresql://user@host/database?schema=everlog&buckets=16&prepare=yes`; what else it asks for is libpq's."""
+    """Read `postgresql://user@host/database?schema=everlog&buckets=16&prepare=yes&notify=no`; what else it asks for is libpq's."""
     parts = urlsplit(url)
-    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes"}
+    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no"}
     others: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in own:
@@ -50,8 +51,11 @@ def read_address(url: str) -> Address:
         raise UnsupportedStoreError(
             f"buckets={own['buckets']!r:.20} is not in 1 .. {BUCKETS_MAX}; nothing was opened; leave it out for {BUCKETS}"
         )
-    if own["prepare"] not in ("yes", "no"):
-        raise UnsupportedStoreError(f"prepare={own['prepare']!r:.20} is neither yes nor no; nothing was opened")
+    for name in ("prepare", "notify"):
+        if own[name] not in ("yes", "no"):
+            raise UnsupportedStoreError(
+                f"{name}={own[name]!r:.20} is neither yes nor no; nothing was opened; choose one"
+            )
     plain = _joined(parts.netloc, parts.path, others)
     try:
         conninfo.conninfo_to_dict(plain)
@@ -60,7 +64,8 @@ def read_address(url: str) -> Address:
             f"this is no address of a PostgreSQL ({str(error).strip()}); nothing was opened; write "
             "postgresql://user@host/database"
         ) from None
-    return Address(plain, own["schema"], int(own["buckets"]), own["prepare"] == "yes", _without_secrets(parts, others))
+    said = {name: own[name] == "yes" for name in ("prepare", "notify")}
+    return Address(plain, own["schema"], int(own["buckets"]), **said, shown=_without_secrets(parts, others))
 
 
 def _without_secrets(parts: Any, others: list[tuple[str, str]]) -> str:
@@ -105,6 +110,8 @@ def open_postgres(
     )
     connections.open()
     store = PostgresStorage(connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings)
+    if address.notify:
+        store.notify_by(address.conninfo)
     if not read_only:
         with suppress(EverlogError):  # a role that may not; the store is good to use
             store.finish_sweeps()

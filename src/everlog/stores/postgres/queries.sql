@@ -473,3 +473,9 @@ SELECT 1 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s;
 
 -- has_ended: whether a session was deleted
 SELECT 1 FROM {schema}.session WHERE bucket = %(bucket)s AND session = %(session)s AND deleted IS NOT NULL;
+
+-- notify: tell whoever listens that something was recorded
+NOTIFY {schema}_news;
+
+-- listen: hear of what is recorded
+LISTEN {schema}_news;

@@ -53,6 +53,7 @@ from everlog.stores.feeds import check_place
 from everlog.stores.news import News
 from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
+from everlog.stores.postgres.notify import Notifier
 from everlog.stores.postgres.statements import (
     SESSION_COLUMNS,
     branch_row,
@@ -95,6 +96,11 @@ class PostgresStorage:
         self._closed = False
         self._seen: object = None
         self._news = News(self._look, POLL_SECONDS)
+        self.notifier: Notifier | None = None
+
+    def notify_by(self, conninfo: str) -> None:
+        """Tell other processes at once of what is recorded, and hear it from them."""
+        self.notifier = Notifier(self.connections, conninfo, self._news.announce)
 
     # --- writing ---
     def write(self, request: Request) -> Receipt:
@@ -164,6 +170,8 @@ class PostgresStorage:
         if lost is not None and not self._was_committed(tx.mark, bucket, requests, lost):
             raise lost  # it is known that nothing was written: once more
         self._news.announce()
+        if self.notifier is not None:
+            self.notifier.tell()
         if tx.sweeps:
             with suppress(EverlogError):  # it is committed; whoever opens the store next goes on
                 self.finish_sweeps()
@@ -406,6 +414,8 @@ class PostgresStorage:
 
     def wait(self, seen: int, timeout: float) -> int:
         self.connections.check_usable()
+        if self.notifier is not None:
+            self.notifier.listen()
         return self._news.wait(seen, timeout)
 
     def _look(self) -> bool:
@@ -440,6 +450,8 @@ class PostgresStorage:
             return  # its locks may be held by threads that this process does not have
         for committer in list(self._committers.values()):
             committer.close()
+        if self.notifier is not None:
+            self.notifier.close()
         self._news.close()
         self.connections.close()
 
