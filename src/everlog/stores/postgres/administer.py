@@ -12,7 +12,7 @@ import psycopg
 
 from everlog.errors import UnsupportedStoreError
 from everlog.stores.postgres.connections import translate
-from everlog.stores.postgres.opening import read_address
+from everlog.stores.postgres.opening import TABLES, read_address
 from everlog.stores.postgres.statements import Statements
 
 ROLES: Final = ("owner", "app", "maintenance", "reader")
@@ -62,3 +62,22 @@ def make_roles(url: str) -> list[str]:
     except psycopg.Error as error:
         raise translate(error) from error
     return [f"{schema}_{role}" for role in ROLES]
+
+
+def keep_tenants_apart(url: str) -> None:
+    """Have the server keep tenants apart (row-level security, also for the owner): each sees what `?tenant=` in its address says.
+
+    Again does nothing more. Raises UnavailableError where this login does not own the tables.
+    """
+    address = read_address(url)
+    statements = Statements(address.schema, "roles.sql")
+    try:
+        with psycopg.connect(address.conninfo, application_name="everlog") as connection:
+            for table in TABLES[1:]:
+                named = {"name": statements.schema, "table": table}
+                if not connection.execute(statements["has_policy"], named).fetchall():
+                    connection.execute(statements.about("make_policy", table))
+                connection.execute(statements.about("enable_policy", table))
+                connection.execute(statements.about("force_policy", table))
+    except psycopg.Error as error:
+        raise translate(error) from error

@@ -47,8 +47,18 @@ AGAIN: Final = ("40001", "40P01", "23505")
 class Connections:
     """The connections of one store in one process. prepare: whether statements are prepared on the server."""
 
-    def __init__(self, conninfo: str, statements: Statements, *, buckets: int, prepare: bool, read_only: bool) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        statements: Statements,
+        *,
+        buckets: int,
+        prepare: bool,
+        read_only: bool,
+        tenant: str | None,
+    ) -> None:
         self.statements = statements
+        self.tenant = tenant
         self.buckets = buckets
         self.read_only = read_only
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
@@ -132,9 +142,18 @@ class Connections:
                     raise translate(error) from error
             time.sleep(_PAUSE_SECONDS)
 
+    def ask(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
+        """Send statements that read, in one round trip; give the rows of each."""
+        if self.tenant is None:
+            return self.read(lambda connection: self.together(connection, statements))
+        named = self.statements
+        around = [(named["begin"], None), (named["set_tenant"], {"tenant": self.tenant})]
+        asked = [*around, *statements, (named["commit"], None)]
+        return self.read(lambda connection: self.together(connection, asked))[2:-1]
+
     def fetch_all(self, query: str, parameters: Parameters = None) -> list[TupleRow]:
         """Run a named query that reads; give all of its rows."""
-        return self.read(lambda connection: self.execute(connection, self.statements[query], parameters))
+        return self.ask([(self.statements[query], parameters)])[0]
 
     def fetch_one(self, query: str, parameters: Parameters = None) -> Row | None:
         """Run a named query that reads; give its first row, or None."""

@@ -97,4 +97,4 @@ def _page(connections: Connections, chosen: SessionFilter, after: tuple[Any, int
         if column == "t.recorded":  # the column that its index is on
             conditions.append(f"AND t.minute {compare}= %(after)s / 60000000")
     query = connections.statements.filled(_SELECT.format(conditions="\n".join(conditions), order=order))
-    return list(connections.read(lambda connection: connections.execute(connection, query, parameters)))
+    return list(connections.ask([(query, parameters)])[0])

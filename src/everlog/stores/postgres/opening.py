@@ -20,8 +20,24 @@ from everlog.stores.postgres.store import PostgresStorage
 from everlog.stores.postgres.transaction import Clock
 
 SCHEMA: Final = "everlog"
+# Those that grow, each spread by bucket where the server is one of Citus, and each with a tenant but for the counters.
+TABLES: Final = (
+    "bucket",
+    "directory",
+    "session",
+    "label",
+    "branch",
+    "tip",
+    "event",
+    "attachment",
+    "ledger",
+    "erasure",
+    "snapshot",
+    "lease",
+)
 BUCKETS: Final = 16
 BUCKETS_MAX: Final = 1_024  # of a key's bits, ten are for the bucket
+TENANT_CHARACTERS_MAX: Final = 128
 OLDEST_SERVER: Final = 140_000
 _MADE_MEANWHILE: Final = (*AGAIN, "42P06", "42P07", "42710", "23505")  # another process makes the same thing
 
@@ -34,13 +50,14 @@ class Address(msgspec.Struct, frozen=True):
     buckets: int
     prepare: bool
     notify: bool
+    tenant: str | None
     shown: str
 
 
 def read_address(url: str) -> Address:
     """Read `postgresql://user@host/database?schema=everlog&buckets=16&prepare=yes&notify=no`; what else it asks for is libpq's."""
     parts = urlsplit(url)
-    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no"}
+    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no", "tenant": ""}
     others: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in own:
@@ -65,7 +82,13 @@ def read_address(url: str) -> Address:
             "postgresql://user@host/database"
         ) from None
     said = {name: own[name] == "yes" for name in ("prepare", "notify")}
-    return Address(plain, own["schema"], int(own["buckets"]), **said, shown=_without_secrets(parts, others))
+    tenant = own["tenant"] or None
+    if tenant is not None and (len(tenant) > TENANT_CHARACTERS_MAX or not tenant.isprintable()):
+        raise UnsupportedStoreError(
+            f"tenant={tenant!r:.80} is not 1 to {TENANT_CHARACTERS_MAX} printable characters; nothing was opened"
+        )
+    shown = _without_secrets(parts, others)
+    return Address(plain, own["schema"], int(own["buckets"]), **said, tenant=tenant, shown=shown)
 
 
 def _without_secrets(parts: Any, others: list[tuple[str, str]]) -> str:
@@ -101,12 +124,22 @@ def open_postgres(
         with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog") as connection:
             store_id, buckets = _prepare(connection, statements, address, draw, make=make and not read_only)
             time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
+            if address.tenant is not None:
+                _check_tenants(connection, statements, address)
             synced = connection.execute("SHOW synchronous_commit").fetchall()[0][0] != "off"
     except psycopg.Error as error:
         raise translate(error) from error
-    settings = ("sync_off",) if relaxed else () if synced else ("sync_on",)
+    sync = "sync_off" if relaxed else None if synced else "sync_on"
+    settings: list[tuple[str, Any]] = [] if sync is None else [(sync, None)]
+    if address.tenant is not None:
+        settings.append(("set_tenant", {"tenant": address.tenant}))
     connections = Connections(
-        address.conninfo, statements, buckets=buckets, prepare=address.prepare, read_only=read_only
+        address.conninfo,
+        statements,
+        buckets=buckets,
+        prepare=address.prepare,
+        read_only=read_only,
+        tenant=address.tenant,
     )
     connections.open()
     store = PostgresStorage(connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings)
@@ -116,6 +149,14 @@ def open_postgres(
         with suppress(EverlogError):  # a role that may not; the store is good to use
             store.finish_sweeps()
     return store
+
+
+def _check_tenants(connection: Connection, statements: Statements, address: Address) -> None:
+    rows = connection.execute(statements["keeps_tenants"], {"name": f"{statements.schema}.event"}).fetchall()
+    if not rows or not rows[0][0]:
+        raise UnsupportedStoreError(
+            f"the store {address.shown} does not keep tenants apart; nothing was opened; make it do so: everlog init --tenants"
+        )
 
 
 def _prepare(
@@ -179,6 +220,9 @@ def _migrate(
                 }
                 connection.execute(statements["insert_store"], row)
                 connection.execute(statements["insert_buckets"], {"buckets": address.buckets})
+                if connection.execute(statements["has_citus"]).fetchall():
+                    for table in TABLES:
+                        connection.execute(statements["distribute"], {"table": f"{statements.schema}.{table}"})
             else:
                 connection.execute(script)
                 connection.execute(statements["set_version"], {"version": number})

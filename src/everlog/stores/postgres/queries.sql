@@ -28,6 +28,18 @@ SET LOCAL synchronous_commit = off;
 -- sync_on: wait for the disk, where the server's own setting does not
 SET LOCAL synchronous_commit = on;
 
+-- set_tenant: whose rows are seen and made, until the end of the transaction
+SELECT set_config('everlog.tenant', %(tenant)s, true);
+
+-- keeps_tenants: whether the server keeps tenants apart
+SELECT relrowsecurity AND relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = to_regclass(%(name)s);
+
+-- distribute: spread a table over the machines of Citus by bucket
+SELECT create_distributed_table(%(table)s::regclass, 'bucket');
+
+-- has_citus: whether the server is one of Citus
+SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'citus';
+
 -- commit: what was written
 COMMIT;
 
@@ -92,7 +104,8 @@ FROM chain AS c
 JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s) AND e.position < c.stop;
 
 -- read_home: the bucket and key of the session that has a name
-SELECT home, session FROM {schema}.directory WHERE bucket = %(bucket)s AND name = %(name)s;
+SELECT home, session FROM {schema}.directory
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND name = %(name)s;
 
 -- read_found: a living session by its name, with its current branch and its lease
 SELECT {session}, {branch}, {lease}
@@ -100,10 +113,8 @@ FROM {schema}.session AS s
 JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
 JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
 LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
-WHERE s.bucket = %(bucket)s AND s.name = %(name)s AND s.deleted IS NULL;
-
--- read_session: a living session by its name
-SELECT {session} FROM {schema}.session AS s WHERE s.bucket = %(bucket)s AND s.name = %(name)s AND s.deleted IS NULL;
+WHERE s.bucket = %(bucket)s AND s.tenant = coalesce(current_setting('everlog.tenant', true), '') AND s.name = %(name)s
+  AND s.deleted IS NULL;
 
 -- read_session_by_id: a living session by its 16 bytes, wherever it is
 SELECT {session} FROM {schema}.session AS s WHERE s.id = %(id)s AND s.deleted IS NULL;
@@ -215,9 +226,11 @@ LIMIT %(limit)s;
 SELECT bucket, feed FROM {schema}.bucket ORDER BY bucket;
 
 -- read_feed_ends: the last event of each bucket that has any
-SELECT c.bucket, c.feed, e.leaf
+SELECT c.bucket, e.feed, e.leaf
 FROM {schema}.bucket AS c
-JOIN {schema}.event AS e ON e.bucket = c.bucket AND e.feed = c.feed
+CROSS JOIN LATERAL (
+  SELECT feed, leaf FROM {schema}.event AS each WHERE each.bucket = c.bucket ORDER BY feed DESC LIMIT 1
+) AS e
 ORDER BY c.bucket;
 
 -- read_feed: events of one bucket after a number, as many as fit into a page, with what each is read through
@@ -242,7 +255,8 @@ SELECT leaf FROM {schema}.event WHERE bucket = %(bucket)s AND feed = %(feed)s;
 INSERT INTO {schema}.directory (bucket, name, home, session) VALUES (%(bucket)s, %(name)s, %(home)s, %(session)s);
 
 -- drop_name: give a name back
-DELETE FROM {schema}.directory WHERE bucket = %(bucket)s AND name = %(name)s AND home = %(home)s AND session = %(session)s;
+DELETE FROM {schema}.directory
+WHERE bucket = %(bucket)s AND name = %(name)s AND home = %(home)s AND session = %(session)s;
 
 -- insert_session: a new session, without a current branch
 INSERT INTO {schema}.session (bucket, session, id, family, key_salt, name, title, labels, metadata, parent, salt, created)

@@ -114,7 +114,7 @@ def _fetch(
         "limit": limit,
         "bytes": limits.PAGE_BYTES_MAX,
     }
-    found = connections.read(lambda connection: connections.execute(connection, asked, given))
+    found = connections.ask([(asked, given)])[0]
     return _events(found, lineage, segments, reverse=reverse)
 
 

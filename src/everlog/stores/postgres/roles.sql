@@ -75,3 +75,15 @@ ALTER SCHEMA {schema} OWNER TO {schema}_owner;
 
 -- lend_owner: to whoever makes the roles, so that what it owns can be given away
 GRANT {schema}_owner TO CURRENT_USER;
+
+-- has_policy: whether a table keeps tenants apart already
+SELECT 1 FROM pg_catalog.pg_policies WHERE schemaname = %(name)s AND tablename = %(table)s AND policyname = 'tenant';
+
+-- make_policy: who has set a tenant for a transaction sees and makes that tenant's rows; who has set none, those of none
+CREATE POLICY tenant ON {table} USING (tenant = coalesce(current_setting('everlog.tenant', true), ''));
+
+-- enable_policy: for all roles but superusers and those with BYPASSRLS
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+
+-- force_policy: for the table's owner too
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;

@@ -66,6 +66,7 @@ from everlog.stores.postgres.transaction import (
     Clock,
     Mark,
     PostgresTransaction,
+    Settings,
     lineage_of,
     locked_by,
     locks,
@@ -82,7 +83,7 @@ class PostgresStorage:
     """Implements everlog.storage.Storage."""
 
     def __init__(
-        self, connections: Connections, *, store_id: str, buckets: int, clock: Clock, settings: Sequence[str]
+        self, connections: Connections, *, store_id: str, buckets: int, clock: Clock, settings: Settings
     ) -> None:
         self.id = store_id
         self.buckets = buckets
@@ -192,7 +193,7 @@ class PostgresStorage:
         if mark is None:
             return False  # what it wrote is the same when it is written again
         ids, branches, heavy = locked_by(requests)
-        asked = [("begin", None), ("limit_locks", None), *locks(bucket, ids, branches, heavy=heavy)]
+        asked = [("begin", None), ("limit_locks", None), *self._settings, *locks(bucket, ids, branches, heavy=heavy)]
         asked += [(mark.query, mark.parameters), ("roll_back", None)]
         statements = [(self.connections.statements[name], parameters) for name, parameters in asked]
         deadline = time.monotonic() + 2 * RETRY_SECONDS
@@ -222,7 +223,8 @@ class PostgresStorage:
         stop = min(size, start + SWEEP_EVENTS)
         bounds = {"bucket": bucket, "branch": branch, "start": start, "stop": stop}
         swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
-        asked: list[tuple[str, Any]] = [("begin", None), ("sweep_events", bounds), ("sweep_attachments", bounds)]
+        asked: list[tuple[str, Any]] = [("begin", None), *self._settings]
+        asked += [("sweep_events", bounds), ("sweep_attachments", bounds)]
         asked += [("set_swept", swept), ("commit", None)]
         try:
             with self.connections.writer() as connection:
@@ -238,11 +240,7 @@ class PostgresStorage:
         bucket = self.connections.bucket_of_name(name)
         given = {"bucket": bucket, "name": name}
         statements = self.connections.statements
-        homes, found = self.connections.read(
-            lambda connection: self.connections.together(
-                connection, [(statements["read_home"], given), (statements["read_found"], given)]
-            )
-        )
+        homes, found = self.connections.ask([(statements["read_home"], given), (statements["read_found"], given)])
         if homes and homes[0][0] != bucket:  # it was forked from one of another name
             found = self.connections.fetch_all("read_found", {"bucket": homes[0][0], "name": name})
         if not homes or not found:
@@ -391,7 +389,7 @@ class PostgresStorage:
         ranges, statements = reading.ranges_of(lineage.clip(0, size)), self.connections.statements
         given = {"bucket": bucket_of(lineage.branch), "fingerprint": fingerprint, "most": KEYFRAME_EVERY, **ranges}
         asked = [(statements["read_erasures"], given), (statements["read_snapshot_chain"], given)]
-        erasures, rows = self.connections.read(lambda connection: self.connections.together(connection, asked))
+        erasures, rows = self.connections.ask(asked)
         return [snapshot_row(row) for row in rows], erasures[0][0]
 
     def snapshots(self, branch: int | None, after: tuple[int, bytes, int], limit: int) -> list[Snapshot]:
@@ -480,7 +478,7 @@ def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) ->
         asked.append((connections.statements["read_feed"], given))
     if not asked:
         return FeedPage([], (), more=False)
-    found = connections.read(lambda connection: connections.together(connection, asked))
+    found = connections.ask(asked)
     for place, rows in zip(after, found, strict=False):
         check_place(place, rows[0][0] if rows else None)
     return _merge(store, dict(zip(behind, found[len(after) :], strict=True)), ends)

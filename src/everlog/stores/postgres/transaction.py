@@ -79,6 +79,8 @@ class Clock:
         return Ticks(BOOT, _since_start() + self._ahead) if self._ticks is None else self._ticks()
 
 
+Settings = Sequence[tuple[str, Parameters]]  # queries that set what every transaction of a store needs
+
 BOOT: Final = "server"  # whose clock leases are measured by; it goes on over restarts
 
 
@@ -120,11 +122,11 @@ class PostgresTransaction:
         self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
 
     # --- the beginning ---
-    def begin(self, requests: Sequence[Request], settings: Sequence[str]) -> None:
-        """Begin, and ask for all that the requests are sure to need. settings: queries that set what the transaction needs."""
+    def begin(self, requests: Sequence[Request], settings: Settings) -> None:
+        """Begin, and ask for all that the requests are sure to need."""
         ids, branches, heavy = locked_by(requests)
         keyed = _keys_of(requests)
-        asked: list[tuple[str, Parameters]] = [(name, None) for name in ("begin", "limit_locks", *settings)]
+        asked: list[tuple[str, Parameters]] = [("begin", None), ("limit_locks", None), *settings]
         asked += locks(self.bucket, ids, branches, heavy=heavy)
         here = {"bucket": self.bucket}
         packed = [bytes.fromhex(each) for each in ids]

@@ -1,5 +1,6 @@
 -- The first schema. Every key holds the bucket, and every statement of an append is about one bucket, so that the same tables can
 -- be spread over machines by it. Keys of sessions, branches and ledger entries are made by whoever writes: bucket * 2^53 + number.
+-- Every row has a tenant, the empty one where none is set; `everlog init --tenants` has the server keep tenants apart by it.
 
 -- One row: the store itself.
 CREATE TABLE {schema}.store (
@@ -25,7 +26,8 @@ CREATE TABLE {schema}.directory (
   name text COLLATE "C" NOT NULL,
   home smallint NOT NULL,
   session bigint NOT NULL,
-  PRIMARY KEY (bucket, name)
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
+  PRIMARY KEY (bucket, tenant, name)
 );
 
 -- A session. A deleted one keeps its row, without anything that it was called.
@@ -44,9 +46,10 @@ CREATE TABLE {schema}.session (
   salt bytea NOT NULL,                  -- of the ledger's commitment to name, title and labels; emptied once deleted
   created bigint NOT NULL,
   deleted bigint,                       -- NULL while it lives
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, session)
 );
-CREATE UNIQUE INDEX session_name ON {schema}.session (bucket, name) WHERE name IS NOT NULL;
+CREATE UNIQUE INDEX session_name ON {schema}.session (bucket, tenant, name) WHERE name IS NOT NULL;
 CREATE UNIQUE INDEX session_id ON {schema}.session (bucket, id) WHERE deleted IS NULL; -- a deleted one may be taken in again
 CREATE INDEX session_uuid ON {schema}.session (id);
 CREATE INDEX session_created ON {schema}.session (created);
@@ -58,6 +61,7 @@ CREATE TABLE {schema}.label (
   name text COLLATE "C" NOT NULL,
   value text COLLATE "C" NOT NULL,
   session bigint NOT NULL,
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, session, name)
 );
 CREATE INDEX label_value ON {schema}.label (name, value);
@@ -74,6 +78,7 @@ CREATE TABLE {schema}.branch (
   base_size bigint NOT NULL,
   created bigint NOT NULL,
   swept bigint,                         -- of a deleted session: own events below this position are destroyed
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, branch)
 );
 CREATE UNIQUE INDEX branch_number ON {schema}.branch (bucket, session, number);
@@ -91,6 +96,7 @@ CREATE TABLE {schema}.tip (
   minute bigint NOT NULL,               -- recorded, in minutes
   leaf bytea,                           -- of the last event of the lineage
   peaks bytea NOT NULL,                 -- of the lineage's Merkle tree, 32 bytes each, largest first
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, branch)
 ) WITH (fillfactor = 50);
 CREATE INDEX tip_minute ON {schema}.tip (minute);
@@ -117,6 +123,7 @@ CREATE TABLE {schema}.event (
   nodes bytea NOT NULL,                 -- that this leaf completes, lowest level first
   salt bytea,
   body bytea,
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, branch, position)
 );
 CREATE UNIQUE INDEX event_feed ON {schema}.event (bucket, feed);
@@ -134,6 +141,7 @@ CREATE TABLE {schema}.attachment (
   size bigint NOT NULL,
   salt bytea,
   content bytea,
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, branch, position, number)
 );
 
@@ -143,6 +151,7 @@ CREATE TABLE {schema}.ledger (
   entry bigint NOT NULL,
   record bytea NOT NULL,                -- canonical JSON: what a seal covers
   reason text,                          -- given by the caller; not hashed
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, entry)
 );
 
@@ -151,6 +160,7 @@ CREATE TABLE {schema}.erasure (
   bucket smallint NOT NULL,
   leaf bytea NOT NULL,
   entry bigint NOT NULL,
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, leaf)
 );
 CREATE INDEX erasure_leaf ON {schema}.erasure (leaf);
@@ -171,6 +181,7 @@ CREATE TABLE {schema}.snapshot (
   taken bigint NOT NULL,
   content bytea NOT NULL,               -- zstd
   checksum bytea NOT NULL,              -- 16 bytes, of all of the row
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, branch, fingerprint, size)
 );
 
@@ -186,6 +197,7 @@ CREATE TABLE {schema}.lease (
   ttl bigint NOT NULL,                  -- microseconds
   taken bigint NOT NULL,                -- microseconds since 1970 UTC
   floor bigint NOT NULL,                -- the highest token on record that came from elsewhere: the next is above it too
+  tenant text COLLATE "C" NOT NULL DEFAULT coalesce(current_setting('everlog.tenant', true), ''),
   PRIMARY KEY (bucket, session)
 ) WITH (fillfactor = 50);
 CREATE INDEX lease_held ON {schema}.lease (until) WHERE holder IS NOT NULL;
