@@ -13,8 +13,9 @@ def path(tmp_path):
 
 @pytest.fixture
 def run(path):
-    def call(*words, code=0, given=None):
-        result = CliRunner().invoke(command, ["--store", path, *words], input=given)
+    def call(*words, code=0, given=None, store=path):
+        place = [] if store is None else ["--store", store]
+        result = CliRunner().invoke(command, [*place, *words], input=given)
         assert result.exit_code == code, result.output
         return result
 

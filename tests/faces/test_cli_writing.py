@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import everlog
+from databases import url_of
 from everlog import NewEvent
 
 DEADLINE_SECONDS = 60
@@ -227,8 +228,10 @@ def test_what_cannot_be_undone_is_not_done_unasked(run, path, session):
 def test_copy_takes_all_sessions_or_those_named_and_again_only_what_is_new(run, path, session, tmp_path):
     run("new", "t")
     target = str(tmp_path / "copy.db")
-    assert "5 events copied" in run("copy", target, "s").stdout
-    assert [taken["events"] for taken in lines(run("copy", target, "--json"))] == [0, 0]
+    assert "5 events copied" in run("copy", path, target, "s", store=None).stdout
+    assert [taken["events"] for taken in lines(run("copy", path, target, "--json", store=None))] == [0, 0]
+    assert "no --store" in run("copy", path, target, code=2).stderr
+    assert "no store at" in run("copy", f"{path}.none", target, store=None, code=3).stderr
     with everlog.open(path) as one, everlog.open(target) as other:
         assert one.session("s").head == other.session("s").head
 
@@ -291,3 +294,38 @@ def _on_a_terminal(path, setting):
         process.wait(DEADLINE_SECONDS)
     os.close(leader)
     return said
+
+
+# --- making a store ---
+def test_init_makes_a_store_once(run, path):
+    first, again = (json.loads(run("init", "--json").stdout) for _ in range(2))
+    assert first == again == {"store": path, "id": first["id"], "roles": [], "tenants": False}
+    assert "up to date" in run("init").stdout
+    assert "postgresql://" in run("init", "--roles", code=2).stderr
+
+
+def test_init_doctor_and_copy_know_postgresql(run, path, session, tmp_path):
+    url = url_of(tmp_path)
+    assert "everlog init" in run("ls", store=url, code=3).stderr
+    made = json.loads(run("init", "--roles", "--tenants", "--json", store=url).stdout)
+    assert [role.rpartition("_")[2] for role in made["roles"]] == ["owner", "app", "maintenance", "reader"]
+    assert made["tenants"]
+    assert "5 events copied" in run("copy", path, url, store=None).stdout
+    assert [taken["events"] for taken in lines(run("copy", path, url, "--json", store=None))] == [0]
+    run("append", "s", "note", '{"content": "more"}', store=url)
+    back = str(tmp_path / "back.db")
+    assert "6 events copied" in run("copy", url, back, store=None).stdout
+    checks = {check["what"]: check["verdict"] for check in lines(run("doctor", "--json", store=url, code=1))}
+    assert checks["server"] == checks["store"] == checks["encoding"] == "good"
+    assert checks["fsync"] == "bad"  # that of the tests does without
+    for words in (
+        ["ls"],
+        ["log", "s"],
+        ["show", "s@1"],
+        ["ps"],
+        ["wake", "s"],
+        ["tree", "s"],
+        ["verify"],
+        ["state", "s"],
+    ):
+        run(*words, store=url)

@@ -70,14 +70,14 @@ WHOLE = [
     ["verify", "large"],
     ["export", "large", "OUT/large.bundle"],
     ["import", "OUT/large.bundle", "--store", "OUT/other.db"],
-    ["copy", "OUT/copy.db"],
+    ["copy", "STORE", "OUT/copy.db"],
     ["doctor"],
 ]
 
 
 def call(path: Path, words: list[str]) -> tuple[float, int]:
     """Run a command in a process of its own; give its seconds and the peak of its memory in bytes."""
-    words = [word.replace("OUT", str(path.parent)) for word in words]
+    words = [word.replace("OUT", str(path.parent)).replace("STORE", str(path)) for word in words]
     start = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, *words],

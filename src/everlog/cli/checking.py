@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from everlog.cli.main import address_argument, everlog, json_option, locate_session, opened
 from everlog.cli.output import advance, progress_bar, say, say_json, visible
-from everlog.open import default_store
+from everlog.open import default_store, is_postgres, needs_psycopg, open_store
+
+if TYPE_CHECKING:
+    from everlog.stores.check import Check
 
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 
@@ -46,11 +51,12 @@ def verify(ctx: click.Context, address: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Look at the store's file and the machine, and say what to do: SQLite, permissions, locks, log, disk, damage."""
-    from everlog.stores.sqlite.examine import examine
+    """Look at the store and the machine, and say what to do.
 
+    Of a file: SQLite, permissions, locks, log, disk, damage. Of PostgreSQL: settings, clock, round trips, connections, bloat.
+    """
     worst = 0
-    for check in examine(Path(ctx.obj or default_store())):
+    for check in _examine(ctx.obj or default_store()):
         worst = max(worst, 1 if check.verdict == "bad" else 0)
         if as_json:
             say_json(msgspec.to_builtins(check))
@@ -61,6 +67,51 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             say(f"{'':<18} → {visible(check.advice)}")
     if worst:
         raise SystemExit(worst)
+
+
+def _examine(place: str) -> Iterator[Check]:
+    if is_postgres(place):
+        with needs_psycopg():
+            from everlog.stores.postgres.examine import examine_postgres
+        return examine_postgres(place)
+    from everlog.stores.sqlite.examine import examine
+
+    return examine(Path(place))
+
+
+@everlog.command(
+    epilog="Examples:  everlog init   |   everlog --store postgresql://admin@db/agents init --roles   |   everlog init --json"
+)
+@click.option("--roles", is_flag=True, help="PostgreSQL: make the roles of the store, and give each its rights.")
+@click.option(
+    "--tenants", is_flag=True, help="PostgreSQL: have the server keep tenants apart, by ?tenant= in addresses."
+)
+@json_option
+@click.pass_context
+def init(ctx: click.Context, roles: bool, tenants: bool, as_json: bool) -> None:
+    """Make the store where there is none, or bring it up to date; again changes nothing."""
+    place = ctx.obj or default_store()
+    if (roles or tenants) and not is_postgres(place):
+        raise click.UsageError(
+            "--roles and --tenants are for a store in PostgreSQL: name it with --store postgresql://…"
+        )
+    with open_store(place) as store:
+        made = {"store": store.url, "id": store.id}
+    names: list[str] = []
+    if roles or tenants:
+        with needs_psycopg():
+            from everlog.stores.postgres.administer import keep_tenants_apart, make_roles
+        names = make_roles(place) if roles else []
+        if tenants:
+            keep_tenants_apart(place)
+    if as_json:
+        say_json(made | {"roles": names, "tenants": tenants})
+        return
+    say(f"{visible(store.url)} is there, and up to date")
+    if names:
+        say(f"roles {', '.join(names)}: give them to logins, as in GRANT {names[1]} TO agent")
+    if tenants:
+        say("tenants are kept apart: each program names its own with ?tenant= in its address")
 
 
 @everlog.command(epilog="Example:  everlog demo")

@@ -13,6 +13,6 @@ _ORDER = (
     *("state", "diff", "why", "bisect", "checkpoints", "checkpoint", "merge", "prefs", "snapshots"),
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
-    *("export", "copy", "verify", "doctor", "help", "completion"),
+    *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -31,7 +30,7 @@ from everlog.errors import (
     UnavailableError,
     UnsupportedStoreError,
 )
-from everlog.open import default_store, open_store
+from everlog.open import default_store, open_store, shown_place
 from everlog.session import Branch, Session
 from everlog.store import Store
 
@@ -121,7 +120,9 @@ def _store_first(args: list[str]) -> list[str]:
 )
 @click.version_option(__version__, prog_name="everlog")
 @click.option(
-    "--store", metavar="PATH", help="The store's file. Default: $EVERLOG_STORE, else one in your data folder."
+    "--store",
+    metavar="STORE",
+    help="The store: a file, or postgresql://…. Default: $EVERLOG_STORE, else a file in your data folder.",
 )
 @click.pass_context
 def everlog(ctx: click.Context, store: str | None) -> None:
@@ -183,12 +184,14 @@ def _complete_session(ctx: click.Context, _parameter: click.Parameter, incomplet
 def opened(ctx: click.Context, *, make: bool = False) -> Generator[Store]:
     """Open the store that was chosen. make: where a command may begin a new one."""
     place = ctx.obj or default_store()
-    if not make and not Path(place).exists():
+    try:
+        store = open_store(place, make=make)
+    except NotFoundError as error:
         raise NotFoundError(
-            f"there is no store at {place}; import something (everlog import …), see one made (everlog demo), or name another "
-            "with --store"
-        )
-    with open_store(place) as store:
+            f"there is no store at {shown_place(place)}; import something (everlog import …), see one made (everlog demo), make one "
+            "(everlog init), or name another with --store"
+        ) from error
+    with store:
         yield store
 
 

@@ -181,16 +181,26 @@ def export(ctx: click.Context, address: str, path: Path | None, withhold: str | 
         say(f"{visible(str(target))}: {count} events, {target.stat().st_size} bytes")
 
 
-@everlog.command(epilog="Examples:  everlog copy backup.db   |   everlog copy team.db run-42 run-43")
-@click.argument("target", metavar="STORE")
-@address_argument("addresses", many=True, required=False)
+@everlog.command(
+    epilog="Examples:  everlog copy agent.db backup.db   |   everlog copy agent.db postgresql://agent@db/agents run-42 run-43"
+)
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.argument("addresses", metavar="[SESSION]...", nargs=-1)
 @json_option
 @click.pass_context
-def copy(ctx: click.Context, target: str, addresses: tuple[str, ...], as_json: bool) -> None:
-    """Copy sessions, all by default, to another store, every hash unchanged. Again copies only what is new."""
-    with opened(ctx) as store, open_store(target) as other, progress_bar("copying", None) as progress:
+def copy(ctx: click.Context, source: str, target: str, addresses: tuple[str, ...], as_json: bool) -> None:
+    """Copy sessions, all by default, from one store to another, every hash unchanged.
+
+    Again copies only what is new, also after it was stopped. What went on differently in both places becomes a branch.
+    """
+    if ctx.obj:
+        raise click.UsageError("copy takes SOURCE and TARGET, and no --store")
+    with open_store(source, make=False) as store, open_store(target) as other:
         names = [locate_session(store, address).id for address in addresses] or None
-        copied = store.copy(other, sessions=names, progress=advance(progress))
+        with progress_bar("copying", None) as progress:
+            copied = store.copy(other, sessions=names, progress=advance(progress))
+        there = other.url
     for taken in copied:
         if as_json:
             say_json(taken)
@@ -200,4 +210,4 @@ def copy(ctx: click.Context, target: str, addresses: tuple[str, ...], as_json: b
                 f"{visible(format_address(taken.session))}: {taken.events} events copied, {taken.known} were there{parted}"
             )
     if not as_json:
-        say(f"{len(copied)} sessions, {sum(taken.events for taken in copied)} events copied to {visible(target)}")
+        say(f"{len(copied)} sessions, {sum(taken.events for taken in copied)} events copied to {visible(there)}")

@@ -181,7 +181,9 @@ def _inside(connection: apsw.Connection) -> Iterator[Check]:
         yield Check("contents", "bad", f"cannot be read: {error}", _RESTORE)
 
 
-_RESTORE = "keep a copy of the file as it is; then copy what can be read (everlog copy NEW.db), or restore a backup"
+_RESTORE = (
+    "keep a copy of the file as it is; then copy what can be read (everlog copy OLD.db NEW.db), or restore a backup"
+)
 
 
 def _contents(connection: apsw.Connection) -> Check:
