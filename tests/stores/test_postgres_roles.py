@@ -1,0 +1,213 @@
+"""Who may do what in a store in PostgreSQL, what tenants see of one another, and what `doctor` says."""
+
+import os
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+import everlog
+from databases import server, url_of
+from everlog import NewEvent
+from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
+from everlog.stores.postgres.administer import keep_tenants_apart, make_roles
+from everlog.stores.postgres.examine import examine_postgres
+from everlog.stores.postgres.opening import read_address
+
+pytestmark = pytest.mark.skipif(
+    "EVERLOG_TEST_POSTGRES" in os.environ, reason="makes logins, for a server of the tests' own"
+)
+
+
+@contextmanager
+def logins(url, **roles):
+    """Make a login for each role, and give its address."""
+    schema = read_address(url).schema
+    made = {role: f"{role}_of_{schema}" for role in roles or ("app", "maintenance", "reader")}
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
+        for role, login in made.items():
+            connection.execute(f"CREATE ROLE {login} LOGIN; GRANT {schema}_{role} TO {login}")
+    yield {role: url.replace("user=postgres", f"user={login}") for role, login in made.items()}
+
+
+@pytest.fixture
+def url(tmp_path):
+    found = url_of(tmp_path)
+    everlog.open(found).close()
+    return found
+
+
+@pytest.fixture
+def addresses(url):
+    assert make_roles(url) == make_roles(url)
+    with logins(url) as made:
+        yield made
+
+
+def filled(store):
+    session = store.create("run-1", labels={"user": "u7"})
+    session.append("note", {"content": "secret"}, attachments={"a": b"x"}, key="k")
+    session.fork(1, id="other")
+    session.rewind(1)
+    session.update(title="A title", labels={})
+    session.checkpoint("here")
+    return session
+
+
+def test_a_program_may_record_and_read(addresses):
+    with everlog.open(addresses["app"]) as store:
+        session = filled(store)
+        session.extend([NewEvent("state.set", {"path": "/a", "value": number}) for number in range(1_100)])
+        assert session.state().value == {"a": 1_099}
+        assert store.keeper.wait(20)
+        assert store.snapshots("run-1")
+        assert store.drop_snapshots()
+        with store.wake("run-1", holder="w") as woken:
+            assert woken.run().step("a", lambda: 1) == 1
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {}.event SET body = 'x'",
+        "UPDATE {}.event SET leaf = 'x'",
+        "DELETE FROM {}.event",
+        "TRUNCATE {}.event",
+        "UPDATE {}.branch SET base_size = 0",
+        "DELETE FROM {}.branch",
+        "UPDATE {}.ledger SET record = 'x'",
+        "DELETE FROM {}.ledger",
+        "UPDATE {}.attachment SET content = 'x'",
+        "DELETE FROM {}.attachment",
+        "DELETE FROM {}.session",
+        "UPDATE {}.session SET name = 'x'",
+        "DELETE FROM {}.directory",
+        "UPDATE {}.directory SET home = 1",
+        "DELETE FROM {}.erasure",
+        "UPDATE {}.store SET version = 2",
+        "DROP TABLE {}.event",
+        "ALTER TABLE {}.event DISABLE TRIGGER ALL",
+        "CREATE TABLE {}.mine (a int)",
+    ],
+)
+@pytest.mark.parametrize("role", ["app", "reader"])
+def test_a_program_cannot_change_or_remove_what_is_hashed(url, addresses, role, statement):
+    with everlog.open(url) as store:
+        filled(store)
+    address = read_address(addresses[role])
+    with psycopg.connect(address.conninfo, autocommit=True) as connection:
+        with pytest.raises(psycopg.Error) as refused:
+            connection.execute(statement.format(address.schema))
+        assert refused.value.sqlstate == "42501"
+
+
+def test_a_program_cannot_erase_or_delete_and_is_told_who_may(addresses):
+    with everlog.open(addresses["app"]) as store:
+        session = filled(store)
+        for use in (lambda: session.erase([0], reason="r"), lambda: store.delete("run-1", reason="r", cascade=True)):
+            with pytest.raises(UnavailableError, match="everlog init --roles"):
+                use()
+        assert session.branch("b1")[0].data == {"content": "secret"}
+
+
+def test_maintenance_erases_and_deletes_and_cannot_forge(url, addresses):
+    with everlog.open(addresses["app"]) as store:
+        filled(store)
+    with everlog.open(addresses["maintenance"]) as store:
+        assert [event.position for event in [store.session("run-1").branch("b1")[0]]] == [0]
+        store.session("run-1").erase([0], reason="asked for")
+        assert store.session("run-1").branch("b1")[0].erased
+        assert store.verify().ok
+        store.delete("run-1", reason="asked for", cascade=True)
+        assert store.sessions() == []
+    address = read_address(addresses["maintenance"])
+    with psycopg.connect(address.conninfo, autocommit=True) as connection:
+        ((count, left),) = connection.execute(
+            f"SELECT count(*), count(body) FROM {address.schema}.event"
+        ).fetchall()
+        assert count > 0
+        assert left == 0
+        for column in ("leaf", "nodes", "position", "feed"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"UPDATE {address.schema}.event SET {column} = {column}")
+
+
+def test_a_reader_reads(url, addresses):
+    with everlog.open(url) as store:
+        filled(store)
+    with everlog.open(addresses["reader"], read_only=True) as store:
+        assert len(store.sessions()) == 2
+        assert store.verify().ok
+        with pytest.raises(UnavailableError, match="read-only"):
+            store.create("x")
+    with everlog.open(addresses["reader"]) as store, pytest.raises(UnavailableError, match="may not"):
+        store.create("x")
+
+
+# --- tenants ---
+def test_tenants_neither_see_nor_name_nor_change_what_is_another_s(url, addresses):
+    with pytest.raises(UnsupportedStoreError, match="init --tenants"):
+        everlog.open(addresses["app"] + "&tenant=a")
+    keep_tenants_apart(url)
+    keep_tenants_apart(url)
+    stores = {name: everlog.open(addresses["app"] + f"&tenant={name}") for name in ("a", "b")}
+    stores[""] = everlog.open(addresses["app"])
+    for name, store in stores.items():
+        session = store.create("same", labels={"of": name})
+        session.append("note", {"content": name}, key="k")
+    for name, store in stores.items():
+        session = store.session("same")
+        assert [info.labels for info in store.sessions()] == [{"of": name}]
+        assert [event.data["content"] for event in store.feed()] == [name]
+        assert [event.data["content"] for event in store.find("k")] == [name]
+        assert list(store.feed(store.cursor())) == []
+        assert store.search(f'"{name}"' if name else "note") or not name
+        other = next(each for key, each in stores.items() if key != name).session("same").uuid
+        with pytest.raises(NotFoundError):
+            store.storage.session_by_id(other)
+        assert store.verify().ok
+    for store in stores.values():
+        store.close()
+
+
+def test_a_tenant_costs_no_round_trip_more(url, addresses):
+    keep_tenants_apart(url)
+    with everlog.open(addresses["app"] + "&tenant=a") as store:
+        session = store.create("s")
+        session.append("note", {"content": "x"})
+        session.slice()
+        connections = store.storage.connections
+        before = connections.round_trips
+        session.append("note", {"content": "x"})
+        assert connections.round_trips - before == 2
+
+
+# --- doctor ---
+def test_doctor_says_what_is_wrong(url, tmp_path):
+    checks = {check.what: check for check in examine_postgres(url)}
+    assert checks["server"].verdict == checks["clock"].verdict == checks["store"].verdict == "good"
+    assert checks["fsync"].verdict == checks["full_page_writes"].verdict == "bad"
+    assert all(check.advice for check in checks.values() if check.verdict != "good")
+    (bad,) = examine_postgres("postgresql:///nowhere?host=/nonexistent")
+    assert (bad.what, bad.verdict) == ("server", "bad")
+    (bad,) = examine_postgres("postgresql://x/y?schema=No")
+    assert (bad.what, bad.verdict) == ("address", "bad")
+    none = {check.what: check for check in examine_postgres(url_of(tmp_path / "none"))}
+    assert none["store"].advice == "everlog init makes one"
+
+
+def test_no_error_shows_a_password(url):
+    secret = "hunter2-and-more"
+    for place in (
+        f"postgresql://u:{secret}@127.0.0.1:1/db",
+        f"postgresql://u@127.0.0.1:1/db?password={secret}",
+        url.replace("user=postgres", f"user=nobody_here&password={secret}"),
+    ):
+        with pytest.raises(EverlogError) as failed:
+            everlog.open(place)
+        assert secret not in str(failed.value)
+        assert secret not in "".join(f"{check.found}{check.advice}" for check in examine_postgres(place))
+    with everlog.open(url + f"&sslpassword={secret}") as store:
+        assert secret not in f"{store!r}{store.url}"
+    assert server()
