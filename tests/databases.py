@@ -50,3 +50,15 @@ def url_of(folder, **query):
 def open_in(folder, **options):
     """Open the store that belongs to a folder."""
     return open_postgres(url_of(folder), draw=options.pop("draw", os.urandom), **options)
+
+
+def address(kind, folder):
+    """The address of the store of a kind that belongs to a folder: "memory", "sqlite" or "postgres"."""
+    match kind:
+        case "memory":
+            return "memory:"
+        case "sqlite":
+            folder.mkdir(exist_ok=True)
+            return str(folder / "s.db")
+        case _:
+            return url_of(folder)

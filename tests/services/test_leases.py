@@ -9,6 +9,7 @@ import time
 import pytest
 
 import everlog
+from databases import address, open_in
 from everlog import NewEvent
 from everlog.aio import AsyncStore
 from everlog.errors import (
@@ -47,9 +48,9 @@ def source(tmp_path):
         yield opened
 
 
-@pytest.fixture(params=["memory:", "target.db"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def target(request, tmp_path):
-    with everlog.open(request.param if request.param == "memory:" else tmp_path / request.param) as opened:
+    with everlog.open(address(request.param, tmp_path / "target")) as opened:
         yield opened
 
 
@@ -58,13 +59,20 @@ def ticks():
     return FixedTicks()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def timed(request, tmp_path, ticks):
+@pytest.fixture
+def wall():
+    return FixedClock()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def timed(request, tmp_path, ticks, wall):
     """A store whose ticks and clock are set."""
     if request.param == "memory":
-        storage = MemoryStorage(clock=FixedClock(), draw=os.urandom, ticks=ticks)
+        storage = MemoryStorage(clock=wall, draw=os.urandom, ticks=ticks)
+    elif request.param == "sqlite":
+        storage = open_sqlite(tmp_path / "timed.db", clock=wall, draw=os.urandom, ticks=ticks)
     else:
-        storage = open_sqlite(tmp_path / "timed.db", clock=FixedClock(), draw=os.urandom, ticks=ticks)
+        storage = open_in(tmp_path, clock=wall, ticks=ticks)
     with Store(storage, Settings(os.urandom), url=request.param) as opened:
         yield opened
 
@@ -222,11 +230,11 @@ def test_a_renewal_that_comes_after_the_release_notes_no_loss(timed):
     assert held.lost is None
 
 
-def test_leases_that_lapsed_take_no_place_in_the_list(timed, ticks):
-    timed.storage._clock.advance(seconds=1)
+def test_leases_that_lapsed_take_no_place_in_the_list(timed, ticks, wall):
+    wall.advance(seconds=1)
     timed.create("lives").lease("worker", 1000.0)
     for number in range(3):
-        timed.storage._clock.advance(seconds=1)
+        wall.advance(seconds=1)
         timed.create(f"dead-{number}").lease("worker", TTL)
     ticks.advance(seconds=TTL + 1)
     assert [each.session for each in timed.leases(limit=2)] == ["lives"]

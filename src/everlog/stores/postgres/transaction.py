@@ -152,19 +152,21 @@ class PostgresTransaction:
         session, id_, name, branch, branch_id, writer, size, peaks, leaf, recorded, key_salt, *lease = row
         session_id = id_.hex()
         self._leases[session_id] = lease_row(lease)
-        self._current[session_id] = self._tips[branch] = Tip(
-            session,
-            session_id,
-            name,
-            branch,
-            branch_id.hex(),
-            writer.hex(),
-            size,
-            split_digests(peaks),
-            leaf,
-            recorded,
-            key_salt,
-        )
+        if branch not in self._tips:  # a branch has one tip in a transaction, whichever way it was asked for first
+            self._tips[branch] = Tip(
+                session,
+                session_id,
+                name,
+                branch,
+                branch_id.hex(),
+                writer.hex(),
+                size,
+                split_digests(peaks),
+                leaf,
+                recorded,
+                key_salt,
+            )
+        self._current[session_id] = self._tips[branch]
 
     # --- reading ---
     def ticks(self) -> Ticks:
