@@ -5,6 +5,7 @@ import inspect
 import os
 import threading
 
+from databases import open_in
 from everlog.aio import AsyncStore
 from everlog.session import Settings
 from everlog.store import Store
@@ -144,3 +145,8 @@ class TestAsyncMemory(AsyncContract):
 class TestAsyncSqlite(AsyncContract):
     def open_storage(self, folder, clock, ticks=read_ticks):
         return open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, ticks=ticks)
+
+
+class TestAsyncPostgres(AsyncContract):
+    def open_storage(self, folder, clock, ticks=None):
+        return open_in(folder, clock=clock, ticks=ticks)

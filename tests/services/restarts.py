@@ -3,6 +3,9 @@
 import os
 import threading
 
+import pytest
+
+from databases import open_in
 from everlog.core.lease import Ticks
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
@@ -11,6 +14,8 @@ from everlog.testing.clock import FixedClock
 from everlog.writer import Settings
 
 DEADLINE_SECONDS = 20.0
+# What is about the store beside the run: of the rest, no store has code of its own.
+EVERYWHERE = pytest.mark.parametrize("world", ["memory", "sqlite", "postgres"], indirect=True)
 
 
 class Killed(BaseException):
@@ -28,7 +33,7 @@ class World:
         self.clock = FixedClock()
         self.boot = 1_000.0
         self.settings = Settings(os.urandom, body_bytes_max)
-        self._kind, self._path = kind, folder / "s.db"
+        self._kind, self._folder = kind, folder
         self._opened = []
         self._memory = self._storage() if kind == "memory" else None
 
@@ -37,7 +42,13 @@ class World:
 
     def _storage(self):
         tools = {"clock": self.clock, "draw": os.urandom, "ticks": self._ticks}
-        return MemoryStorage(**tools) if self._kind == "memory" else open_sqlite(self._path, relaxed=True, **tools)
+        match self._kind:
+            case "memory":
+                return MemoryStorage(**tools)
+            case "sqlite":
+                return open_sqlite(self._folder / "s.db", relaxed=True, **tools)
+            case _:
+                return open_in(self._folder, **tools)
 
     def store(self):
         """Open another handle, beside those that there are."""

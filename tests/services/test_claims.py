@@ -7,6 +7,7 @@ import threading
 import pytest
 
 import everlog
+from databases import address
 from everlog import NewEvent
 from everlog.core.lease import Ticks
 from everlog.errors import FencedError
@@ -17,9 +18,9 @@ from everlog.stores.memory import MemoryStorage
 from everlog.writer import Settings
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request, tmp_path):
-    with everlog.open("memory:" if request.param == "memory" else tmp_path / "s.db") as opened:
+    with everlog.open(address(request.param, tmp_path)) as opened:
         yield opened
 
 

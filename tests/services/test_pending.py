@@ -11,7 +11,7 @@ from everlog.errors import FencedError, NotFoundError, WaitingError
 from everlog.reducers.pending import MOST, PENDING
 from everlog.testing import check_reducer
 from services.conversations import check_all
-from services.restarts import Killed, die
+from services.restarts import EVERYWHERE, Killed, die
 
 ANY = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
 
@@ -201,6 +201,7 @@ def test_one_id_used_without_end_stays_bounded():
 
 
 # --- waking ---
+@EVERYWHERE
 def test_waking_tells_what_was_in_flight(world):
     session = world.session()
     session.append("user.message", {"content": "Pay it."})
@@ -242,6 +243,7 @@ def test_waking_tells_what_was_in_flight(world):
     assert not woken.lease.alive
 
 
+@EVERYWHERE
 def test_waking_tells_of_waits_and_until_when(world):
     run = world.run()
     for name, timeout in (("go", None), ("stop", 60)):
@@ -254,6 +256,7 @@ def test_waking_tells_of_waits_and_until_when(world):
         ]
 
 
+@EVERYWHERE
 def test_an_idle_session_wakes_with_nothing_in_flight(world):
     session = world.session()
     session.append("user.message", {"content": "Hello"})
@@ -264,6 +267,7 @@ def test_an_idle_session_wakes_with_nothing_in_flight(world):
         assert woken.repair() == []
 
 
+@EVERYWHERE
 def test_waking_what_is_not_there_is_an_error_and_takes_no_lease(world):
     with pytest.raises(NotFoundError):
         world.store().wake("no", holder="next")
@@ -314,6 +318,7 @@ def test_events_of_another_shape_are_as_if_they_had_not_been(world, foreign, mon
 
 
 # --- repairing ---
+@EVERYWHERE
 def test_repair_closes_each_use_once_with_an_unknown_outcome(world):
     session = world.session()
     session.append("user.message", {"content": "Do both."})
@@ -332,6 +337,7 @@ def test_repair_closes_each_use_once_with_an_unknown_outcome(world):
         assert "paid after all" in str(woken.state("messages").as_anthropic())
 
 
+@EVERYWHERE
 def test_two_that_repair_at_once_close_each_use_once(world):
     session = world.session()
     session.append("agent.tool_use", {"id": "c1", "name": "pay", "input": {}})
@@ -386,6 +392,7 @@ def test_a_denied_use_is_not_in_flight(world):
     check_all(session.state("messages"))
 
 
+@EVERYWHERE
 def test_an_erased_use_is_repaired_by_nobody(world):
     session = world.session()
     session.append("agent.tool_use", {"id": "c1", "name": "rm", "input": {"secret": 1}})

@@ -14,7 +14,7 @@ from everlog.errors import (
     StepFailedError,
     StepUnknownError,
 )
-from services.restarts import DEADLINE_SECONDS, Killed, die, nested
+from services.restarts import DEADLINE_SECONDS, EVERYWHERE, Killed, die, nested
 
 ENDS = [Killed, KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit]
 
@@ -45,6 +45,7 @@ FORMS = pytest.mark.parametrize("form", [called, decorated, in_a_body])
 
 
 # --- recorded before and after ---
+@EVERYWHERE
 @FORMS
 def test_the_start_is_durable_before_the_function_runs_and_the_end_after(world, form):
     seen = []
@@ -68,6 +69,7 @@ def test_the_start_is_durable_before_the_function_runs_and_the_end_after(world, 
     assert finished.outcome == "ok"
 
 
+@EVERYWHERE
 @FORMS
 def test_a_finished_step_gives_what_was_recorded_and_is_not_called(world, calls, form):
     first = form(world.run(), "a", calls.giving([1, {"b": None}]))
@@ -117,6 +119,7 @@ def test_steps_are_known_by_name_and_occurrence_in_any_order(world, calls):
     assert [again.step(name, die) for name in ("c", "a", "a", "b")] == ["c3", "a0", "a2", "b1"]
 
 
+@EVERYWHERE
 def test_steps_of_many_threads_replay_in_any_order(world, calls):
     def work(run, names):
         results = {}
@@ -141,6 +144,7 @@ def test_steps_of_many_threads_replay_in_any_order(world, calls):
     assert world.types() == before
 
 
+@EVERYWHERE
 def test_a_name_as_long_as_may_be_is_a_step(world):
     name = "é😀" * 64
     assert world.run("r" * 128).step(name, lambda: 1) == 1
@@ -170,6 +174,7 @@ def test_an_unknown_step_under_fail_stays_so_and_is_recorded_once(world):
     assert world.types() == ["step.started", "step.finished"]
 
 
+@EVERYWHERE
 @FORMS
 def test_an_unknown_step_under_retry_runs_again_under_the_same_effect_key(world, calls, form):
     for _ in range(2):
@@ -308,6 +313,7 @@ def test_a_function_with_a_timeout_gives_and_raises_as_one_without(world):
     assert world.types()[-1] == "step.started"
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("text", ["x" * 100_000, "no \udcff", "\x00", "é" * 9_000])
 def test_an_error_is_recorded_whatever_its_message(world, text):
     with pytest.raises(ValueError) as raised:
@@ -411,6 +417,7 @@ def test_a_result_that_cannot_be_recorded_fails_the_step_and_says_that_it_took_e
     assert len(calls) == 1
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("value", [0.1, -0.0, 2**53, 2**63, "é\x00", nested(40), {"": [None, True]}, None])
 def test_a_result_is_the_same_when_it_is_given_again(world, value):
     first = world.run().step("a", lambda: value)
@@ -468,6 +475,7 @@ def test_inputs_that_are_not_json_are_not_compared(world):
     assert world.run().step("a", die, object()) == 1
 
 
+@EVERYWHERE
 def test_a_large_input_is_compared_by_its_hash(world):
     world.run().step("a", lambda _: 1, "x" * 99_000)
     assert set(world.events()[0].data["input"]) == {"sha256", "bytes"}
@@ -481,6 +489,7 @@ def test_the_policy_of_the_code_that_asks_counts_not_that_of_the_code_that_died(
 
 
 # --- leases ---
+@EVERYWHERE
 def test_a_lease_that_lapsed_within_a_step_leaves_it_unknown(world):
     woken = world.store().wake(world.beside().id, holder="one", ttl=30)
 
@@ -499,6 +508,7 @@ def test_a_lease_that_lapsed_within_a_step_leaves_it_unknown(world):
         next_one.run().step("pay", die)
 
 
+@EVERYWHERE
 def test_a_step_is_not_begun_while_another_holds_the_lease(world):
     world.store().wake(world.beside().id, holder="one", ttl=30)
     with pytest.raises(FencedError):
@@ -515,6 +525,7 @@ def test_an_error_of_the_log_within_a_body_is_shown_not_that_of_the_body(world):
 
 
 # --- erased ---
+@EVERYWHERE
 def test_a_step_whose_end_was_erased_is_unknown(world, calls):
     world.run().step("a", calls.giving("secret"))
     world.session().erase([1], reason="secret")
@@ -538,6 +549,7 @@ def test_a_step_whose_start_was_erased_still_gives_what_was_recorded(world):
     assert world.run().step("a", die, "any input") == "kept"
 
 
+@EVERYWHERE
 def test_a_step_whose_start_was_erased_in_flight_is_unknown(world, calls):
     with pytest.raises(Killed):
         world.run().step("a", die, "secret input")
@@ -584,6 +596,7 @@ def test_replaying_reads_each_event_once(world, monkeypatch):
     assert costs[2_000] <= 10 * costs[200]
 
 
+@EVERYWHERE
 def test_a_run_that_goes_on_reads_nothing(world, monkeypatch):
     session = world.session()
     run = session.run()

@@ -13,7 +13,7 @@ from everlog.errors import (
     WaitingError,
     WaitTimeoutError,
 )
-from services.restarts import DEADLINE_SECONDS, Killed, die
+from services.restarts import DEADLINE_SECONDS, EVERYWHERE, Killed, die
 
 
 def once(calls, value, fails=()):
@@ -29,6 +29,7 @@ def once(calls, value, fails=()):
 
 
 # --- within a stage that is a function ---
+@EVERYWHERE
 @pytest.mark.parametrize("killed", [(), (1,), (2,), (3,), (1, 3), (2, 4), (3, 4)])
 def test_a_stage_as_a_function_that_was_cut_short_replays(world, killed):
     calls = []
@@ -82,6 +83,7 @@ def test_a_step_within_a_step_replays_and_is_not_given_to_one_beside_it(world, f
     assert [value for value, _ in calls] == ["inner", "other"]
 
 
+@EVERYWHERE
 def test_a_recursive_step_replays(world, calls):
     def work(run):
         @run.step("fact")
@@ -274,6 +276,7 @@ def test_stop_iteration_is_recorded_and_raised_as_an_error(world):
 
 
 # --- what is no result ---
+@EVERYWHERE
 def test_a_wait_within_a_step_leaves_it_to_be_gone_on_with(world):
     for form in ("call", "body"):
         name = f"ask in a {form}"
@@ -363,6 +366,7 @@ def test_a_step_that_failed_in_a_finished_run_is_not_tried_again(world, calls):
 
 
 # --- the line ---
+@EVERYWHERE
 @pytest.mark.parametrize("moves", ["rewind", "switch"])
 def test_the_end_of_a_step_does_not_land_on_another_line(world, calls, moves):
     session = world.session()
@@ -387,6 +391,7 @@ def test_the_end_of_a_step_does_not_land_on_another_line(world, calls, moves):
     assert [event.type for event in world.events("step.*")] == ["step.started", "step.finished"]
 
 
+@EVERYWHERE
 def test_two_processes_that_go_through_one_run_are_told(world):
     one, other = world.beside().run(), world.beside().run()
     one.step("a", lambda: 1)
@@ -396,6 +401,7 @@ def test_two_processes_that_go_through_one_run_are_told(world):
 
 
 # --- erased ---
+@EVERYWHERE
 def test_a_finished_step_of_which_both_events_were_erased_is_unknown_once_and_for_all(world, calls):
     world.run().step("pay", calls.giving("secret"))
     world.session().erase([0, 1], reason="secret")

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from everlog.errors import DivergenceError, InvalidPlaceError, StepUnknownError, WaitingError
-from services.restarts import DEADLINE_SECONDS, Killed, die
+from services.restarts import DEADLINE_SECONDS, EVERYWHERE, Killed, die
 
 
 def in_stages(run, calls, *names, last="z"):
@@ -20,6 +20,7 @@ def in_stages(run, calls, *names, last="z"):
 
 
 # --- stages ---
+@EVERYWHERE
 def test_a_stage_groups_its_steps_and_ends_with_a_checkpoint(world, calls):
     in_stages(world.run(), calls, "collect", "write")
     events = world.events()
@@ -86,6 +87,7 @@ def test_a_stage_has_a_result(world):
         assert stage.result == [1]
 
 
+@EVERYWHERE
 def test_a_stage_that_was_cut_short_goes_on_where_it_was(world, calls):
     with pytest.raises(Killed), world.run() as run, run.stage("a"):
         run.step("a1", calls.giving("a1"))
@@ -243,6 +245,7 @@ def test_a_stage_is_named_as_a_checkpoint_is(world, name):
 
 
 # --- resumed and forked at a stage ---
+@EVERYWHERE
 def test_a_run_is_resumed_from_a_stage_with_changed_code(world, calls):
     in_stages(world.run(), calls, "collect", "write")
     del calls[:]
@@ -257,6 +260,7 @@ def test_a_run_is_resumed_from_a_stage_with_changed_code(world, calls):
     assert world.session().verify().ok
 
 
+@EVERYWHERE
 def test_what_is_done_anew_after_a_rewind_has_new_effect_keys(world, calls):
     in_stages(world.run(), calls, "collect", "write")
     first = list(calls)
@@ -267,6 +271,7 @@ def test_what_is_done_anew_after_a_rewind_has_new_effect_keys(world, calls):
     assert calls[:5] == first
 
 
+@EVERYWHERE
 def test_a_run_is_forked_at_a_stage_and_the_first_is_as_it_was(world, calls):
     in_stages(world.run(), calls, "collect", "write")
     before = world.types()
@@ -278,6 +283,7 @@ def test_a_run_is_forked_at_a_stage_and_the_first_is_as_it_was(world, calls):
     assert len(calls) == 8
 
 
+@EVERYWHERE
 def test_a_step_that_is_unknown_where_a_fork_begins_is_retried_under_its_effect_key(world, calls):
     with pytest.raises(Killed):
         world.run().step("pay", calls.raising(Killed()), policy="retry")
@@ -292,6 +298,7 @@ def test_a_step_that_is_unknown_where_a_fork_begins_is_retried_under_its_effect_
     assert len(set(calls)) == 2
 
 
+@EVERYWHERE
 def test_a_rewind_within_a_step_leaves_it_unknown(world, calls):
     world.run().step("a", calls.giving(1))
     session = world.session()
@@ -300,6 +307,7 @@ def test_a_rewind_within_a_step_leaves_it_unknown(world, calls):
         world.run().step("a", die)
 
 
+@EVERYWHERE
 def test_a_finished_step_of_a_line_that_was_left_is_there_again_after_a_switch(world, calls):
     world.run().step("a", calls.giving("first"))
     session = world.session()
@@ -409,6 +417,7 @@ def test_of_two_runs_in_flight_the_end_of_one_does_not_end_the_other(world):
     assert left == {("run", "other"), ("step", "in other")}
 
 
+@EVERYWHERE
 def test_two_runs_of_one_session_go_on_at_the_same_time(world, calls):
     session = world.session()
 

@@ -13,7 +13,7 @@ from everlog.errors import (
     WaitingError,
     WaitTimeoutError,
 )
-from services.restarts import DEADLINE_SECONDS, Killed, die, in_time
+from services.restarts import DEADLINE_SECONDS, EVERYWHERE, Killed, die, in_time
 
 HOUR = 3_600
 
@@ -33,6 +33,7 @@ def test_a_signal_that_came_before_the_wait_counts(world):
     assert finished.caused_by == world.events()[0].id
 
 
+@EVERYWHERE
 def test_a_wait_goes_on_in_another_process_and_is_recorded_once(world):
     for _ in range(3):
         with pytest.raises(WaitingError, match="everlog signal s go") as waiting:
@@ -45,6 +46,7 @@ def test_a_wait_goes_on_in_another_process_and_is_recorded_once(world):
     assert world.types() == ["wait.started", "signal", "wait.finished"]
 
 
+@EVERYWHERE
 def test_a_signal_wakes_who_waits_for_it(world):
     result = []
     run = world.run()
@@ -70,6 +72,7 @@ def test_the_first_signal_wins_and_two_waits_take_two(world):
     assert [waits(world, run), waits(world, run), waits(world, run), waits(world, run, "stop")] == [1, 2, 3, 9]
 
 
+@EVERYWHERE
 def test_waits_side_by_side_never_take_the_same_signal(world):
     for number in range(8):
         world.session().signal("go", number)
@@ -82,6 +85,7 @@ def test_waits_side_by_side_never_take_the_same_signal(world):
     assert sorted(taken) == list(range(8))
 
 
+@EVERYWHERE
 def test_two_runs_do_not_take_the_same_signal(world):
     one, other = world.beside().run("one"), world.beside().run("other")
     for run in (one, other):
@@ -94,6 +98,7 @@ def test_two_runs_do_not_take_the_same_signal(world):
     assert [waits(world, world.beside().run(name)) for name in ("one", "other")] == [1, 2]
 
 
+@EVERYWHERE
 def test_anyone_may_signal_while_another_holds_the_lease(world):
     with world.store().wake(world.beside().id, holder="one") as woken:
         with pytest.raises(WaitingError):
@@ -103,6 +108,7 @@ def test_anyone_may_signal_while_another_holds_the_lease(world):
     assert world.events("signal")[0].actor == "ann"
 
 
+@EVERYWHERE
 def test_a_signal_that_is_sent_twice_under_one_key_is_one(world):
     for _ in range(2):
         world.session().signal("go", 1, key="k")
@@ -124,6 +130,7 @@ def test_a_signal_takes_json(world, data):
     assert world.types() == []
 
 
+@EVERYWHERE
 def test_an_erased_signal_ends_no_wait_but_that_which_took_it_before(world):
     world.session().signal("go", "secret")
     world.session().signal("go", "secret too")
@@ -136,6 +143,7 @@ def test_an_erased_signal_ends_no_wait_but_that_which_took_it_before(world):
 
 
 # --- timeouts ---
+@EVERYWHERE
 def test_a_timeout_counts_from_the_first_time_it_was_asked_for_and_is_recorded_once(world):
     with pytest.raises(WaitingError):
         waits(world, timeout="2h")
@@ -200,6 +208,7 @@ def test_a_patience_that_is_none_is_refused(world, patience):
 
 
 # --- sleeping ---
+@EVERYWHERE
 @pytest.mark.parametrize("form", ["seconds", "text", "datetime"])
 def test_a_sleep_counts_from_the_first_time_and_survives_restarts(world, slept, form):
     until = world.clock.micros / 1_000_000 + 2 * HOUR
@@ -299,6 +308,7 @@ def test_ask_may_be_told_that_it_failed(world, unknown):
     assert world.events("step.finished")[-1].outcome == "unknown"
 
 
+@EVERYWHERE
 def test_a_run_that_asked_can_go_on_and_end_in_another_process(world, unknown):
     world.session().signal("step:pay", "retry")
     with pytest.raises(Killed), world.run() as run:
