@@ -1,5 +1,6 @@
-"""A state machine drives the SQLite store beside the in-memory one: whatever is done, both answer the same."""
+"""A state machine drives another store beside the in-memory one: whatever is done, both answer the same."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from databases import open_in
 from everlog import NewEvent
 from everlog.errors import EverlogError
 from everlog.rebuild import SnapshotPolicy
@@ -64,6 +66,11 @@ def with_hash(event):
     return (*seen(event), event.state_hash)
 
 
+def fed(store):
+    """Give the feed, session by session: among sessions of equal times each store has an order of its own."""
+    return [(event.session, seen(event)) for event in sorted(store.feed(), key=lambda event: event.session)]
+
+
 class Twins(RuleBasedStateMachine):
     sessions = Bundle("sessions")
     holders = Bundle("holders")  # handles that took a lease once, by number
@@ -80,17 +87,19 @@ class Twins(RuleBasedStateMachine):
             MemoryStorage(clock=self.clock, draw=self.draws[0], ticks=self.ticks), without, url="memory:"
         )
         self.made = 0
-        self.open_sqlite()
+        self.open_other()
 
-    def open_sqlite(self):
-        storage = open_sqlite(self.folder / "s.db", clock=self.clock, draw=self.draws[1], ticks=self.ticks)
+    def open_other(self):
         everywhere = Settings(self.draws[1], snapshots=SnapshotPolicy(events=1, share=1e9))
-        self.sqlite = Store(storage, everywhere, url="s.db")
+        self.other = Store(self.open_storage(self.draws[1]), everywhere, url="other")
+
+    def open_storage(self, draw):
+        raise NotImplementedError
 
     def both(self, act):
         """Do the same to both; they give the same, or refuse with the same kind of error and change nothing."""
         results = []
-        for store in (self.memory, self.sqlite):
+        for store in (self.memory, self.other):
             try:
                 results.append(("gave", act(store)))
             except EverlogError as error:
@@ -100,13 +109,16 @@ class Twins(RuleBasedStateMachine):
         return results[0]
 
     def teardown(self):
-        if hasattr(self, "sqlite"):
-            for store in (self.memory, self.sqlite):
+        if not hasattr(self, "other"):
+            return
+        try:
+            for store in (self.memory, self.other):
                 report = store.verify()
                 assert report.ok, report.faults
-            assert [seen(event) for event in self.memory.feed()] == [seen(event) for event in self.sqlite.feed()]
+            assert fed(self.memory) == fed(self.other)
+        finally:
             self.memory.close()
-            self.sqlite.close()
+            self.other.close()
             shutil.rmtree(self.folder)
 
     @rule(target=sessions)
@@ -209,7 +221,7 @@ class Twins(RuleBasedStateMachine):
 
     @rule(reducer=st.none() | st.sampled_from(["document", "messages"]))
     def drop_snapshots(self, reducer):
-        self.sqlite.storage.write(DropSnapshots(None, reducer))
+        self.other.storage.write(DropSnapshots(None, reducer))
 
     @rule(name=sessions, place=st.sampled_from(["m", "n", "start", "end", "-1h", "-3s", -1, 2]))
     def cut(self, name, place):
@@ -238,8 +250,8 @@ class Twins(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
-        self.sqlite.close()
-        self.open_sqlite()
+        self.other.close()
+        self.open_other()
         self.held = [{} for _ in self.held]
 
     # --- leases ---
@@ -303,17 +315,30 @@ class Twins(RuleBasedStateMachine):
 
     @rule()
     def list_sessions(self):
-        self.both(
-            lambda store: [(info.id, info.size, info.labels) for info in store.sessions(order="created", limit=100)]
-        )
+        self.both(lambda store: [(info.id, info.size, info.labels) for info in store.sessions(order="id", limit=100)])
 
     @invariant()
     def nobody_forgets(self):
-        if hasattr(self, "sqlite"):
-            assert len(self.memory.sessions(limit=1000)) == len(self.sqlite.sessions(limit=1000))
+        if hasattr(self, "other"):
+            assert len(self.memory.sessions(limit=1000)) == len(self.other.sessions(limit=1000))
 
 
-Twins.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestTwins = Twins.TestCase
+class SqliteTwins(Twins):
+    def open_storage(self, draw):
+        return open_sqlite(self.folder / "s.db", clock=self.clock, draw=draw, ticks=self.ticks)
+
+
+class PostgresTwins(Twins):
+    def open_storage(self, draw):
+        return open_in(self.folder, clock=self.clock, draw=draw, ticks=self.ticks)
+
+
+def run(machine, examples):
+    machine.TestCase.settings = settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    return machine.TestCase
+
+
+TestSqliteTwins = run(SqliteTwins, 60)
+TestPostgresTwins = run(PostgresTwins, int(os.environ.get("EVERLOG_TWINS", "12")))
