@@ -482,11 +482,11 @@ ON CONFLICT (bucket, session) DO UPDATE SET
 -- has_event: whether an event is recorded as it was written
 SELECT 1 FROM {schema}.event WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s AND leaf = %(leaf)s;
 
--- has_branch: whether a branch is recorded
-SELECT 1 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s;
+-- has_branch: whether a branch is recorded; another may have been given its key
+SELECT 1 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s AND id = %(id)s;
 
--- has_ended: whether a session was deleted
-SELECT 1 FROM {schema}.session WHERE bucket = %(bucket)s AND session = %(session)s AND deleted IS NOT NULL;
+-- has_entry: whether a record is in the ledger; another may have been given its key
+SELECT 1 FROM {schema}.ledger WHERE bucket = %(bucket)s AND entry = %(entry)s AND record = %(record)s;
 
 -- notify: tell whoever listens that something was recorded
 NOTIFY {schema}_news;

@@ -29,7 +29,7 @@ from everlog.core.lineage import Lineage
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
-from everlog.errors import BusyError, EverlogError, NotFoundError, OutcomeUnknownError
+from everlog.errors import EverlogError, NotFoundError, OutcomeUnknownError
 from everlog.storage import (
     Adopt,
     BranchRow,
@@ -75,7 +75,6 @@ from everlog.stores.transact import carry_out
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
 SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
-_TRIES: Final = 20  # of a transaction that met another
 _CACHED: Final = 10_000  # sessions and branches whose place is remembered
 
 
@@ -135,15 +134,16 @@ class PostgresStorage:
 
     def _commit_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
         deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
-        for number in range(_TRIES):
+        pause = 0.002
+        while True:
             try:
                 return self._try_group(bucket, requests)
             except psycopg.Error as error:
                 lost = was_lost(error)
                 if (not lost and error.sqlstate not in AGAIN) or time.monotonic() >= deadline:
                     raise translate(error) from error
-                time.sleep(0.05 if lost else random.uniform(0, 0.002 * 2 ** min(number, 8)))  # noqa: S311
-        raise BusyError(f"other transactions came between for {_TRIES} tries; nothing was written; try again later")
+                time.sleep(0.05 if lost else random.uniform(0, pause))  # noqa: S311
+                pause = min(2 * pause, 0.5)
 
     def _try_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
         with self.connections.writer() as connection:

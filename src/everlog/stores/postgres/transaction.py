@@ -318,7 +318,7 @@ class PostgresTransaction:
         self._write("insert_tip", {"branch": key, **columns})
         tip.session, tip.branch = session, key
         self._tips[key] = tip
-        self._note(Mark("has_branch", {"branch": key}))
+        self._note(Mark("has_branch", {"branch": key, "id": bytes.fromhex(branch.id)}))
         return key
 
     def set_current(self, session: int, branch: int) -> None:
@@ -382,14 +382,14 @@ class PostgresTransaction:
         self._write("end_snapshots", {"session": session})
         self._write("end_lease", {"session": session})
         self._write("raise_erasures", {})
-        self._note(Mark("has_ended", {"session": session}))
         self._leases.clear()
         for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
             del self._current[session_id]
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
-        entry = self._connections.new_key(self.bucket)
-        self._write("insert_ledger", {"entry": entry, "record": encode_record(record), "reason": reason})
+        entry, encoded = self._connections.new_key(self.bucket), encode_record(record)
+        self._write("insert_ledger", {"entry": entry, "record": encoded, "reason": reason})
+        self._note(Mark("has_entry", {"entry": entry, "record": encoded}))
         if isinstance(record, EraseRecord):
             self._write(
                 "insert_erasures", {"entry": entry, "leaves": [bytes.fromhex(leaf) for _, leaf in record.events]}
