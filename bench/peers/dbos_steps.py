@@ -1,6 +1,6 @@
-"""DBOS's durable steps with SQLite, with its own defaults: `python -m bench.peers.dbos_steps FILE COUNT` prints steps a second.
+"""DBOS's durable steps, with its own defaults: `python -m bench.peers.dbos_steps PLACE COUNT` prints steps a second.
 
-It runs with the Python that bench/peers.txt is installed in. A step gives a number, as the one of Everlog beside it does.
+PLACE is a file for SQLite, or the URL of a PostgreSQL. It runs with the Python that bench/peers.txt is installed in. A step gives a number, as the one of Everlog beside it does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dbos import DBOS
 
 def main() -> None:
     """Measure one workflow of COUNT steps, one after another, after a short one."""
-    path, count = sys.argv[1], int(sys.argv[2])
+    place, count = sys.argv[1], int(sys.argv[2])
     DBOS(
         config={
             "name": "bench",
-            "system_database_url": f"sqlite:///{path}",
+            "system_database_url": place if "://" in place else f"sqlite:///{place}",
             "run_admin_server": False,
             "log_level": "ERROR",
         }
