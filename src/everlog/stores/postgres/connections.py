@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Lock
@@ -31,10 +31,10 @@ from everlog.errors import (
     UnsupportedStoreError,
 )
 from everlog.stores.postgres.statements import BUCKET_BITS, Row, Statements
+from everlog.stores.postgres.wire import Parameters, PreparedConnection, run
 
 T = TypeVar("T")
-Connection = psycopg.Connection[TupleRow]
-Parameters = Mapping[str, Any] | None
+Connection = PreparedConnection
 
 READERS_MAX: Final = 8
 WRITERS_MAX: Final = 4
@@ -61,16 +61,19 @@ class Connections:
         self.tenant = tenant
         self.buckets = buckets
         self.read_only = read_only
+        self._prepare = prepare
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
         self._process = os.getpid()
         self._closed = False
         keywords: dict[str, Any] = {
             "autocommit": True,
-            "prepare_threshold": 5 if prepare else None,
+            "prepare_threshold": None,  # wire.py prepares
+            "client_encoding": "utf8",
             "application_name": "everlog",
         }
         make: Callable[..., ConnectionPool[Connection]] = lambda name, most: ConnectionPool(  # noqa: E731
             conninfo,
+            connection_class=PreparedConnection,
             min_size=0,
             max_size=most,
             kwargs=keywords,
@@ -162,30 +165,12 @@ class Connections:
 
     def execute(self, connection: Connection, statement: bytes, parameters: Parameters = None) -> list[TupleRow]:
         """Send one statement; give its rows."""
-        self.round_trips += 1
-        with connection.cursor(binary=True) as cursor:
-            cursor.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description is not None else []
+        return self.together(connection, [(statement, parameters)])[0]
 
     def together(self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
         """Send statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
-        if len(statements) == 1:
-            return [self.execute(connection, *statements[0])]
         self.round_trips += 1
-        cursors: list[psycopg.Cursor[TupleRow]] = []
-        first: psycopg.Error | None = None  # kept out of the pipeline's own way, which would print what follows from it
-        try:
-            with connection.pipeline():
-                try:
-                    for statement, parameters in statements:
-                        cursors.append(connection.cursor(binary=True).execute(statement, parameters))
-                except psycopg.Error as error:
-                    first = error
-        except psycopg.Error as error:
-            raise (first or error) from None
-        if first is not None:
-            raise first
-        return [cursor.fetchall() if cursor.description is not None else [] for cursor in cursors]
+        return run(connection, statements, prepare=self._prepare)
 
 
 @contextmanager

@@ -11,13 +11,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 import psycopg
 from psycopg import conninfo
+from psycopg.rows import TupleRow
 
 from everlog.core.lease import Ticks
 from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
-from everlog.stores.postgres.connections import AGAIN, Connection, Connections, translate
+from everlog.stores.postgres.connections import AGAIN, Connections, translate
 from everlog.stores.postgres.statements import Statements
 from everlog.stores.postgres.store import PostgresStorage
 from everlog.stores.postgres.transaction import Clock
+
+Connection = psycopg.Connection[TupleRow]
 
 SCHEMA: Final = "everlog"
 # Those that grow, each spread by bucket where the server is one of Citus, and each with a tenant but for the counters.

@@ -51,13 +51,13 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 
 -- lock_sessions: keep others from writing to living sessions until the end of the transaction, in one order for all
 SELECT session FROM {schema}.session
-WHERE bucket = %(bucket)s AND id = ANY(%(ids)s) AND deleted IS NULL
+WHERE bucket = %(bucket)s AND id = ANY(%(ids)s::bytea[]) AND deleted IS NULL
 ORDER BY session FOR UPDATE;
 
 -- lock_owners: the same for the sessions that own branches
 SELECT session FROM {schema}.session
 WHERE bucket = %(bucket)s AND session IN (
-  SELECT session FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = ANY(%(branches)s)
+  SELECT session FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = ANY(%(branches)s::bigint[])
 )
 ORDER BY session FOR UPDATE;
 
@@ -71,14 +71,14 @@ FROM {schema}.session AS s
 JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
 JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
 LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
-WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s) AND s.deleted IS NULL;
+WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL;
 
 -- read_keyed: which keys stand in the lineages of sessions' current branches, and where
 WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
   SELECT s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
   FROM {schema}.session AS s
   JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
-  WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s) AND s.deleted IS NULL
+  WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL
   UNION ALL
   SELECT c.id, b.branch, b.base, b.base_size, least(c.stop, c.base_size)
   FROM chain AS c
@@ -101,7 +101,7 @@ WITH RECURSIVE chain (branch, base, base_size, stop) AS (
 )
 SELECT e.key, e.branch, e.position, e.key_count, c.stop
 FROM chain AS c
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s) AND e.position < c.stop;
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s::text[]) AND e.position < c.stop;
 
 -- read_home: the bucket and key of the session that has a name
 SELECT home, session FROM {schema}.directory

@@ -39,7 +39,7 @@ from everlog.storage import (
     TakeLease,
     Update,
 )
-from everlog.stores.postgres.connections import Connection, Connections, Parameters
+from everlog.stores.postgres.connections import Connection, Connections
 from everlog.stores.postgres.statements import (
     Row,
     branch_row,
@@ -47,6 +47,7 @@ from everlog.stores.postgres.statements import (
     lease_row,
     session_row,
 )
+from everlog.stores.postgres.wire import Parameters
 from everlog.stores.transact import NewBranch
 
 _HEAVY: Final = (Create, Delete, Erase, PutSnapshots, DropSnapshots)  # about more than one session, or none
@@ -446,7 +447,7 @@ class PostgresTransaction:
                 kept.append((statements["insert_event"], here | {"branch": branch, **msgspec.structs.asdict(row)}))
             else:
                 columns: dict[str, Any] = {"branch": [branch for branch, _ in self._rows]}
-                columns |= {name: [getattr(row, name) for _, row in self._rows] for name in _EVENT_COLUMNS}
+                columns |= _columns_of([row for _, row in self._rows])
                 kept.append((statements["insert_events"], here | {"count": count} | columns))
             self._rows = []
             self._grown = {}
@@ -504,6 +505,15 @@ def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str]]:
             keys = request.batch.keys()
             keyed.update(((request.session_id, key), None) for key in keys)
     return list(keyed)
+
+
+def _columns_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any] | None]:
+    """Give the columns of rows by name; None for one that is NULL in all of them, as `unnest` fills in for an array that is."""
+    columns = zip(*map(msgspec.structs.astuple, rows), strict=True)
+    return {
+        name: None if column.count(None) == len(column) else column
+        for name, column in zip(_EVENT_COLUMNS, columns, strict=True)
+    }
 
 
 def _tip_statements(
