@@ -35,7 +35,9 @@ from everlog.storage import (
     Erase,
     PutSnapshots,
     Request,
+    Rewind,
     SessionRow,
+    Switch,
     TakeLease,
     Update,
 )
@@ -115,6 +117,9 @@ class PostgresTransaction:
             tuple[str, str], tuple[int, int, int]
         ] = {}  # by session and key: branch, position, covered up to
         self._asked: set[tuple[str, str]] = set()  # the keys that were looked up
+        self._names: dict[str, bool] = {}  # whether they are taken, of those that were looked up
+        self._sessions: dict[str, SessionRow] = {}  # that were read, by id
+        self._owners: dict[int, SessionRow] = {}  # of branches
         self._erasures: int | None = None
         self._pending: list[tuple[bytes, Parameters]] = []
         self._rows: list[tuple[int, EventRow]] = []
@@ -137,17 +142,47 @@ class PostgresTransaction:
             owners, keys = [bytes.fromhex(session) for session, _ in keyed], [key for _, key in keyed]
             asked.append(("read_keyed", here | {"ids": list(set(owners)), "owners": owners, "keys": keys}))
         asked.append(("read_clock", None))
-        found = self._together([(self._connections.statements[name], parameters) for name, parameters in asked])
-        rows = {name: rows for (name, _), rows in zip(asked, found, strict=True)}
+        ahead = self._ahead_of(requests)
+        found = self._together([(self._connections.statements[name], given) for name, given in (*asked, *ahead)])
+        rows = {name: rows for (name, _), rows in zip(asked, found, strict=False)}
         self.now, ticks = self._clock.learn(rows["read_clock"][0][0])
         self._ticks = ticks
         if heavy:
             self._erasures = rows["lock_bucket"][0][0]
         for row in rows.get("read_tips", ()):
             self._note_tip(row)
+        for (name, given), answer in zip(ahead, found[len(asked) :], strict=True):
+            self._note_ahead(name, given, answer)
         self._asked.update(keyed)
         for id_, key, branch, position, count, stop in rows.get("read_keyed", ()):
             self._keyed[id_.hex(), key] = (branch, position, min(position + (count or 1), stop))
+
+    def _ahead_of(self, requests: Sequence[Request]) -> list[tuple[str, dict[str, Any]]]:
+        """Give the queries that new sessions and branches will ask for, so that they need no round trip of their own."""
+        asked: dict[tuple[str, Any], dict[str, Any]] = {}
+        for request in requests:
+            if isinstance(request, Create):
+                at = self._connections.bucket_of_name(request.name)
+                asked["read_home", request.name] = {"bucket": at, "name": request.name}
+                if request.base is not None:
+                    asked["read_session_of", request.base.branch] = {
+                        "bucket": self.bucket,
+                        "branch": request.base.branch,
+                    }
+            id_ = request.forked_from if isinstance(request, Create) else None
+            if isinstance(request, (Rewind, Switch, Update)):
+                id_ = request.session_id
+            if id_ is not None:
+                asked["read_session_in", id_] = {"bucket": self.bucket, "id": bytes.fromhex(id_)}
+        return [(name, given) for (name, _), given in asked.items()]
+
+    def _note_ahead(self, name: str, given: dict[str, Any], rows: Sequence[Row]) -> None:
+        if name == "read_home":
+            self._names[given["name"]] = bool(rows)
+        elif rows and name == "read_session_of":
+            self._owners[given["branch"]] = session_row(rows[0])
+        elif rows:
+            self._sessions[given["id"].hex()] = session_row(rows[0])
 
     def _note_tip(self, row: Row) -> None:
         session, id_, name, branch, branch_id, writer, size, peaks, leaf, recorded, key_salt, *lease = row
@@ -224,12 +259,16 @@ class PostgresTransaction:
         self._leases[session_id] = lease
 
     def session(self, session_id: str) -> SessionRow:
+        if session_id in self._sessions:
+            return self._sessions[session_id]
         rows = self._fetch("read_session_in", {"id": bytes.fromhex(session_id)})
         if not rows:
             raise _no_session(session_id)
         return session_row(rows[0])
 
     def session_of(self, branch: int) -> SessionRow:
+        if branch in self._owners:
+            return self._owners[branch]
         rows = self._fetch("read_session_of", {"branch": branch})
         if not rows:
             raise NotFoundError("the session that owned this branch was deleted; nothing was written")
@@ -239,7 +278,12 @@ class PostgresTransaction:
         return [branch_row(row) for row in self._fetch("read_branches", {"session": session})]
 
     def name_taken(self, name: str) -> bool:
-        return bool(self._fetch("read_home", {"bucket": self._connections.bucket_of_name(name), "name": name}))
+        known = self._names.get(name)
+        return (
+            known
+            if known is not None
+            else bool(self._fetch("read_home", {"bucket": self._connections.bucket_of_name(name), "name": name}))
+        )
 
     def recorded(self, branch: int | None, size: int, keys: Sequence[str]) -> Recorded:
         if branch is None:
@@ -299,6 +343,8 @@ class PostgresTransaction:
         at = self._connections.bucket_of_name(create.name)
         self._write("insert_name", {"bucket": at, "name": create.name, "home": self.bucket, "session": session})
         self._insert_labels(session, create.labels)
+        self._names[create.name] = True
+        self._leases[create.session_id] = None  # it is new
         return session
 
     def insert_branch(self, session: int, branch: NewBranch) -> int:
@@ -324,6 +370,7 @@ class PostgresTransaction:
 
     def set_current(self, session: int, branch: int) -> None:
         self._write("set_current", {"session": session, "branch": branch})
+        self._forget_sessions()
         tip = self._tips[branch]
         self._current[tip.session_id] = tip
         self._asked = {each for each in self._asked if each[0] != tip.session_id}  # they were of the line that was left
@@ -332,6 +379,7 @@ class PostgresTransaction:
         shown = {"title": title, "labels": msgspec.json.encode(labels).decode(), "metadata": metadata}
         self._write("delete_labels", {"session": session})
         self._write("set_names", {"session": session, **shown})
+        self._forget_sessions()
         self._insert_labels(session, labels)
 
     def _insert_labels(self, session: int, labels: dict[str, str]) -> None:
@@ -383,6 +431,8 @@ class PostgresTransaction:
         self._write("end_snapshots", {"session": session})
         self._write("end_lease", {"session": session})
         self._write("raise_erasures", {})
+        self._names.pop(name, None)
+        self._forget_sessions()
         self._leases.clear()
         for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
             del self._current[session_id]
@@ -419,6 +469,11 @@ class PostgresTransaction:
     def _note(self, mark: Mark) -> None:
         if self.mark is None:
             self.mark = Mark(mark.query, {"bucket": self.bucket, **mark.parameters})
+
+    def _forget_sessions(self) -> None:
+        """Read sessions anew: what was read of them has changed."""
+        self._sessions.clear()
+        self._owners.clear()
 
     def _write(self, query: str, parameters: dict[str, Any]) -> None:
         self.wrote = True
