@@ -222,8 +222,8 @@ WHERE e.key = %(key)s AND s.deleted IS NULL
 ORDER BY e.recorded DESC, e.bucket, e.feed DESC
 LIMIT %(limit)s;
 
--- read_counters: the number of the last event of each bucket
-SELECT bucket, feed FROM {schema}.bucket ORDER BY bucket;
+-- read_counters: the number of the last event of each bucket, and its count of erasures
+SELECT bucket, feed, erasures FROM {schema}.bucket ORDER BY bucket;
 
 -- read_feed_ends: the last event of each bucket that has any
 SELECT c.bucket, e.feed, e.leaf
@@ -248,8 +248,10 @@ FROM (
 WHERE held - own <= %(bytes)s
 ORDER BY feed;
 
--- read_feed_leaf: the leaf at a number of a bucket
-SELECT leaf FROM {schema}.event WHERE bucket = %(bucket)s AND feed = %(feed)s;
+-- read_feed_leaves: the leaves at a number of each of several buckets
+SELECT e.bucket, e.leaf
+FROM unnest(%(buckets)s::bigint[], %(feeds)s::bigint[]) AS r (bucket, feed)
+JOIN {schema}.event AS e ON e.bucket = r.bucket AND e.feed = r.feed;
 
 -- insert_name: take a name
 INSERT INTO {schema}.directory (bucket, name, home, session) VALUES (%(bucket)s, %(name)s, %(home)s, %(session)s);

@@ -456,48 +456,68 @@ class PostgresStorage:
 
 def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) -> FeedPage:
     """Read a page of the feed: what is new in each bucket, in the order of its numbers, merged by the time recorded."""
-    connections = store.connections
     places = {place.bucket: place for place in after}
-    ends = dict(connections.fetch_all("read_counters"))
+    counters = {bucket: (end, erasures) for bucket, end, erasures in store.connections.fetch_all("read_counters")}
     for place in after:
-        if ends.get(place.bucket, 0) < place.number:
+        if counters.get(place.bucket, (0, 0))[0] < place.number:
             check_place(place, None)
-    behind = [bucket for bucket, end in ends.items() if end > (places[bucket].number if bucket in places else 0)]
-    share = max(1, limit // max(1, len(behind)))
-    asked: list[tuple[bytes, Any]] = [
-        (connections.statements["read_feed_leaf"], {"bucket": place.bucket, "feed": place.number}) for place in after
-    ]
+    starts = {bucket: places[bucket].number if bucket in places else 0 for bucket in counters}
+    behind = [bucket for bucket, (end, _) in counters.items() if end > starts[bucket]]
+    found: dict[int, list[Any]] = {}
     for bucket in behind:
-        start = places[bucket].number if bucket in places else 0
-        given = {
-            "bucket": bucket,
-            "after": start,
-            "limit": share,
-            "bytes": limits.PAGE_BYTES_MAX // max(1, len(behind)),
-        }
-        asked.append((connections.statements["read_feed"], given))
+        ahead = store._ahead.get(bucket)
+        if ahead is not None and (ahead.after, ahead.erasures) == (starts[bucket], counters[bucket][1]):
+            found[bucket] = ahead.rows
+    found |= _read_buckets(store, after, {bucket: starts[bucket] for bucket in behind if bucket not in found}, limit)
+    page, left = _merge(store, found, {bucket: end for bucket, (end, _) in counters.items()}, limit)
+    passed = {place.bucket: place.number for place in page.passed}
+    store._ahead = {
+        bucket: _Ahead(passed.get(bucket, starts[bucket]), counters[bucket][1], rows) for bucket, rows in left.items()
+    }
+    return page
+
+
+def _read_buckets(
+    store: PostgresStorage, after: Sequence[FeedPlace], starts: dict[int, int], limit: int
+) -> dict[int, list[Any]]:
+    """Read what is new in buckets, a share of a page each, and check that places are still there; in one round trip."""
+    connections, statements = store.connections, store.connections.statements
+    asked: list[tuple[bytes, Any]] = []
+    if after:
+        given = {"buckets": [place.bucket for place in after], "feeds": [place.number for place in after]}
+        asked.append((statements["read_feed_leaves"], given))
+    for bucket, start in starts.items():
+        most = {"limit": max(1, limit // len(starts)), "bytes": limits.PAGE_BYTES_MAX // len(starts)}
+        asked.append((statements["read_feed"], {"bucket": bucket, "after": start, **most}))
     if not asked:
-        return FeedPage([], (), more=False)
+        return {}
     found = connections.ask(asked)
-    for place, rows in zip(after, found, strict=False):
-        check_place(place, rows[0][0] if rows else None)
-    return _merge(store, dict(zip(behind, found[len(after) :], strict=True)), ends)
+    leaves = dict(found.pop(0)) if after else {}
+    for place in after:
+        check_place(place, leaves.get(place.bucket))
+    return dict(zip(starts, found, strict=True))
 
 
-def _merge(store: PostgresStorage, found: dict[int, list[Any]], ends: dict[int, int]) -> FeedPage:
+def _merge(
+    store: PostgresStorage, found: dict[int, list[Any]], ends: dict[int, int], limit: int
+) -> tuple[FeedPage, dict[int, list[Any]]]:
     """Merge what is new in buckets: of their next events the one that was recorded first, as long as the next of each is known.
 
-    The order is the same wherever a page ends.
+    The order is the same wherever a page ends. Gives the rows that are left too.
     """
     heads = [(rows[0][9] or 0, bucket, 0) for bucket, rows in found.items() if rows]
     heapify(heads)
     events: list[tuple[FeedPlace, Event]] = []
     passed: dict[int, FeedPlace] = {}
-    while heads:
+    taken = dict.fromkeys(found, 0)
+    for _ in range(limit):
+        if not heads:
+            break
         _, bucket, index = heads[0]
         rows = found[bucket]
         feed, branch, branch_id, writer, session, *columns = rows[index]
         place = passed[bucket] = FeedPlace(bucket, feed, columns[10])
+        taken[bucket] = index + 1
         if session is not None and columns[1] is not None:
             events.append((place, store._event_of_branch(branch_id, writer, session, branch, columns)))
         if index + 1 < len(rows):
@@ -506,8 +526,8 @@ def _merge(store: PostgresStorage, found: dict[int, list[Any]], ends: dict[int, 
             break  # what follows in this bucket is on another page
         else:
             heappop(heads)
-    more = bool(heads)
-    return FeedPage(events, tuple(passed.values()), more)
+    left = {bucket: rows[taken[bucket] :] for bucket, rows in found.items() if taken[bucket] < len(rows)}
+    return FeedPage(events, tuple(passed.values()), more=bool(heads)), left
 
 
 def _end(connection: psycopg.Connection[Any]) -> None:
