@@ -123,9 +123,7 @@ def test_maintenance_erases_and_deletes_and_cannot_forge(url, addresses):
         assert store.sessions() == []
     address = read_address(addresses["maintenance"])
     with psycopg.connect(address.conninfo, autocommit=True) as connection:
-        ((count, left),) = connection.execute(
-            f"SELECT count(*), count(body) FROM {address.schema}.event"
-        ).fetchall()
+        ((count, left),) = connection.execute(f"SELECT count(*), count(body) FROM {address.schema}.event").fetchall()
         assert count > 0
         assert left == 0
         for column in ("leaf", "nodes", "position", "feed"):

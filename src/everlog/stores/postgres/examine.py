@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from everlog.core.limits import CLOCK_AHEAD_MICROS_MAX
 from everlog.errors import EverlogError
 from everlog.stores.check import Check
-from everlog.stores.postgres.connections import Connection
 from everlog.stores.postgres.opening import OLDEST_SERVER, Address, read_address
 from everlog.stores.postgres.statements import Statements
 
@@ -26,6 +26,8 @@ _MUST_BE: Final = {
         "this server acknowledges before it has synced; Everlog asks for the sync itself",
     ),
 }
+
+Connection = psycopg.Connection[TupleRow]
 
 
 def examine_postgres(url: str) -> Iterator[Check]:

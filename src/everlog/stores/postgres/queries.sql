@@ -116,6 +116,20 @@ LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
 WHERE s.bucket = %(bucket)s AND s.tenant = coalesce(current_setting('everlog.tenant', true), '') AND s.name = %(name)s
   AND s.deleted IS NULL;
 
+-- read_found_chain: what read_chain gives of the current branch of a living session, by its name
+WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
+  SELECT b.branch, b.id, b.writer, b.base, b.base_size, 0
+  FROM {schema}.session AS s
+  JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+  WHERE s.bucket = %(bucket)s AND s.tenant = coalesce(current_setting('everlog.tenant', true), '') AND s.name = %(name)s
+    AND s.deleted IS NULL
+  UNION ALL
+  SELECT b.branch, b.id, b.writer, b.base, b.base_size, chain.depth + 1
+  FROM chain
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = chain.base
+)
+SELECT branch, id, writer, base_size FROM chain ORDER BY depth;
+
 -- read_session_by_id: a living session by its 16 bytes, wherever it is
 SELECT {session} FROM {schema}.session AS s WHERE s.id = %(id)s AND s.deleted IS NULL;
 

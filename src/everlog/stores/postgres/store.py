@@ -16,9 +16,10 @@ from contextlib import suppress
 from functools import partial
 from heapq import heapify, heappop, heapreplace
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
@@ -78,6 +79,17 @@ SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction 
 _CACHED: Final = 10_000  # sessions and branches whose place is remembered
 
 
+class _Ahead(NamedTuple):
+    """Rows of a bucket's feed that were read and did not go into a page. after: number of the event before the first.
+
+    erasures: of the bucket, as it was before they were read. Where it has grown they are read again.
+    """
+
+    after: int
+    erasures: int
+    rows: list[Any]
+
+
 class PostgresStorage:
     """Implements everlog.storage.Storage."""
 
@@ -92,7 +104,9 @@ class PostgresStorage:
         self._mutex = Lock()
         self._committers: dict[int, Committer] = {}
         self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
+        self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
         self._lineages: dict[int, Lineage] = {}  # by branch: neither do these
+        self._ahead: dict[int, _Ahead] = {}  # of the feed, by bucket
         self._closed = False
         self._seen: object = None
         self._news = News(self._look, POLL_SECONDS)
@@ -237,17 +251,29 @@ class PostgresStorage:
 
     # --- sessions and branches ---
     def find(self, name: str) -> Listed:
-        bucket = self.connections.bucket_of_name(name)
-        given = {"bucket": bucket, "name": name}
-        statements = self.connections.statements
-        homes, found = self.connections.ask([(statements["read_home"], given), (statements["read_found"], given)])
-        if homes and homes[0][0] != bucket:  # it was forked from one of another name
-            found = self.connections.fetch_all("read_found", {"bucket": homes[0][0], "name": name})
+        at = self.connections.bucket_of_name(name)
+        likely = self._guesses.get(name, at)
+        homes, found, chain = self._read_found(name, likely, ("read_home", at))
+        if homes and homes[0][0] != likely:  # it was forked from one of another name
+            likely = homes[0][0]
+            found, chain = self._read_found(name, likely)
         if not homes or not found:
             raise NotFoundError(f"there is no session {name!r} in this store; create it, or see sessions()")
+        if likely != at:
+            if len(self._guesses) >= _CACHED:
+                self._guesses = {}
+            self._guesses[name] = likely
+        self._keep_lineage(lineage_of(chain, name))
         listed = listing.listed(found[0])
         self._known(listed.session)
         return listed
+
+    def _read_found(self, name: str, bucket: int, *before: tuple[str, int]) -> list[list[TupleRow]]:
+        """Read a session by its name in the bucket that it is in. before: what is read with it, each with its bucket."""
+        queries = (*before, ("read_found", bucket), ("read_found_chain", bucket))
+        return self.connections.ask(
+            [(self.connections.statements[query], {"bucket": at, "name": name}) for query, at in queries]
+        )
 
     def session(self, name: str) -> SessionRow:
         return self.find(name).session
@@ -320,11 +346,14 @@ class PostgresStorage:
         known = self._lineages.get(branch)
         if known is None or known.session != session:
             given = {"bucket": bucket_of(branch), "branch": branch}
-            known = lineage_of(self.connections.fetch_all("read_chain", given), session)
-            if len(self._lineages) >= _CACHED:
-                self._lineages = {}
-            self._lineages[branch] = known
+            known = self._keep_lineage(lineage_of(self.connections.fetch_all("read_chain", given), session))
         return known
+
+    def _keep_lineage(self, lineage: Lineage) -> Lineage:
+        if len(self._lineages) >= _CACHED:
+            self._lineages = {}
+        self._lineages[lineage.branch] = lineage
+        return lineage
 
     # --- events ---
     def read(

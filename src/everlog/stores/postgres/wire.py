@@ -28,13 +28,13 @@ from psycopg.waiting import Ready, Wait
 Parameters = Mapping[str, Any] | None
 
 PREPARED_MAX: Final = (
-    200  # statements that a connection keeps prepared; there are about a hundred, and those of queries
+    200  # statements that a connection keeps prepared: there are about a hundred, and those of queries
 )
 
 _PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
 _SMALL: Final = frozenset(
     {"bucket", "home"}
-)  # parameters of the type smallint: what the tables may be spread by is compared as it is
+)  # parameters of the type smallint: what tables are spread by is compared as it is
 _SMALL_MAX: Final = 32_767
 _INT2, _INT4, _INT8, _BYTEA, _TEXT = 21, 23, 20, 17, 25  # as pg_type numbers them, for ever
 _ARRAYS: Final = {  # by the type of their items: numbers of their own type and of their items'
@@ -159,7 +159,7 @@ def _pack_array(item: str, values: Sequence[Any] | None) -> tuple[int, bytes | N
 # --- sending and receiving -----------------------------------------------------------------------
 def _communicate(
     connection: PreparedConnection, bound: Sequence[_Bound], *, prepare: bool
-) -> Generator[Wait, Ready, list[list[TupleRow]]]:
+) -> Generator[Wait, Ready | int, list[list[TupleRow]]]:
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     fresh = _send(connection, bound, prepare=prepare)
@@ -212,7 +212,7 @@ def _error(connection: PreparedConnection, failed: pq.abc.PGresult) -> psycopg.E
     return error
 
 
-def _receive(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, pq.abc.PGresult]:
+def _receive(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.PGresult]:
     """Give the one result of a statement, and pass the end of it."""
     result = yield from _receive_one(pgconn)
     assert result is not None, "a statement has a result"
@@ -220,7 +220,7 @@ def _receive(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, pq.abc.PGresult]:
     return result
 
 
-def _receive_one(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready, pq.abc.PGresult | None]:
+def _receive_one(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.PGresult | None]:
     while pgconn.is_busy():
         yield Wait.R
         pgconn.consume_input()
