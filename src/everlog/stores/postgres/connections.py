@@ -39,6 +39,7 @@ Connection = PreparedConnection
 READERS_MAX: Final = 8
 WRITERS_MAX: Final = 4
 RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried again, as while it is started anew
+_LARGE_MAX: Final = 1_000
 _PAUSE_SECONDS: Final = 0.05
 # Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took.
 AGAIN: Final = ("40001", "40P01", "23505")
@@ -63,6 +64,9 @@ class Connections:
         self.read_only = read_only
         self._prepare = prepare
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
+        self.large: frozenset[int] = (
+            frozenset()
+        )  # branches of which a page was met that its bytes end, and not its events
         self._process = os.getpid()
         self._closed = False
         keywords: dict[str, Any] = {
@@ -109,6 +113,11 @@ class Connections:
         with self._key_lock:
             self._last_number = max(self._last_number + 1, time.time_ns() // 1_000)
             return bucket << BUCKET_BITS | self._last_number
+
+    def note_large(self, branch: int) -> None:
+        """Remember that pages of a branch are to be bounded by their bytes."""
+        if branch not in self.large:
+            self.large = frozenset({branch, *self.large}) if len(self.large) < _LARGE_MAX else frozenset({branch})
 
     def inherited(self) -> bool:
         """Tell whether this process was forked from the one that opened the store."""
