@@ -168,18 +168,22 @@ def _communicate(
             pgconn.consume_input()  # the server goes on only when its answers are taken
     rows: list[list[TupleRow]] = []
     failed: pq.abc.PGresult | None = None
-    for place in range(len(bound)):
-        if place in fresh:
-            result = yield from _receive(pgconn)
-            if result.status in _GOOD:
-                connection.prepared[bound[place].key] = fresh[place]
-            failed = failed if result.status in _GOOD else failed or result
+    for place, (key, _) in enumerate(bound):
+        prepared = (yield from _receive(pgconn)) if place in fresh else None
         result = yield from _receive(pgconn)
+        if prepared is not None and prepared.status in _GOOD:
+            connection.prepared[key] = fresh[place]
+        elif prepared is not None and failed is None:
+            failed = prepared
         if result.status in _GOOD:
             rows.append(_load(connection, result))
-        failed = failed if result.status in _GOOD else failed or result
-    yield from _receive_one(pgconn)  # the end of the pipeline
-    pgconn.exit_pipeline_mode()
+        elif failed is None:
+            failed = result
+        if failed is not None and pgconn.status != pq.ConnStatus.OK:
+            break  # nothing more will come
+    else:
+        yield from _receive_one(pgconn)  # the end of the pipeline
+        pgconn.exit_pipeline_mode()
     if failed is not None:
         raise _error(connection, failed)
     return rows
@@ -215,7 +219,8 @@ def _error(connection: PreparedConnection, failed: pq.abc.PGresult) -> psycopg.E
 def _receive(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.PGresult]:
     """Give the one result of a statement, and pass the end of it."""
     result = yield from _receive_one(pgconn)
-    assert result is not None, "a statement has a result"
+    if result is None:
+        raise psycopg.OperationalError("the connection was lost")
     yield from _receive_one(pgconn)
     return result
 
