@@ -61,11 +61,12 @@ class BranchReader:
         raise NotImplementedError
 
     def _view_of(self, branch: BranchRow, session: str) -> View:
-        if branch.base is None:
-            return View(branch, lineage_of_one(branch.key, branch.id, branch.writer, session))
         lineage = self._lineages.get(branch.key)
         if lineage is None:
-            lineage = self.storage.lineage(branch.key, session)
+            if branch.base is None:
+                lineage = lineage_of_one(branch.key, branch.id, branch.writer, session)
+            else:
+                lineage = self.storage.lineage(branch.key, session)
             # A new dict rather than a change: other threads may be reading this one.
             self._lineages = {**(self._lineages if len(self._lineages) < LINEAGES_KEPT else {}), branch.key: lineage}
         return View(branch, lineage)
@@ -79,7 +80,11 @@ class BranchReader:
         """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""
         view = self.view()
         low, high = self._clamped_cut(view, start), self._clamped_cut(view, stop)
-        return [event for page in self._read_pages(view, low, high, EVERYTHING) for event in page]
+        return self._read_all(view, low, high)
+
+    def _read_all(self, view: View, start: int, stop: int) -> list[Event]:
+        pages = self._read_pages(view, start, stop, EVERYTHING, first=limits.PAGE_EVENTS_MAX)
+        return [event for page in pages for event in page]
 
     def event(self, place: PlaceLike) -> Event:
         """Give one event: by position (negative from the end), id, or checkpoint's name; NotFoundError."""
@@ -187,7 +192,7 @@ class BranchReader:
         view = self.view()
         position = resolve_event(self.storage, view, place)
         start, stop = max(0, position - _count(before)), min(view.size, position + 1 + _count(after))
-        return [event for page in self._read_pages(view, start, stop, EVERYTHING) for event in page]
+        return self._read_all(view, start, stop)
 
     def causes(self, place: PlaceLike, *, limit: int = 100) -> list[Event]:
         """Give the chain of events that led to one, nearest first, as far as it lies in this lineage."""
@@ -241,14 +246,22 @@ class BranchReader:
         return text & keywords
 
     def _read_pages(
-        self, view: View, start: int, stop: int, query: Query, *, reverse: bool = False, limit: int | None = None
+        self,
+        view: View,
+        start: int,
+        stop: int,
+        query: Query,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+        first: int = FIRST_PAGE_EVENTS,
     ) -> Iterator[list[Event]]:
         for low, high in self._branch_bounds(view, query):
             start, stop = max(start, low), min(stop, high)
         terms, rest = query.split()
         meets = compile_query(rest) if rest.terms else None
         left = None if limit is None else _count(limit)
-        most = FIRST_PAGE_EVENTS
+        most = first
         while start < stop and left != 0:
             # With a test of our own, how many rows make `left` events is not known.
             size = most if left is None or meets else min(left, most)

@@ -17,6 +17,7 @@ from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
 from everlog.core.labels import check_labels, check_reason, check_title, decode_metadata, encode_metadata
+from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined
 from everlog.core.pointer import get_member, parse_pointer
@@ -507,6 +508,19 @@ class Session(SessionWorker):
 
         return export_session(self.storage, self.storage.session_by_id(self.uuid), path, withhold=withhold)
 
+    def slice(self, start: PlaceLike = "start", stop: PlaceLike = "end") -> list[Event]:
+        """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""
+        branch_id, size, _ = self._seen
+        lineage = next((line for line in self._lineages.values() if line.branch_id == branch_id), None)
+        low, high = _likely_cut(start, size), _likely_cut(stop, size)
+        if lineage is None or low is None or high is None or not 0 < high - low <= PAGE_EVENTS_MAX:
+            return super().slice(start, stop)
+        branch, events = self.storage.peek(self._row.id, lineage, low, high)
+        if events is not None and (_likely_cut(start, branch.size), _likely_cut(stop, branch.size)) == (low, high):
+            return events
+        view = self._view_of(branch, self.id)
+        return self._read_all(view, self._clamped_cut(view, start), self._clamped_cut(view, stop))
+
     # --- underneath ---
     def view(self) -> View:
         """Read the current branch as it is now, with its lineage."""
@@ -520,11 +534,20 @@ class Session(SessionWorker):
         return self._view_of(msgspec.structs.replace(branch, size=size, peaks=b"".join(peaks)), self.id)
 
 
+def _likely_cut(place: PlaceLike, size: int) -> int | None:
+    """Give the cut that a place of a slice names where a line has this size; None where that is not told by its size."""
+    if isinstance(place, int) and not isinstance(place, bool):
+        return min(place, size) if place >= 0 else max(0, size + place)
+    return {"start": 0, "end": size}.get(place) if isinstance(place, str) else None
+
+
 def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: str) -> Session:
     """Open a session by its name; NotFoundError."""
     check_session_id(name)
     found = storage.find(name)
-    return Session(storage, settings, keepers, found.session, found.branch)
+    session = Session(storage, settings, keepers, found.session, found.branch)
+    session._view_of(found.branch, name)  # what it consists of never changes
+    return session
 
 
 def new_session(

@@ -411,6 +411,13 @@ class Storage(Protocol):
         """Read a living session's current branch as it is now; NotFoundError once the session is deleted."""
         ...
 
+    def peek(self, session_id: str, lineage: Lineage, start: int, stop: int) -> tuple[BranchRow, list[Event] | None]:
+        """Give what `current_branch` does and, where that costs less than asking again, the events [start, stop) of a line.
+
+        stop: at most PAGE_EVENTS_MAX behind start. Events only where the line is the current branch's and holds them all.
+        """
+        ...
+
     def branch_by_id(self, branch_id: str) -> BranchRow | None:
         """Find a branch by its id (32 hex digits)."""
         ...

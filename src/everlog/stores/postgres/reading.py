@@ -18,9 +18,9 @@ from everlog.core.lineage import Lineage, Segment
 from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
-from everlog.storage import Page
+from everlog.storage import BranchRow, Page
 from everlog.stores.postgres.connections import Connections
-from everlog.stores.postgres.statements import Row, bucket_of
+from everlog.stores.postgres.statements import Row, branch_row, bucket_of
 
 INDEXED_EVENTS_MAX: Final = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS: Final = (
@@ -118,10 +118,36 @@ def _fetch(
 
     large = lineage.branch in connections.large
     found = [] if large else ask(_SMALL, share=limits.PAGE_BYTES_MAX // limit)
-    if large or any(row[_BODY] is None and row[_GONE] is None for row in found):
+    if large or _lacks_bodies(found):
         connections.note_large(lineage.branch)
         found = ask(_PAGE, bytes=limits.PAGE_BYTES_MAX)
     return _events(found, lineage, segments, reverse=reverse)
+
+
+def _lacks_bodies(rows: Sequence[Row]) -> bool:
+    """Tell whether bodies were too large to be read as they are."""
+    return any(row[_BODY] is None and row[_GONE] is None for row in rows)
+
+
+def peek(
+    connections: Connections, session_id: str, bucket: int, lineage: Lineage, start: int, stop: int
+) -> tuple[BranchRow | None, list[Event] | None]:
+    """Read a session's current branch, and events of a line; see Storage.peek. No branch: the session is not there."""
+    segments, count = lineage.clip(start, stop), stop - start
+    range_, bounds = _bounds(segments)
+    asked = connections.statements.filled(_SMALL.format(range=range_, terms="", order="ASC"))
+    share = limits.PAGE_BYTES_MAX // count
+    statements: list[tuple[bytes, Any]] = [
+        (connections.statements["read_current_branch"], {"bucket": bucket, "id": bytes.fromhex(session_id)}),
+        (asked, {**bounds, "bucket": bucket_of(lineage.branch), "limit": count, "share": share}),
+    ]
+    found, rows = connections.ask(statements)
+    branch = branch_row(found[0]) if found else None
+    if branch is None or branch.key != lineage.branch or branch.size < stop or _lacks_bodies(rows):
+        return branch, None
+    events = _events(rows, lineage, segments, reverse=False)
+    _check_gapless(lineage, events, start, stop)
+    return branch, events
 
 
 def _bounds(segments: Sequence[Segment]) -> tuple[str, dict[str, Any]]:

@@ -338,6 +338,14 @@ class PostgresStorage:
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
         return branch_row(row)
 
+    def peek(self, session_id: str, lineage: Lineage, start: int, stop: int) -> tuple[BranchRow, list[Event] | None]:
+        branch, events = reading.peek(self.connections, session_id, self._home(session_id), lineage, start, stop)
+        if branch is None:
+            raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
+        if events is not None:
+            set_attachment_readers(events, lambda event: self.attachments(lineage, event.position))
+        return branch, events
+
     def branch_by_id(self, branch_id: str) -> BranchRow | None:
         row = self.connections.fetch_one("read_branch_by_id", {"id": bytes.fromhex(branch_id)})
         return None if row is None else branch_row(row)
