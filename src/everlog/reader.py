@@ -325,6 +325,13 @@ class BranchReader:
 
 
 # --- places --------------------------------------------------------------------------------------
+def likely_cut(place: PlaceLike, size: int) -> int | None:
+    """Give the cut that a place of a slice names where a line has this size; None where that is not told by its size."""
+    if isinstance(place, int) and not isinstance(place, bool):
+        return min(place, size) if place >= 0 else max(0, size + place)
+    return {"start": 0, "end": size}.get(place) if isinstance(place, str) else None
+
+
 def resolve_cut(storage: Storage, view: View, place: object) -> int:
     """Give the cut that a place names in a branch, 0 .. size; InvalidPlaceError or NotFoundError where there is none."""
     if isinstance(place, Event):

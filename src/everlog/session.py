@@ -39,7 +39,7 @@ from everlog.merging import (
     merge_documents,
     merged_key,
 )
-from everlog.reader import PlaceLike, View, base_at, resolve_cut, resolve_event
+from everlog.reader import PlaceLike, View, base_at, likely_cut, resolve_cut, resolve_event
 from everlog.rebuild import Builder, SnapshotPolicy
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
@@ -512,11 +512,11 @@ class Session(SessionWorker):
         """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""
         branch_id, size, _ = self._seen
         lineage = next((line for line in self._lineages.values() if line.branch_id == branch_id), None)
-        low, high = _likely_cut(start, size), _likely_cut(stop, size)
+        low, high = likely_cut(start, size), likely_cut(stop, size)
         if lineage is None or low is None or high is None or not 0 < high - low <= PAGE_EVENTS_MAX:
             return super().slice(start, stop)
         branch, events = self.storage.peek(self._row.id, lineage, low, high)
-        if events is not None and (_likely_cut(start, branch.size), _likely_cut(stop, branch.size)) == (low, high):
+        if events is not None and (likely_cut(start, branch.size), likely_cut(stop, branch.size)) == (low, high):
             return events
         view = self._view_of(branch, self.id)
         return self._read_all(view, self._clamped_cut(view, start), self._clamped_cut(view, stop))
@@ -532,13 +532,6 @@ class Session(SessionWorker):
         if branch_id != branch.id:
             return self.view()  # somebody rewound it in that moment
         return self._view_of(msgspec.structs.replace(branch, size=size, peaks=b"".join(peaks)), self.id)
-
-
-def _likely_cut(place: PlaceLike, size: int) -> int | None:
-    """Give the cut that a place of a slice names where a line has this size; None where that is not told by its size."""
-    if isinstance(place, int) and not isinstance(place, bool):
-        return min(place, size) if place >= 0 else max(0, size + place)
-    return {"start": 0, "end": size}.get(place) if isinstance(place, str) else None
 
 
 def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: str) -> Session:

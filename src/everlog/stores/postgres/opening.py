@@ -15,10 +15,10 @@ from psycopg.rows import TupleRow
 
 from everlog.core.lease import Ticks
 from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
+from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import AGAIN, Connections, translate
 from everlog.stores.postgres.statements import Statements
 from everlog.stores.postgres.store import PostgresStorage
-from everlog.stores.postgres.transaction import Clock
 
 Connection = psycopg.Connection[TupleRow]
 

@@ -53,6 +53,7 @@ from everlog.stores.commit import Committer, Outcome
 from everlog.stores.feeds import check_place
 from everlog.stores.news import News
 from everlog.stores.postgres import listing, reading
+from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
 from everlog.stores.postgres.notify import Notifier
 from everlog.stores.postgres.statements import (
@@ -64,7 +65,6 @@ from everlog.stores.postgres.statements import (
     snapshot_row,
 )
 from everlog.stores.postgres.transaction import (
-    Clock,
     Mark,
     PostgresTransaction,
     Settings,
