@@ -20,7 +20,8 @@ from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import BranchRow, Page
 from everlog.stores.postgres.connections import Connections
-from everlog.stores.postgres.statements import Row, branch_row, bucket_of
+from everlog.stores.postgres.statements import Row, bucket_of
+from everlog.stores.rows import branch_row
 
 INDEXED_EVENTS_MAX: Final = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS: Final = (

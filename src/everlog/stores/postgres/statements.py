@@ -6,12 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from everlog.core.lease import LeaseRow
-from everlog.core.snapshot import Snapshot
 from everlog.errors import UnsupportedStoreError
-from everlog.storage import BranchRow, Family, SessionRow
 from everlog.stores.migrate import load_migrations
 from everlog.stores.queries import load_queries
 
@@ -20,7 +16,6 @@ Row = Sequence[Any]
 BUCKET_BITS: Final = 53  # of a key, below those of its bucket
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _PACKAGE: Final = "everlog.stores.postgres"
-_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 EVENT: Final = (
     "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
@@ -87,56 +82,6 @@ def bucket_of(key: int) -> int:
     return key >> BUCKET_BITS
 
 
-def session_row(row: Row) -> SessionRow:
-    """Read the columns of a session."""
-    key, id_, name, title, labels, metadata, current, parent, created, salt, family, key_salt = row
-    return SessionRow(
-        key,
-        id_.hex(),
-        name,
-        title,
-        _decode_labels(labels),
-        metadata,
-        current,
-        parent,
-        created,
-        salt,
-        Family(family.hex(), key_salt),
-    )
-
-
-def branch_row(row: Row) -> BranchRow:
-    """Read the columns of a branch."""
-    key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
-    return BranchRow(
-        key, id_.hex(), session, number, writer.hex(), base, base_size, size, peaks, leaf, recorded, created
-    )
-
-
 def lease_row(row: Row) -> LeaseRow | None:
     """Read the columns of a lease, which are all NULL where there is none."""
     return None if row[0] is None else LeaseRow(*row)
-
-
-def snapshot_row(row: Row) -> Snapshot:
-    """Read the columns of a snapshot: its content, or in its place the bytes that it takes."""
-    (
-        branch,
-        size,
-        reducer,
-        version,
-        fingerprint,
-        base_branch,
-        base_size,
-        depth,
-        plain,
-        notes,
-        taken,
-        stored,
-        checksum,
-    ) = row
-    base = None if base_branch is None else (base_branch, base_size)
-    content, length = (b"", stored) if isinstance(stored, int) else (stored, len(stored))
-    return Snapshot(
-        branch, size, reducer, version, fingerprint, base, depth, plain, notes, taken, content, checksum, length
-    )

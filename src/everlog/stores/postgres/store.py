@@ -56,14 +56,7 @@ from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
 from everlog.stores.postgres.notify import Notifier
-from everlog.stores.postgres.statements import (
-    SESSION_COLUMNS,
-    branch_row,
-    bucket_of,
-    lease_row,
-    session_row,
-    snapshot_row,
-)
+from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row
 from everlog.stores.postgres.transaction import (
     Mark,
     PostgresTransaction,
@@ -72,6 +65,7 @@ from everlog.stores.postgres.transaction import (
     locked_by,
     locks,
 )
+from everlog.stores.rows import branch_row, session_row, snapshot_row
 from everlog.stores.transact import carry_out
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms

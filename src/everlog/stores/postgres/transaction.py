@@ -42,14 +42,9 @@ from everlog.storage import (
 )
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import Connection, Connections
-from everlog.stores.postgres.statements import (
-    Row,
-    branch_row,
-    bucket_of,
-    lease_row,
-    session_row,
-)
+from everlog.stores.postgres.statements import Row, bucket_of, lease_row
 from everlog.stores.postgres.wire import Parameters
+from everlog.stores.rows import branch_row, session_row
 from everlog.stores.transact import NewBranch
 
 _HEAVY: Final = (Create, Delete, Erase, PutSnapshots, DropSnapshots)  # about more than one session, or none

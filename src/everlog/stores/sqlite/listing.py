@@ -9,8 +9,8 @@ import apsw
 from everlog.core.lease import LeaseRow
 from everlog.core.query import Exact, matches_session
 from everlog.storage import Listed, SessionFilter
+from everlog.stores.rows import branch_row, session_row
 from everlog.stores.sqlite.run import Row
-from everlog.stores.sqlite.transaction import branch_row, session_row
 
 _ORDERS = {
     "updated": ("b.recorded", "b.branch", "ASC"),

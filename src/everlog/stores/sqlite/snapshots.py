@@ -8,7 +8,8 @@ import apsw
 
 from everlog.core.lineage import Lineage
 from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
-from everlog.stores.sqlite.run import Row, fetch_all, fetch_one, run, run_many
+from everlog.stores.rows import snapshot_row
+from everlog.stores.sqlite.run import fetch_all, fetch_one, run, run_many
 
 
 def read_chain(connection: apsw.Connection, lineage: Lineage, size: int, fingerprint: bytes) -> list[Snapshot]:
@@ -34,7 +35,7 @@ def _read(connection: apsw.Connection, branch: int, fingerprint: bytes, start: i
         "read_snapshot",
         {"branch": branch, "fingerprint": fingerprint, "start": start, "stop": stop},
     )
-    return None if row is None else _snapshot(row, row[11])
+    return None if row is None else snapshot_row(row)
 
 
 def list_snapshots(
@@ -43,30 +44,7 @@ def list_snapshots(
     """List snapshots without their contents, of which `plain` and the stored bytes stay to be seen."""
     query = "list_snapshots" if branch is None else "list_branch_snapshots"
     place = {"branch": after[0] if branch is None else branch, "fingerprint": after[1], "size": after[2]}
-    return [_snapshot(row, b"") for row in fetch_all(connection, query, place | {"limit": limit})]
-
-
-def _snapshot(row: Row, content: bytes) -> Snapshot:
-    (
-        branch,
-        size,
-        reducer,
-        version,
-        fingerprint,
-        base_branch,
-        base_size,
-        depth,
-        plain,
-        notes,
-        taken,
-        stored,
-        checksum,
-    ) = row
-    base = None if base_branch is None or base_size is None else (base_branch, base_size)
-    bytes_stored = stored if isinstance(stored, int) else len(content)
-    return Snapshot(
-        branch, size, reducer, version, fingerprint, base, depth, plain, notes, taken, content, checksum, bytes_stored
-    )
+    return [snapshot_row(row) for row in fetch_all(connection, query, place | {"limit": limit})]
 
 
 def put_snapshots(connection: apsw.Connection, snapshots: Sequence[Snapshot]) -> None:

@@ -51,6 +51,7 @@ from everlog.storage import (
 from everlog.stores.commit import Committer, Outcome
 from everlog.stores.feeds import number_after
 from everlog.stores.news import News
+from everlog.stores.rows import branch_row, session_row
 from everlog.stores.sqlite import files, listing, reading, snapshots
 from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
@@ -58,13 +59,11 @@ from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
     Tips,
-    branch_row,
     read_branch,
     read_branches,
     read_forks,
     read_lease,
     read_lineage,
-    session_row,
 )
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import carry_out

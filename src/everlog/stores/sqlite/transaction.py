@@ -21,7 +21,8 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
-from everlog.storage import BranchRow, Create, Family, SessionRow
+from everlog.storage import BranchRow, Create, SessionRow
+from everlog.stores.rows import branch_row, session_row
 from everlog.stores.sqlite.damage import checksum_of
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
@@ -30,24 +31,6 @@ from everlog.stores.transact import NewBranch
 TIPS_KEPT = 1_000  # of branches that this process wrote to lately
 
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
-
-
-def session_row(row: Row) -> SessionRow:
-    """Read a row of read_session."""
-    key, id_, name, title, labels, metadata, current, parent, created, salt, family, key_salt = row
-    return SessionRow(
-        key,
-        id_.hex(),
-        name,
-        title,
-        _decode_labels(labels),
-        metadata,
-        current,
-        parent,
-        created,
-        salt,
-        Family(family.hex(), key_salt),
-    )
 
 
 class Tips:
@@ -431,25 +414,6 @@ def read_branches(connection: apsw.Connection, session: int) -> list[BranchRow]:
 def read_forks(connection: apsw.Connection, session: int) -> list[SessionRow]:
     """Read the other living sessions that share events owned by a session's branches."""
     return [session_row(row) for row in fetch_each(connection, "read_forks", {"session": session})]
-
-
-def branch_row(row: Row) -> BranchRow:
-    """Read a row of read_branch."""
-    key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
-    return BranchRow(
-        key,
-        id_.hex(),
-        session,
-        number,
-        writer.hex(),
-        base,
-        base_size,
-        size,
-        peaks,
-        leaf,
-        recorded,
-        created,
-    )
 
 
 def read_lineage(connection: apsw.Connection, branch: int, session: str) -> Lineage:
