@@ -210,7 +210,7 @@ def was_lost(error: psycopg.Error) -> bool:
 def translate(error: psycopg.Error) -> EverlogError:
     """Say what an error of the server means. Nothing was written: an unknown outcome is told of by whoever committed."""
     said = str(error).strip().partition("\n")[0]
-    state = error.sqlstate or ""
+    state = error.sqlstate or ("22021" if isinstance(error, psycopg.DataError) else "")  # refused before it was sent
     match state:
         case "55P03" | "57014" | "40001" | "40P01" | "23505":
             return BusyError(

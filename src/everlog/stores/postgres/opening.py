@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 import psycopg
@@ -41,6 +42,7 @@ TABLES: Final = (
 BUCKETS: Final = 16
 BUCKETS_MAX: Final = 1_024  # of a key's bits, ten are for the bucket
 TENANT_CHARACTERS_MAX: Final = 128
+_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?", re.ASCII)
 OLDEST_SERVER: Final = 140_000
 _MADE_MEANWHILE: Final = (*AGAIN, "42P06", "42P07", "42710", "23505")  # another process makes the same thing
 
@@ -56,10 +58,30 @@ class Address(msgspec.Struct, frozen=True):
     tenant: str | None
     shown: str
 
+    def __repr__(self) -> str:
+        return f"<Address {self.shown}>"
+
+
+# What libpq waits without, for as long as the system lets it: servers that are gone are noticed within 15 seconds.
+_DEADLINES: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "15000",
+}
+
 
 def read_address(url: str) -> Address:
     """Read `postgresql://user@host/database?schema=everlog&buckets=16&prepare=yes&notify=no`; what else it asks for is libpq's."""
-    parts = urlsplit(url)
+    try:
+        url.encode()
+        parts = urlsplit(url)
+    except ValueError:  # a lone surrogate, a bracket without its other
+        raise _no_address("it cannot be read") from None
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if parts.fragment or not all(_HOST.fullmatch(host) for host in hosts):
+        raise _no_address("a port is no number, or a password holds one of / ? # that is not percent-encoded")
     own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no", "tenant": ""}
     others: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -76,22 +98,28 @@ def read_address(url: str) -> Address:
             raise UnsupportedStoreError(
                 f"{name}={own[name]!r:.20} is neither yes nor no; nothing was opened; choose one"
             )
-    plain = _joined(parts.netloc, parts.path, others)
-    try:
-        conninfo.conninfo_to_dict(plain)
-    except psycopg.Error as error:
-        raise UnsupportedStoreError(
-            f"this is no address of a PostgreSQL ({str(error).strip()}); nothing was opened; write "
-            "postgresql://user@host/database"
-        ) from None
-    said = {name: own[name] == "yes" for name in ("prepare", "notify")}
     tenant = own["tenant"] or None
     if tenant is not None and (len(tenant) > TENANT_CHARACTERS_MAX or not tenant.isprintable()):
         raise UnsupportedStoreError(
             f"tenant={tenant!r:.80} is not 1 to {TENANT_CHARACTERS_MAX} printable characters; nothing was opened"
         )
+    given = {name for name, _ in others}
+    deadlines = [(name, value) for name, value in _DEADLINES.items() if name not in given]
+    plain = _joined(parts.netloc, parts.path, [*others, *deadlines])
+    try:
+        conninfo.conninfo_to_dict(plain)
+    except psycopg.Error as error:
+        said, password = str(error).strip(), parts.netloc.rpartition("@")[0].partition(":")[2]
+        raise _no_address(said.replace(password, "…") if password else said) from None
+    chosen = {name: own[name] == "yes" for name in ("prepare", "notify")}
     shown = _without_secrets(parts, others)
-    return Address(plain, own["schema"], int(own["buckets"]), **said, tenant=tenant, shown=shown)
+    return Address(plain, own["schema"], int(own["buckets"]), **chosen, tenant=tenant, shown=shown)
+
+
+def _no_address(why: str) -> UnsupportedStoreError:
+    return UnsupportedStoreError(
+        f"this is no address of a PostgreSQL ({why}); nothing was opened; write postgresql://user@host/database"
+    )
 
 
 def _without_secrets(parts: Any, others: list[tuple[str, str]]) -> str:
@@ -102,7 +130,7 @@ def _without_secrets(parts: Any, others: list[tuple[str, str]]) -> str:
 
 
 def _joined(netloc: str, path: str, query: list[tuple[str, str]]) -> str:
-    return f"postgresql://{netloc}{path}" + (f"?{urlencode(query)}" if query else "")
+    return f"postgresql://{netloc}{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
 
 
 def open_postgres(

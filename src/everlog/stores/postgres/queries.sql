@@ -82,7 +82,7 @@ WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
   UNION ALL
   SELECT c.id, b.branch, b.base, b.base_size, least(c.stop, c.base_size)
   FROM chain AS c
-  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = c.base
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
 )
 SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
 FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
@@ -97,7 +97,7 @@ WITH RECURSIVE chain (branch, base, base_size, stop) AS (
   UNION ALL
   SELECT b.branch, b.base, b.base_size, least(c.stop, c.base_size)
   FROM chain AS c
-  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = c.base
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
 )
 SELECT e.key, e.branch, e.position, e.key_count, c.stop
 FROM chain AS c
@@ -168,13 +168,13 @@ JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
 WHERE b.bucket = %(bucket)s AND b.session = %(session)s
 ORDER BY b.number;
 
--- read_chain: a branch and its bases, the branch first
+-- read_chain: a branch and its bases, the branch first; LIMIT keeps the server from hashing all branches for each of them
 WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
   SELECT branch, id, writer, base, base_size, 0 FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = %(branch)s
   UNION ALL
   SELECT b.branch, b.id, b.writer, b.base, b.base_size, chain.depth + 1
   FROM chain
-  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = chain.base
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = chain.base LIMIT 1) AS b
 )
 SELECT branch, id, writer, base_size FROM chain ORDER BY depth;
 
