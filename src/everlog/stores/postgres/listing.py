@@ -11,6 +11,7 @@ from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import BRANCH_COLUMNS, SESSION_COLUMNS, Row, lease_row
 from everlog.stores.rows import branch_row, session_row
 
+LISTED_AT_ONCE: Final = 100  # sessions, of which a query may choose few
 _ORDERS: Final = {
     "updated": ("t.recorded", "t.branch", "t.minute, t.recorded, t.branch"),
     "-updated": ("t.recorded", "t.branch", "t.minute DESC, t.recorded DESC, t.branch DESC"),
@@ -54,8 +55,13 @@ def list_sessions(connections: Connections, chosen: SessionFilter) -> list[Liste
                 found.append(each)
                 if len(found) == chosen.limit:
                     return found
-        if len(rows) < chosen.limit:
+        if len(rows) < _rows_of_a_page(chosen):
             return found
+
+
+def _rows_of_a_page(chosen: SessionFilter) -> int:
+    """Give how many rows are looked at a round trip: few of them may meet what SQL cannot tell of."""
+    return max(chosen.limit, LISTED_AT_ONCE) if chosen.query.terms else chosen.limit
 
 
 def listed(row: Row) -> Listed:
@@ -72,7 +78,7 @@ def _matches(chosen: SessionFilter, each: Listed) -> bool:
 def _page(connections: Connections, chosen: SessionFilter, after: tuple[Any, int] | None) -> list[Row]:
     column, tie, order = _ORDERS[chosen.order]
     conditions: list[str] = []
-    parameters: dict[str, Any] = {"limit": chosen.limit}
+    parameters: dict[str, Any] = {"limit": _rows_of_a_page(chosen)}
     for number, term in enumerate(chosen.query.terms):
         if term.key == "label" and not term.negated and all(isinstance(value, Exact) for value in term.values):
             conditions.append(_HAS_LABEL.format(number=number))

@@ -208,7 +208,7 @@ FROM (
   JOIN {schema}.event AS e
     ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
 ) AS ranged
-WHERE held - own <= %(bytes)s
+WHERE held <= %(bytes)s OR held = own
 ORDER BY position;
 
 -- read_leaves: leaf, nodes and time of single events
@@ -259,7 +259,7 @@ FROM (
   JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = e.branch
   JOIN {schema}.session AS s ON s.bucket = %(bucket)s AND s.session = b.session
 ) AS fed
-WHERE held - own <= %(bytes)s
+WHERE held <= %(bytes)s OR held = own
 ORDER BY feed;
 
 -- read_feed_leaves: the leaves at a number of each of several buckets

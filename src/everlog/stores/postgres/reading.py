@@ -40,8 +40,11 @@ FROM {range}
 ORDER BY e.position {order}
 LIMIT %(limit)s
 """
+# A page holds as many bytes as it may, or one larger event. The event that it had no room for comes last, marked and without its body.
 _PAGE = """
-SELECT position, type, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body
+SELECT position, type, actor, outcome, recorded, occurred, cause, key,
+  CASE WHEN held <= %(bytes)s OR held = own THEN gone ELSE -1 END, attached, leaf,
+  CASE WHEN held <= %(bytes)s OR held = own THEN body END
 FROM (
   SELECT *, sum(own) OVER (ORDER BY position {order}) AS held
   FROM (
@@ -56,6 +59,7 @@ WHERE held - own <= %(bytes)s
 ORDER BY position {order}
 """
 _GONE, _BODY = 8, 11  # of a row's columns
+_NO_ROOM: Final = -1
 
 
 def read_page(
@@ -78,8 +82,7 @@ def read_page(
             return page
     span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
-    events = _fetch(connections, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
-    full = len(events) == limit or sum(len(event.raw or b"") for event in events) > limits.PAGE_BYTES_MAX
+    events, full = _fetch(connections, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
     if reverse:
         following = events[-1].position if events and (full or not terms) else low
         if not terms:
@@ -106,8 +109,8 @@ def _fetch(
     *,
     reverse: bool,
     limit: int,
-) -> list[Event]:
-    """Read events of a range, as many as fit into a page."""
+) -> tuple[list[Event], bool]:
+    """Read events of a range, as many as fit into a page; tell whether it is full."""
     segments = lineage.clip(low, high)
     order = "DESC" if reverse else "ASC"
     range_, bounds = _bounds(segments)
@@ -122,7 +125,10 @@ def _fetch(
     if large or _lacks_bodies(found):
         connections.note_large(lineage.branch)
         found = ask(_PAGE, bytes=limits.PAGE_BYTES_MAX)
-    return _events(found, lineage, segments, reverse=reverse)
+    full = len(found) == limit
+    if found and found[-1][_GONE] == _NO_ROOM:
+        found, full = found[:-1], True
+    return _events(found, lineage, segments, reverse=reverse), full
 
 
 def _lacks_bodies(rows: Sequence[Row]) -> bool:
@@ -197,8 +203,7 @@ def _read_indexed(
     limit: int,
 ) -> Page | None:
     """Read a page by index; None where too many events match for that."""
-    events = _fetch(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
-    full = len(events) == limit or sum(len(event.raw or b"") for event in events) > limits.PAGE_BYTES_MAX
+    events, full = _fetch(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
     if not full or not events:
         return Page(events, None)
     last = events[-1].position
