@@ -1,0 +1,341 @@
+"""What is PostgreSQL's own: addresses, the schema, roles, text, connections."""
+
+import os
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+import everlog
+from databases import database, server, url_of
+from everlog import NewEvent
+from everlog.core import limits
+from everlog.errors import (
+    InvalidEventError,
+    KeyReusedError,
+    NotFoundError,
+    SessionExistsError,
+    UnavailableError,
+    UnsupportedStoreError,
+)
+from everlog.stores.postgres.opening import read_address
+from everlog.stores.postgres.statements import bucket_of
+
+BUCKETS = 16
+DEADLINE_SECONDS = 60
+
+
+def bucket(session):
+    return bucket_of(session.view().branch.key)
+
+
+# --- addresses -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://h/db?nosuch=1", "nosuch"),
+        ("postgresql://h/db?buckets=0", "1 .. 1024"),
+        ("postgresql://h/db?buckets=1025", "1 .. 1024"),
+        ("postgresql://h/db?buckets=x", "1 .. 1024"),
+        ("postgresql://h/db?prepare=maybe", "neither yes nor no"),
+        ("postgresql://h/db?schema=Upper", "schema 'Upper'"),
+        ("postgresql://h/db?schema=a;drop", "schema 'a;drop'"),
+        ("postgresql://h/db?schema=pg_mine", "schema 'pg_mine'"),
+        ("postgresql://h/db?schema=", "schema ''"),
+        ("postgresql://[::1/db", "no address"),
+        ("postgresql://h:port/db", "no number"),
+        ("postgresql://u\ud800@h/db", "no address"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_says_why(address, said):
+    with pytest.raises(UnsupportedStoreError, match=said):
+        everlog.open(address)
+
+
+SECRETS = [
+    "postgresql://u:hunter2@127.0.0.1:1/db",
+    "postgresql://u:hunter2%@127.0.0.1:1/db",
+    "postgresql://u:hunter2 x@127.0.0.1:1/db",
+    "postgresql://u:hunter2/x@127.0.0.1:1/db",
+    "postgresql://u:hunter2#x@127.0.0.1:1/db",
+    "postgresql://u:hunter2?x@127.0.0.1:1/db",
+    "postgresql://u:hunter2@[::1/db",
+    "postgresql://u@127.0.0.1:1/db?password=hunter2",
+    "postgresql://u@127.0.0.1:1/db?password=hunter2&nosuch=1",
+    "postgresql://u@127.0.0.1:1/db?sslpassword=hunter2",
+]
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_no_error_shows_a_password(address):
+    with pytest.raises((UnsupportedStoreError, UnavailableError)) as refused:
+        everlog.open(address)
+    error = refused.value
+    while error is not None:
+        assert "hunter2" not in f"{error!r} {error}"
+        error = error.__cause__
+
+
+@pytest.mark.parametrize("address", [SECRETS[0], SECRETS[7], SECRETS[9]])
+def test_an_address_is_shown_without_its_password(address):
+    assert "hunter2" not in repr(read_address(address))
+    assert "hunter2" in read_address(address).conninfo
+
+
+@pytest.mark.xfail(strict=True, reason="Store.url is the address as it was given: open.py keeps it")
+def test_a_store_does_not_show_its_password(url):
+    with everlog.open(f"{url}&password=hunter2") as store:
+        assert "hunter2" not in f"{store.url} {store!r}"
+
+
+def test_what_an_address_asks_of_libpq_reaches_it(url):
+    plain = conninfo.conninfo_to_dict(
+        read_address("postgresql://u@h/a%20b?options=-c%20work_mem%3D5MB&host=/a%20b").conninfo
+    )
+    assert (plain["options"], plain["host"], plain["dbname"]) == ("-c work_mem=5MB", "/a b", "a b")
+    with everlog.open(f"{url}&options=-c%20application_name%3Dmine%20-c%20work_mem%3D5MB") as store:
+        with store.storage.connections.writer() as connection:
+            assert connection.execute("SHOW work_mem").fetchone() == ("5MB",)
+
+
+def test_every_wait_for_a_server_that_is_gone_ends():
+    found = conninfo.conninfo_to_dict(read_address("postgresql://h/db?connect_timeout=3").conninfo)
+    assert found["connect_timeout"] == "3"
+    assert {"keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"} <= set(found)
+
+
+# --- the schema ----------------------------------------------------------------------------------
+OPEN = """
+import sys, everlog
+sys.stdin.readline()
+with everlog.open(sys.argv[1]) as store:
+    store.get_or_create("first").append("note", {"content": "x"})
+    print(store.id)
+"""
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_processes_that_make_one_store_at_once_make_one_store(url, processes):
+    makers = [
+        subprocess.Popen([sys.executable, "-c", OPEN, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(processes)
+    ]
+    for maker in makers:
+        maker.stdin.write(b"go\n")
+        maker.stdin.flush()
+    said = {maker.communicate(timeout=DEADLINE_SECONDS)[0] for maker in makers}
+    assert [maker.returncode for maker in makers] == [0] * processes
+    assert len(said) == 1
+    with everlog.open(url) as store:
+        assert len(store.session("first")) == processes
+        store.verify().raise_for_faults()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(url, sql):
+    everlog.open(url).close()
+    sql.execute("UPDATE store SET version = 99")
+    for read_only in (False, True):
+        with pytest.raises(UnsupportedStoreError, match="schema version 99.*newer Everlog"):
+            everlog.open(url, read_only=read_only)
+    assert sql.execute("SELECT version FROM store").fetchall() == [(99,)]
+
+
+def test_a_store_opened_read_only_is_neither_made_nor_written_to(url, sql):
+    with pytest.raises(NotFoundError, match="read-only"):
+        everlog.open(url, read_only=True)
+    assert sql.execute("SELECT to_regclass('store')").fetchone() == (None,)
+    with everlog.open(url) as store:
+        store.create("s").append("note", {"content": "x"})
+    with everlog.open(url, read_only=True) as store:
+        assert len(store.session("s")) == 1
+        for write in (
+            lambda: store.create("t"),
+            lambda: store.session("s").append("note", {"content": "y"}),
+            lambda: store.delete("s", reason="x"),
+        ):
+            with pytest.raises(UnavailableError, match="read-only; nothing was written"):
+                write()
+
+
+def test_a_schema_that_holds_something_else_is_refused(url, sql, tmp_path):
+    schema = url.rpartition("schema=")[2]
+    sql.execute(f"CREATE SCHEMA {schema}")
+    sql.execute("CREATE TABLE event (mine integer)")
+    with pytest.raises(UnsupportedStoreError, match=schema):
+        everlog.open(url)
+    assert sql.execute("SELECT to_regclass('session')").fetchone() == (None,), "nothing is left of what was begun"
+
+
+def test_the_number_of_buckets_is_that_of_when_the_store_was_made(tmp_path):
+    with everlog.open(url_of(tmp_path, buckets="3")) as store:
+        assert {bucket(store.create(f"s{number}")) for number in range(30)} == {0, 1, 2}
+    with everlog.open(url_of(tmp_path)) as store:
+        assert store.storage.buckets == 3
+        assert store.session("s7").append("note", {"content": "x"}).position == 0
+
+
+@pytest.fixture
+def role(sql):
+    name = f"role_{os.getpid()}_{time.time_ns()}"
+    sql.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    sql.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def test_a_role_without_rights_is_told_so(url, sql, role):
+    as_role = url.replace("user=postgres", f"user={role}")
+    assert as_role != url
+    with pytest.raises(UnavailableError, match="role may not do this"):
+        everlog.open(as_role)  # it may make no schema
+    with everlog.open(url) as store:
+        store.create("s").append("note", {"content": "x"})
+    with pytest.raises(UnavailableError, match="role may not do this"):
+        everlog.open(as_role)
+    schema = url.rpartition("schema=")[2]
+    sql.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    sql.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")
+    with everlog.open(as_role) as store:
+        assert [event.data for event in store.session("s")] == [{"content": "x"}]
+        with pytest.raises(UnavailableError, match="role may not do this.*nothing was written"):
+            store.session("s").append("note", {"content": "y"})
+        with pytest.raises(UnavailableError, match="role may not do this.*nothing was written"):
+            store.create("t")
+
+
+# --- text ----------------------------------------------------------------------------------------
+TEXTS = [
+    "%s",
+    "%(bucket)s",
+    "{schema}",
+    "{}",
+    "a'b\"c",
+    "a\\b",
+    "100%",
+    "a_b",
+    "é\u0301\u2028",
+    "\U0010ffff" * 64,
+    "$1",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_any_text_is_kept_as_it_is_and_found_again(store, text):
+    printable = text.isprintable()
+    session = store.create(text if printable else "s", title=text, labels={"l": text}, metadata={"m": text})
+    event = session.append("note", {"content": text}, key=text, attachments={"a": text.encode()}, rationale=text)
+    session.rewind("end", reason=text)
+    session.lease(text if printable else "w", 30).release()
+    if printable:
+        assert [info.id for info in store.sessions(prefix=text)] == [text]
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    (info,) = store.sessions(f'label.l:"{quoted}"')
+    assert (info.title, info.labels, info.metadata) == (text, {"l": text}, {"m": text})
+    assert session.find(text).hash == event.hash
+    assert [each.hash for each in store.find(text)] == [event.hash]
+    assert session.event(0).data == {"content": text}
+    assert session.event(0).rationale == text
+    store.delete(info.id, reason=text)
+    store.verify().raise_for_faults()
+
+
+def test_what_postgresql_cannot_keep_is_refused_for_what_it_is(store):
+    session = store.create("s")
+    assert session.append("note", {"content": "a\x00b"}).data == {"content": "a\x00b"}, "bodies are bytes"
+    for call in (
+        lambda: session.find("a\x00b"),
+        lambda: store.sessions(prefix="a\x00b"),
+        lambda: store.delete("a\x00b", reason="x"),
+    ):
+        with pytest.raises(InvalidEventError, match="NUL"):
+            call()
+    session.append("note", {"content": "the connection is good"})
+
+
+@pytest.mark.parametrize("special", ["_", "%", "\\", "\\%", "%_", "[a]", "?", ".", "{}", "%s"])
+def test_a_glob_takes_what_is_special_elsewhere_for_itself(store, special):
+    session = store.create("s")
+    keys = [f"a{special}b", f"a{special}", f"{special}b", "axb", "axxb", "a", "b", "ab", f"a{special}b{special}c"]
+    session.extend([NewEvent("note", {"content": key}, key=key) for key in keys])
+    with everlog.open("memory:") as plain:
+        twin = plain.create("s")
+        twin.extend([NewEvent("note", {"content": key}, key=key) for key in keys])
+        for glob in (f"a{special}*", f"*{special}b", f"*{special}*", f"a*{special}c", "a*b", f"{special}*", "*"):
+            for reverse in (False, True):
+                mine = [event.key for event in session.events(keys=glob, reverse=reverse)]
+                assert mine == [event.key for event in twin.events(keys=glob, reverse=reverse)], glob
+                assert mine
+
+
+def test_text_is_ordered_as_python_orders_it(store):
+    names = [
+        "a",
+        "B",
+        "b",
+        "A",
+        "é",
+        "e",
+        "z",
+        "_",
+        "a-b",
+        "ab",
+        "a b",
+        "Z",
+        "ß",
+        "ss",
+        "\U0001f600",
+        "\ufffd",
+        "1",
+        "10",
+        "2",
+    ]
+    for name in names:
+        store.create(name)
+    assert [info.id for info in store.sessions(order="id")] == sorted(names)
+    assert [info.id for info in store.sessions(order="-id")] == sorted(names, reverse=True)
+    assert [info.id for info in store.sessions(order="id", prefix="a")] == ["a", "a b", "a-b", "ab"]
+
+
+# --- connections ---------------------------------------------------------------------------------
+def test_connections_go_on_after_refusals_and_errors_within_a_transaction(store, sql):
+    """Statements that were prepared within what was rolled back are prepared again."""
+    session, other = store.create("s"), store.create("o")
+    for number in range(30):
+        session.append("note", {"content": "x"}, key=f"k{number}")
+        with pytest.raises(KeyReusedError):
+            session.append("note", {"content": "other"}, key=f"k{number}")
+        with pytest.raises(SessionExistsError):
+            store.create("o")
+        if number % 5 == 0:
+            sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'everlog' AND datname = %s",
+                [database()],
+            )
+        other.rewind("end", reason=str(number))
+    assert len(session) == 30
+    store.verify().raise_for_faults()
+
+
+def test_a_session_that_somebody_else_holds_is_waited_for_and_then_busy(store, sql, monkeypatch):
+    session, other = store.create("s"), store.create("o")
+    monkeypatch.setattr(limits, "LOCK_SECONDS_MAX", 0.2)
+    storage = store.storage
+    storage.connections.statements._queries["limit_locks"] = b"SET LOCAL lock_timeout = '200ms'"
+    with psycopg.connect(server().url(database())) as holder:
+        schema = sql.execute("SHOW search_path").fetchone()[0]
+        holder.execute(f"SELECT 1 FROM {schema}.session WHERE name = 's' FOR UPDATE")
+        with pytest.raises(everlog.errors.BusyError, match="nothing was written"):
+            session.append("note", {"content": "x"})
+        other.append("note", {"content": "nobody holds this"})
+    session.append("note", {"content": "x"})
+    assert [event.position for event in session] == [0]
+
+
+def test_keys_of_a_process_only_grow_and_hold_their_bucket(store):
+    made = [store.storage.connections.new_key(number % BUCKETS) for number in range(1_000)]
+    assert [bucket_of(key) for key in made] == [number % BUCKETS for number in range(1_000)]
+    numbers = [key & ((1 << 53) - 1) for key in made]
+    assert all(one < other for one, other in pairwise(numbers))
