@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 import everlog
+from databases import address
 from everlog import aio
 from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.runs import AsyncClaim, AsyncLease, AsyncRun
@@ -80,11 +81,10 @@ def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
-@pytest.mark.parametrize("url", ["memory:", "store.db"])
-def test_appends_reads_and_followers_on_one_loop(tmp_path, url):
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_appends_reads_and_followers_on_one_loop(tmp_path, kind):
     async def story():
-        place = url if url == "memory:" else tmp_path / url
-        async with await everlog.open_async(place) as store:
+        async with await everlog.open_async(address(kind, tmp_path)) as store:
             session = await store.create("s")
             seen = []
 
@@ -121,9 +121,10 @@ def test_a_conflict_carries_what_was_missed(tmp_path):
     run(story())
 
 
-def test_a_cancelled_append_may_commit_and_its_key_tells(tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_cancelled_append_may_commit_and_its_key_tells(tmp_path, kind):
     async def story():
-        async with await everlog.open_async(tmp_path / "a.db") as store:
+        async with await everlog.open_async(address(kind, tmp_path)) as store:
             session = await store.create("s")
             for number in range(60):
                 task = asyncio.create_task(session.append("note", {"content": "x"}, key=f"k{number}"))
@@ -138,9 +139,10 @@ def test_a_cancelled_append_may_commit_and_its_key_tells(tmp_path):
     run(story())
 
 
-def test_a_follower_on_the_loop_does_not_keep_it_from_working(tmp_path):
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_follower_on_the_loop_does_not_keep_it_from_working(tmp_path, kind):
     async def story():
-        async with await everlog.open_async(tmp_path / "a.db") as store:
+        async with await everlog.open_async(address(kind, tmp_path)) as store:
             session = await store.create("s")
             followers = [asyncio.create_task(first_of(session)) for _ in range(50)]
             await asyncio.sleep(0)
