@@ -145,7 +145,7 @@ def test_a_newer_schema_is_refused_and_left_alone(url, sql):
 
 
 def test_a_store_opened_read_only_is_neither_made_nor_written_to(url, sql):
-    with pytest.raises(NotFoundError, match="read-only"):
+    with pytest.raises(NotFoundError, match="no store"):
         everlog.open(url, read_only=True)
     assert sql.execute("SELECT to_regclass('store')").fetchone() == (None,)
     with everlog.open(url) as store:

@@ -20,6 +20,7 @@ from everlog.storage import SessionFilter
 from everlog.store import Store
 from everlog.stores.postgres.statements import bucket_of
 from everlog.testing import FixedClock
+from everlog.woken import Woken
 
 BUCKETS = 16
 DEADLINE_SECONDS = 60
@@ -234,12 +235,16 @@ def test_what_is_done_most_takes_few_round_trips(store):
     assert taken(lease.renew) == taken(lease.release) == 2
     assert taken(lambda: session.append("note", {"content": "x"}, key="k7")) <= 4, "a repeat reads what it repeats"
     assert taken(lambda: store.storage.read(view.lineage, 0, 100)) == 1
-    assert taken(lambda: session.slice(0, 100)) == 2, "one asks for where the session ends"
+    assert taken(lambda: session.slice(0, 100)) == taken(lambda: session.slice(-3)) == 1
+    assert taken(lambda: store.session("s").slice(5, 10)) == 2, "one opens it"
     assert taken(lambda: session.find("k9")) == taken(lambda: list(session.events(caused_by=mark))) == 2
     assert taken(session.refresh) == taken(store.sessions) == taken(store.cursor) == 1
     cursor = store.cursor()
     assert taken(lambda: list(store.feed(cursor))) == 2
     assert taken(lambda: store.create("made")) <= 6
+    woken = list[Woken]()
+    assert taken(lambda: woken.append(store.wake("o", holder="w"))) <= 6
+    woken[0].lease.release()
     assert taken(lambda: session.fork(50, id="fork")) <= 13
     assert taken(lambda: session.rewind(50, reason="back")) <= 7
     assert taken(lambda: session.cut("-1h")) <= 3
