@@ -86,10 +86,11 @@ def test_an_address_is_shown_without_its_password(address):
     assert "hunter2" in read_address(address).conninfo
 
 
-@pytest.mark.xfail(strict=True, reason="Store.url is the address as it was given: open.py keeps it")
-def test_a_store_does_not_show_its_password(url):
-    with everlog.open(f"{url}&password=hunter2") as store:
+def test_a_store_does_not_show_its_password_and_can_be_opened_by_what_it_shows(url):
+    with everlog.open(f"{url}&password=hunter2&notify=yes") as store:
         assert "hunter2" not in f"{store.url} {store!r}"
+        with everlog.open(store.url) as other:
+            assert (other.id, other.url) == (store.id, store.url)
 
 
 def test_what_an_address_asks_of_libpq_reaches_it(url):

@@ -82,7 +82,8 @@ def read_address(url: str) -> Address:
     hosts = parts.netloc.rpartition("@")[2].split(",")
     if parts.fragment or not all(_HOST.fullmatch(host) for host in hosts):
         raise _no_address("a port is no number, or a password holds one of / ? # that is not percent-encoded")
-    own = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no", "tenant": ""}
+    usual = {"schema": SCHEMA, "buckets": str(BUCKETS), "prepare": "yes", "notify": "no", "tenant": ""}
+    own = dict(usual)
     others: list[tuple[str, str]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in own:
@@ -112,7 +113,8 @@ def read_address(url: str) -> Address:
         said, password = str(error).strip(), parts.netloc.rpartition("@")[0].partition(":")[2]
         raise _no_address(said.replace(password, "…") if password else said) from None
     chosen = {name: own[name] == "yes" for name in ("prepare", "notify")}
-    shown = _without_secrets(parts, others)
+    unusual = [(name, value) for name, value in own.items() if value != usual[name]]
+    shown = _without_secrets(parts, [*others, *unusual])
     return Address(plain, own["schema"], int(own["buckets"]), **chosen, tenant=tenant, shown=shown)
 
 
