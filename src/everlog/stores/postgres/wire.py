@@ -6,13 +6,14 @@ makes the connections, waits, loads rows and names errors; the rest is libpq's p
 
 1. A parameter's type is told by its value, and by what the statement casts it to: the same statement is the same prepared one,
    however large a number is.
-2. A connection is never left in pipeline mode, whatever befell the statements.
+2. A connection that can still be used is never left in pipeline mode, whatever befell the statements.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
@@ -27,17 +28,13 @@ from psycopg.waiting import Ready, Wait
 
 Parameters = Mapping[str, Any] | None
 
-PREPARED_MAX: Final = (
-    200  # statements that a connection keeps prepared: there are about a hundred, and those of queries
-)
+PREPARED_MAX: Final = 200  # statements that a connection keeps prepared; past that only those that it always does
 
 _PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
-_SMALL: Final = frozenset(
-    {"bucket", "home"}
-)  # parameters of the type smallint: what tables are spread by is compared as it is
+_SMALL: Final = frozenset({"bucket", "home"})  # smallint, as the columns that tables may be spread by are
 _SMALL_MAX: Final = 32_767
 _INT2, _INT4, _INT8, _BYTEA, _TEXT = 21, 23, 20, 17, 25  # as pg_type numbers them, for ever
-_ARRAYS: Final = {  # by the type of their items: numbers of their own type and of their items'
+_ARRAYS: Final = {  # by the type of their items: the numbers of their own type and of that
     "smallint": (1005, _INT2),
     "integer": (1007, _INT4),
     "bigint": (1016, _INT8),
@@ -58,8 +55,7 @@ _GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK, pq.ExecStatus
 _RESULTS: Final = pq.Format.BINARY
 _UNPREPARED: Final = ("26000", "0A000")  # what was prepared is gone, or of tables that were changed
 
-
-_Key = tuple[bytes, tuple[int, ...]]
+_Key = tuple[bytes, tuple[int, ...]]  # of what is prepared: a statement, and the types of its parameters
 
 
 class PreparedConnection(psycopg.Connection[TupleRow]):
@@ -80,18 +76,22 @@ class _Compiled(NamedTuple):
 
 
 class _Bound(NamedTuple):
-    """A statement with its parameters' types, and their values."""
+    """A statement with its parameters' types, their values, and how many may be prepared beside it."""
 
     key: _Key
     values: list[bytes | None]
+    beside: int
 
 
 def run(
-    connection: PreparedConnection, statements: Sequence[tuple[bytes, Parameters]], *, prepare: bool
+    connection: PreparedConnection, statements: Sequence[tuple[bytes, Parameters]], lasting: frozenset[bytes] | None
 ) -> list[list[TupleRow]]:
-    """Carry out statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
-    bound = [_bind(statement, parameters) for statement, parameters in statements]
-    return connection.wait(_communicate(connection, bound, prepare=prepare))
+    """Carry out statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out.
+
+    lasting: statements that are always prepared, others while there is room; None to prepare nothing.
+    """
+    bound = [_bind(statement, parameters, lasting) for statement, parameters in statements]
+    return connection.wait(_communicate(connection, bound))
 
 
 # --- statements and parameters -------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _compile(statement: bytes) -> _Compiled:
     return _Compiled(text.encode(), tuple(numbers))
 
 
-def _bind(statement: bytes, parameters: Parameters) -> _Bound:
+def _bind(statement: bytes, parameters: Parameters, lasting: frozenset[bytes] | None) -> _Bound:
     compiled = _compile(statement)
     types: list[int] = []
     values: list[bytes | None] = []
@@ -123,7 +123,8 @@ def _bind(statement: bytes, parameters: Parameters) -> _Bound:
             type_, packed = _PACKERS[type(value)](value)
         types.append(type_)
         values.append(packed)
-    return _Bound((compiled.text, tuple(types)), values)
+    beside = 0 if lasting is None else sys.maxsize if statement in lasting else PREPARED_MAX
+    return _Bound((compiled.text, tuple(types)), values, beside)
 
 
 _PACKERS: Final[dict[type, Callable[[Any], tuple[int, bytes | None]]]] = {
@@ -158,17 +159,17 @@ def _pack_array(item: str, values: Sequence[Any] | None) -> tuple[int, bytes | N
 
 # --- sending and receiving -----------------------------------------------------------------------
 def _communicate(
-    connection: PreparedConnection, bound: Sequence[_Bound], *, prepare: bool
+    connection: PreparedConnection, bound: Sequence[_Bound]
 ) -> Generator[Wait, Ready | int, list[list[TupleRow]]]:
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
-    fresh = _send(connection, bound, prepare=prepare)
+    fresh = _send(connection, bound)
     while pgconn.flush():
         if (yield Wait.RW) & Ready.R:
             pgconn.consume_input()  # the server goes on only when its answers are taken
     rows: list[list[TupleRow]] = []
     failed: pq.abc.PGresult | None = None
-    for place, (key, _) in enumerate(bound):
+    for place, (key, _, _) in enumerate(bound):
         prepared = (yield from _receive(pgconn)) if place in fresh else None
         result = yield from _receive(pgconn)
         if prepared is not None and prepared.status in _GOOD:
@@ -189,14 +190,14 @@ def _communicate(
     return rows
 
 
-def _send(connection: PreparedConnection, bound: Sequence[_Bound], *, prepare: bool) -> dict[int, bytes]:
+def _send(connection: PreparedConnection, bound: Sequence[_Bound]) -> dict[int, bytes]:
     """Put statements into libpq's buffer; give the names that some are prepared under with it, by their places."""
     pgconn, fresh = connection.pgconn, dict[int, bytes]()
     named = dict[_Key, bytes]()
-    for place, (key, values) in enumerate(bound):
+    for place, (key, values, beside) in enumerate(bound):
         formats = [pq.Format.BINARY] * len(values)
         name = connection.prepared.get(key) or named.get(key)
-        if name is None and prepare and len(connection.prepared) < PREPARED_MAX:
+        if name is None and len(connection.prepared) < beside:
             name = fresh[place] = named[key] = b"everlog_%d" % next(connection.names)
             pgconn.send_prepare(name, *key)
         if name is None:
