@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Literal
 
 from everlog.testing.servers import PostgresServer
 
-# Where a connection is cut: the server gets no COMMIT, or a part of it, or all of it and the client not its answer, or half of that.
-Cut = Literal["before", "within", "behind", "answering"]
+# Where a connection is cut: the server gets no COMMIT, or a part of it, or all of it and the client not its answer, or half of that;
+# or all of it LATE_SECONDS after the client saw its connection end.
+Cut = Literal["before", "within", "behind", "answering", "late"]
+LATE_SECONDS = 0.2
 COMMIT = b"COMMIT\x00"  # ends what asks for it, and what says that it was done
 
 
@@ -87,6 +90,11 @@ class _Pair:
                     if self.cut in {"before", "within"}:
                         self.upstream.sendall(asked[: 0 if self.cut == "before" else end + 3])
                         break
+                    if self.cut == "late":
+                        self.link._end(self.client)
+                        time.sleep(LATE_SECONDS)
+                        self.upstream.sendall(asked)
+                        return  # `answer` ends what is left
                 self.upstream.sendall(asked)
         self.link._end(self.client, self.upstream)
 

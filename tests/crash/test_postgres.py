@@ -146,7 +146,7 @@ def test_writers_go_on_by_themselves_after_a_crash_of_the_server(
 
 
 # --- connections that are cut within a commit ----------------------------------------------------
-@pytest.mark.parametrize("cut", ["before", "within", "behind", "answering"])
+@pytest.mark.parametrize("cut", ["before", "within", "behind", "answering", "late"])
 def test_an_append_whose_commit_was_cut_off_is_recorded_once_and_gives_its_event(
     link: Link, database: str, cut: Any
 ) -> None:
@@ -162,7 +162,7 @@ def test_an_append_whose_commit_was_cut_off_is_recorded_once_and_gives_its_event
         store.verify().raise_for_faults()
 
 
-@pytest.mark.parametrize("cut", ["before", "behind"])
+@pytest.mark.parametrize("cut", ["before", "behind", "late"])
 def test_every_verb_does_its_work_once_where_its_commit_is_cut_off(link: Link, database: str, cut: Any) -> None:
     def cut_off(act: Callable[[], Any]) -> Any:
         link.cuts.append(cut)
@@ -205,7 +205,7 @@ def test_many_writers_whose_commits_are_cut_off_lose_and_repeat_nothing(
     names = make_sessions(link.url(database), 4)
     with writing(link.url(database), tmp_path, names, processes=2, threads=4) as writers:
         while link.made < 4 * CUTS:
-            link.cuts.append(chance.choice(["before", "within", "behind", "answering"]))
+            link.cuts.append(chance.choice(["before", "within", "behind", "answering", "late"]))
             time.sleep(chance.uniform(0, 0.02))
         link.cuts.clear()
         told = [line for each in writers for line in each.end()]
@@ -359,6 +359,7 @@ class Reader:
             raise self.failed
 
 
+@pytest.mark.timeout(300 + EVENTS // 50)
 def test_a_follower_sees_each_event_once_and_in_order_whoever_writes_waits_or_dies(
     server: PostgresServer, database: str, tmp_path: Path, record_property: Any
 ) -> None:

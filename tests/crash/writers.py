@@ -21,7 +21,7 @@ from typing import Any
 import everlog
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
 
-DEADLINE_SECONDS = 120.0
+DEADLINE_SECONDS = 1_200.0
 FOR_EVER = 1_000_000
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(find_postgres() is None, reason="no PostgreSQL i
 def statements(log):
     """Give what was sent by stores, from a log with a prefix for each entry."""
     entries = re.split(r"^@@(\S*)@@", log, flags=re.MULTILINE)
-    for name, entry in zip(entries[1::2], entries[2::2], strict=True):
+    for name, entry in set(zip(entries[1::2], entries[2::2], strict=True)):
         found = re.search(r"(?:statement|execute (<unnamed>|\S+)): (.*)", entry, re.DOTALL)
         if name == "everlog" and found is not None:
             yield found[1], found[2]
