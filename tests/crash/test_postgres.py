@@ -338,7 +338,7 @@ class Reader:
         self.seen: list[everlog.Event] = []
         self.stopped = threading.Event()
         self.failed: BaseException | None = None
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
     def run(self) -> None:
@@ -372,8 +372,8 @@ def test_a_follower_sees_each_event_once_and_in_order_whoever_writes_waits_or_di
             idle.execute("CREATE TABLE elsewhere (n integer)")  # and stays in its transaction
             holder.execute("SELECT 1 FROM everlog.session WHERE name = 's3' FOR UPDATE")
             before = acknowledged(writers)
-            eventually(lambda: acknowledged(writers) >= before + count, "one held session holds up all")
-            time.sleep(1.0)
+            eventually(lambda: acknowledged(writers) >= before + 2 * PROCESSES, "one held session holds up all")
+            time.sleep(2.0)
             for each in writers[:2]:
                 each.kill()
             first.stop()

@@ -9,15 +9,19 @@ import threading
 import pytest
 
 import everlog
+from databases import address
 from everlog.errors import InvalidEventError, NotFoundError
 from everlog.importers import Failure, follow_paths, import_paths, originals
 
 MEMORY_BYTES_MAX = 150_000_000  # measured: 75 MB
 
 
+EVERYWHERE = pytest.mark.parametrize("store", ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def store(tmp_path):
-    with everlog.open(tmp_path / "store.db") as opened:
+def store(request, tmp_path):
+    with everlog.open(address(getattr(request, "param", "sqlite"), tmp_path / "store")) as opened:
         yield opened
 
 
@@ -47,6 +51,7 @@ def test_a_file_imported_at_every_byte_of_its_growth_ends_as_it_is(store, tmp_pa
     assert all(item == content[content.find(item) :][: len(item)] for item in originals(session) if item not in entries)
 
 
+@EVERYWHERE
 def test_a_torn_last_line_is_kept_and_reported_and_its_rest_imported_later(store, tmp_path):
     content = encoded([entry(0), entry(1)])
     path = tmp_path / "s.jsonl"
@@ -59,6 +64,7 @@ def test_a_torn_last_line_is_kept_and_reported_and_its_rest_imported_later(store
     assert (whole.events, whole.known, whole.problem_count) == (1, 1, 0)
 
 
+@EVERYWHERE
 def test_a_file_that_is_followed_waits_for_the_rest_of_a_line(store, tmp_path):
     entries = [entry(number) for number in range(4)]
     content = encoded(entries)
@@ -149,6 +155,7 @@ def test_a_file_that_is_something_else_is_a_failure_and_stops_no_other(store, tm
     assert [info.id for info in store.sessions()] == ["b"]
 
 
+@EVERYWHERE
 def test_what_was_rewound_or_erased_does_not_come_back(store, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_bytes(encoded([entry(number) for number in range(4)]))
@@ -163,6 +170,7 @@ def test_what_was_rewound_or_erased_does_not_come_back(store, tmp_path):
     assert [item for item in originals(store.session("s")) if isinstance(item, dict)][-1] == entry(4)
 
 
+@EVERYWHERE
 def test_two_sources_of_one_name_are_two_sessions(store, tmp_path):
     for folder, number in (("a", 0), ("b", 9)):
         (tmp_path / folder).mkdir()

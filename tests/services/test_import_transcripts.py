@@ -6,14 +6,18 @@ from datetime import UTC, datetime
 import pytest
 
 import everlog
+from databases import address
 from everlog.importers import Failure, import_paths, originals
 
 TIME = "2026-01-02T03:04:05.678Z"
 
 
+EVERYWHERE = pytest.mark.parametrize("store", ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def store(tmp_path):
-    with everlog.open(tmp_path / "store.db") as opened:
+def store(request, tmp_path):
+    with everlog.open(address(getattr(request, "param", "sqlite"), tmp_path / "store")) as opened:
         yield opened
 
 
@@ -54,6 +58,7 @@ CODEX = [
 ]
 
 
+@EVERYWHERE
 def test_a_rollout_of_codex_becomes_standard_events(store, tmp_path):
     run(store, "codex", lines(tmp_path / "rollout-1-thread-1.jsonl", *CODEX))
     session = store.session("thread-1")
@@ -114,6 +119,7 @@ CHAT = [
 ]
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("shape", ["list", "object", "lines"])
 def test_chat_messages_become_standard_events_and_come_back(store, tmp_path, shape):
     path = tmp_path / ("chat.jsonl" if shape == "lines" else "chat.json")
@@ -146,6 +152,7 @@ def test_lines_that_are_conversations_become_a_session_each(store, tmp_path):
     assert list(originals(store.session("train/2"))) == CHAT[1:5]
 
 
+@EVERYWHERE
 def test_a_conversation_that_has_grown_adds_only_what_is_new(store, tmp_path):
     path = tmp_path / "chat.json"
     for size in range(1, len(CHAT) + 1):
@@ -171,6 +178,7 @@ def test_what_log_prints_can_be_imported_and_says_the_same(store, tmp_path):
         ]
 
 
+@EVERYWHERE
 def test_lines_written_by_hand_are_events_and_what_the_log_refuses_is_kept(store, tmp_path):
     odd = [
         {"type": "note", "data": {"content": "x"}},

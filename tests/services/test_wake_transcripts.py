@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import everlog
+from databases import url_of
 from everlog.importers import import_paths
 from services.conversations import check_all
 
@@ -40,6 +41,16 @@ def without_result(session):
 @pytest.mark.skipif(not TRANSCRIPTS, reason="the shared transcripts do not lie beside this checkout")
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem[:40])
 def test_every_transcript_wakes_and_is_repaired_wherever_it_is_cut(store, path):
+    check_every_cut(store, path)
+
+
+@pytest.mark.skipif(not TRANSCRIPTS, reason="the shared transcripts do not lie beside this checkout")
+def test_a_transcript_wakes_and_is_repaired_on_postgresql_too(tmp_path):
+    with everlog.open(url_of(tmp_path), snapshots=False) as store:
+        check_every_cut(store, min(TRANSCRIPTS, key=lambda path: path.stat().st_size))
+
+
+def check_every_cut(store, path):
     format = "swe-agent" if path.suffix == ".traj" else "claude-code"
     before = {info.id for info in store.sessions(limit=1_000)}
     list(import_paths(store, format, [path]))
