@@ -365,7 +365,7 @@ def test_a_follower_sees_each_event_once_and_in_order_whoever_writes_waits_or_di
 ) -> None:
     url = server.url(database)
     names = make_sessions(url, 12)
-    count = EVENTS * 3 // 4 // (PROCESSES * 4)  # appends of a thread, some of several events
+    count = EVENTS // 36  # appends of each of 32 threads, of 1.5 events; a quarter of them are killed early
     with writing(url, tmp_path, names, processes=PROCESSES, threads=4, count=count) as writers:
         first = Reader(url, None, writers)
         with psycopg.connect(url_of_libpq(url)) as idle, psycopg.connect(url_of_libpq(url)) as holder:
