@@ -342,7 +342,6 @@ def test_a_session_that_somebody_else_holds_is_waited_for_and_then_busy(held):
     assert len(held.session("s")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="all that share a transaction with a session that is held are refused with it")
 def test_a_session_that_somebody_else_holds_has_no_other_one_refused(held):
     committer = held.storage._committer(bucket(held.session("s")))
     names = ["s", "s", "beside"]

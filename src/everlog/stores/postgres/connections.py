@@ -42,6 +42,7 @@ RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried
 _LARGE_MAX: Final = 1_000
 _PAUSE_SECONDS: Final = 0.05
 # Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took.
+LOCKED: Final = "55P03"  # a lock that somebody else holds was waited for in vain
 AGAIN: Final = ("40001", "40P01", "23505")
 
 

@@ -22,6 +22,9 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 -- limit_locks: how long a transaction waits for a row
 SET LOCAL lock_timeout = '10s';
 
+-- limit_locks_briefly: the same, of what was waited for already
+SET LOCAL lock_timeout = '100ms';
+
 -- sync_off: do not wait for the disk
 SET LOCAL synchronous_commit = off;
 

@@ -54,7 +54,7 @@ from everlog.stores.feeds import check_place
 from everlog.stores.news import News
 from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.clock import Clock
-from everlog.stores.postgres.connections import AGAIN, RETRY_SECONDS, Connections, translate, was_lost
+from everlog.stores.postgres.connections import AGAIN, LOCKED, RETRY_SECONDS, Connections, translate, was_lost
 from everlog.stores.postgres.notify import Notifier
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row
 from everlog.stores.postgres.transaction import (
@@ -140,24 +140,38 @@ class PostgresStorage:
                 committer = self._committers.setdefault(bucket, Committer(partial(self._commit_group, bucket)))
         return committer
 
-    def _commit_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
+    def _commit_group(self, bucket: int, requests: Sequence[Request], limit: str = "limit_locks") -> list[Outcome]:
+        """Carry out requests in one transaction, again where another came between. limit: the query that limits waits for locks."""
         deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
         pause = 0.002
         while True:
             try:
-                return self._try_group(bucket, requests)
+                return self._try_group(bucket, requests, limit)
             except psycopg.Error as error:
+                if error.sqlstate == LOCKED and len(apart := _apart(requests)) > 1:
+                    return self._commit_apart(bucket, requests, apart)
                 lost = was_lost(error)
                 if (not lost and error.sqlstate not in AGAIN) or time.monotonic() >= deadline:
                     raise translate(error) from error
                 time.sleep(0.05 if lost else random.uniform(0, pause))  # noqa: S311
                 pause = min(2 * pause, 0.5)
 
-    def _try_group(self, bucket: int, requests: Sequence[Request]) -> list[Outcome]:
+    def _commit_apart(self, bucket: int, requests: Sequence[Request], apart: Sequence[Sequence[int]]) -> list[Outcome]:
+        """Carry out what is about one session after another: somebody holds one of them, and the others are not refused with it."""
+        outcomes = dict[int, Outcome]()
+        for places in apart:
+            try:
+                done = self._commit_group(bucket, [requests[place] for place in places], "limit_locks_briefly")
+            except EverlogError as error:
+                done = [error] * len(places)
+            outcomes.update(zip(places, done, strict=True))
+        return [outcomes[place] for place in range(len(requests))]
+
+    def _try_group(self, bucket: int, requests: Sequence[Request], limit: str) -> list[Outcome]:
         with self.connections.writer() as connection:
             tx = PostgresTransaction(self.connections, connection, bucket, self._clock)
             try:
-                outcomes = self._carry_out(tx, requests)
+                outcomes = self._carry_out(tx, requests, limit)
             except BaseException:
                 _end(connection)
                 raise
@@ -186,8 +200,8 @@ class PostgresStorage:
                 self.finish_sweeps()
         return outcomes
 
-    def _carry_out(self, tx: PostgresTransaction, requests: Sequence[Request]) -> list[Outcome]:
-        tx.begin(requests, self._settings)
+    def _carry_out(self, tx: PostgresTransaction, requests: Sequence[Request], limit: str) -> list[Outcome]:
+        tx.begin(requests, [(limit, None), *self._settings])
         outcomes: list[Outcome] = []
         for request in requests:
             try:
@@ -483,6 +497,15 @@ class PostgresStorage:
             self.notifier.close()
         self._news.close()
         self.connections.close()
+
+
+def _apart(requests: Sequence[Request]) -> list[list[int]]:
+    """Give the places of requests, those about one session together."""
+    places: dict[object, list[int]] = {}
+    for place, request in enumerate(requests):
+        about: object = request.branch if isinstance(request, Adopt) else request.session_id
+        places.setdefault(about, []).append(place)
+    return list(places.values())
 
 
 def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) -> FeedPage:

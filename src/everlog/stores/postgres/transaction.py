@@ -95,7 +95,7 @@ class PostgresTransaction:
         """Begin, and ask for all that the requests are sure to need."""
         ids, branches, heavy = locked_by(requests)
         keyed = _keys_of(requests)
-        asked: list[tuple[str, Parameters]] = [("begin", None), ("limit_locks", None), *settings]
+        asked: list[tuple[str, Parameters]] = [("begin", None), *settings]
         asked += locks(self.bucket, ids, branches, heavy=heavy)
         here = {"bucket": self.bucket}
         packed = [bytes.fromhex(each) for each in ids]
