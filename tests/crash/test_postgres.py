@@ -29,10 +29,10 @@ from everlog.errors import (
 )
 from everlog.testing.servers import PostgresServer, find_postgres
 
-TERMINATED = int(os.environ.get("EVERLOG_TERMINATED", "100"))  # backends
+TERMINATED = int(os.environ.get("EVERLOG_TERMINATED", "60"))  # backends
 RESTARTS = int(os.environ.get("EVERLOG_RESTARTS", "2"))
-CUTS = int(os.environ.get("EVERLOG_CUTS", "12"))  # of each kind
-EVENTS = int(os.environ.get("EVERLOG_EVENTS", "2000"))
+CUTS = int(os.environ.get("EVERLOG_CUTS", "8"))  # of each kind
+EVENTS = int(os.environ.get("EVERLOG_EVENTS", "1000"))
 PROCESSES = 8
 TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity

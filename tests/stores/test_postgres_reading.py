@@ -73,7 +73,7 @@ def spread(tmp_path):
     """A store with sessions in every bucket, of which two were always made at the same time."""
     clock = FixedClock()
     with Store(open_in(tmp_path, clock=clock), Settings(os.urandom), url="postgresql:") as opened:
-        for number in range(90):
+        for number in range(60):
             session = opened.create(f"s{number:02}", labels={"odd": str(number % 2)})
             session.extend([NewEvent("note", {"content": f"{number}.{n}"}) for n in range(number % 4 + 1)])
             if number % 2:
@@ -146,11 +146,11 @@ def test_listings_are_in_order_and_miss_nothing_wherever_a_page_ends(spread):
 
 def check_listing(spread, order, query):
     whole = spread.sessions(query, order=order, limit=1_000)
-    assert len(whole) == {"": 90, "label.odd:1": 45}.get(query, len(whole))
-    assert len(whole) > 40
+    assert len(whole) == {"": 60, "label.odd:1": 30}.get(query, len(whole))
+    assert len(whole) > 20
     keys = [ORDERS[order.removeprefix("-")](info) for info in whole]
     assert keys == sorted(keys, reverse=order.startswith("-"))
-    for limit in (4, 64):
+    for limit in (7, 40):
         paged, last = [], None
         while page := spread.sessions(query, order=order, limit=limit, after=last):
             paged += page
@@ -160,7 +160,7 @@ def check_listing(spread, order, query):
 
 def test_a_page_of_a_listing_that_few_meet_is_not_read_one_by_one(spread):
     before = spread.storage.connections.round_trips
-    spread.storage.sessions(SessionFilter(read_query("s77", now=0), order="created", limit=1))
+    spread.storage.sessions(SessionFilter(read_query("s57", now=0), order="created", limit=1))
     assert spread.storage.connections.round_trips - before <= 3
 
 
@@ -170,7 +170,7 @@ def test_the_feed_is_the_same_wherever_a_page_ends(spread):
     times = [event.recorded_micros for event in spread.feed()]
     assert times == sorted(times)
     assert len(whole) == len(set(whole)) == sum(info.size for info in spread.sessions(limit=1_000))
-    for limit in (1, 5, 16, 33, 200):
+    for limit in (3, 16, 33, 200):
         read, places = [], {}
         while (page := spread.storage.feed(tuple(places.values()), limit)).passed:
             places.update((place.bucket, place) for place in page.passed)
@@ -178,11 +178,11 @@ def test_the_feed_is_the_same_wherever_a_page_ends(spread):
             assert len(page.events) <= max(limit, BUCKETS)
         assert read == whole
     cursor, read = None, []
-    for _ in range(50):  # one event at a time, each with the cursor of the one before
+    for _ in range(20):  # one event at a time, each with the cursor of the one before
         feed = spread.feed(cursor)
         read.append(next(iter(feed)).id)
         cursor = feed.cursor
-    assert read == whole[:50]
+    assert read == whole[:20]
 
 
 def test_a_cursor_is_checked_in_each_bucket(spread, sql):
