@@ -28,7 +28,14 @@ INTERNAL = frozenset(
         *("Branch.view", "Feed.finished", "Feed.page", "Feed.passed", "Lease.due", "Lease.over", "Lease.shown"),
         *("Query.range_terms", "Query.split", "Store.wake_unless"),
         *("Session.append_request", "Session.conflict", "Session.conversation_in_flight", "Session.gave_back"),
-        *("Session.lease_shown", "Session.lease_unless", "Session.own_request", "Session.saw", "Session.view", "Session.view_seen"),
+        *(
+            "Session.lease_shown",
+            "Session.lease_unless",
+            "Session.own_request",
+            "Session.saw",
+            "Session.view",
+            "Session.view_seen",
+        ),
         *("Session.write", "Session.write_own"),
     }
 )
