@@ -39,6 +39,7 @@ SYNC_ONLY = {
     "write_own",
     "write",
     "gave_back",
+    "view_seen",
     "shown",
     "due",
     "over",
