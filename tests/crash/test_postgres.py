@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -27,6 +28,7 @@ from everlog.errors import (
     StaleCursorError,
     UnavailableError,
 )
+from everlog.stores.postgres import wire
 from everlog.testing.servers import PostgresServer, find_postgres
 
 TERMINATED = int(os.environ.get("EVERLOG_TERMINATED", "60"))  # backends
@@ -311,6 +313,24 @@ def caught_up(primary: PostgresServer, standby: PostgresServer) -> None:
     eventually(
         lambda: standby._ask("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", place) == [(True,)], "it does not follow"
     )
+
+
+def test_a_backend_that_hangs_is_not_waited_for_for_ever(
+    server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "ANSWER_SECONDS_MAX", 1.0)
+    with everlog.open(server.url(database)) as store:
+        session = store.create("s")
+        session.append("note", {"content": "before"})
+        stopped = server.backends()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            assert session.append("note", {"content": "by another connection"}).position == 1
+            assert [event.position for event in session] == [0, 1]
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_a_standby_is_read_and_takes_no_writes() -> None:

@@ -23,7 +23,6 @@ from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import Row, bucket_of
 from everlog.stores.rows import branch_row
 
-INDEXED_EVENTS_MAX: Final = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS: Final = (
     1_000  # positions that a filtered page looks at from the end first, where the last match often is
 )
@@ -76,11 +75,9 @@ def read_page(
     if start >= stop:
         return Page([], None)
     conditions, parameters = compile_terms(terms)
-    if _is_indexed(terms):
-        page = _read_indexed(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
-        if page is not None:
-            return page
     span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
+    if _is_indexed(terms):
+        span = stop - start
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
     events, full = _fetch(connections, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
     if reverse:
@@ -189,26 +186,6 @@ def _events(rows: Sequence[Row], lineage: Lineage, segments: Sequence[Segment], 
             raise gap(lineage, row[0], row[0] + 1, 0)
         events.append(Event(session, branch, segment.writer, *row))
     return events
-
-
-def _read_indexed(
-    connections: Connections,
-    lineage: Lineage,
-    start: int,
-    stop: int,
-    conditions: str,
-    parameters: dict[str, Any],
-    *,
-    reverse: bool,
-    limit: int,
-) -> Page | None:
-    """Read a page by index; None where too many events match for that."""
-    events, full = _fetch(connections, lineage, start, stop, conditions, parameters, reverse=reverse, limit=limit)
-    if not full or not events:
-        return Page(events, None)
-    last = events[-1].position
-    following = last if reverse else last + 1
-    return Page(events, following if start < following < stop else None)
 
 
 def _is_indexed(terms: Sequence[Term]) -> bool:

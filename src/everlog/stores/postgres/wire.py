@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import struct
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
@@ -28,6 +29,7 @@ from psycopg.waiting import Ready, Wait
 
 Parameters = Mapping[str, Any] | None
 
+ANSWER_SECONDS_MAX: Final = 60.0  # that a server which hangs, and keeps its connection, is waited for
 PREPARED_MAX: Final = 200  # statements that a connection keeps prepared; past that only those that it always does
 
 _PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
@@ -89,6 +91,7 @@ def run(
     """Carry out statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out.
 
     lasting: statements that are always prepared, others while there is room; None to prepare nothing.
+    Raises OperationalError where the server gives no answer for ANSWER_SECONDS_MAX: the connection is closed.
     """
     bound = [_bind(statement, parameters, lasting) for statement, parameters in statements]
     return connection.wait(_communicate(connection, bound))
@@ -227,9 +230,16 @@ def _receive(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.PGres
 
 
 def _receive_one(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.PGresult | None]:
+    deadline = 0.0
     while pgconn.is_busy():
-        yield Wait.R
-        pgconn.consume_input()
+        ready = yield Wait.R  # psycopg looks in from time to time, with nothing
+        if ready:
+            pgconn.consume_input()
+        elif not deadline:
+            deadline = time.monotonic() + ANSWER_SECONDS_MAX
+        elif time.monotonic() >= deadline:
+            pgconn.finish()
+            raise psycopg.OperationalError(f"the server gave no answer for {ANSWER_SECONDS_MAX:.0f} s")
     return pgconn.get_result()
 
 
