@@ -27,6 +27,7 @@ from everlog.core.position import (
     parse_event_id,
     parse_place,
 )
+from everlog.core.prepare import check_key
 from everlog.core.query import EVERYTHING, Exact, Query, Range, Term, compile_query, from_keywords
 from everlog.core.query_text import parse
 from everlog.errors import InvalidPlaceError, InvalidQueryError, LimitError, NotFoundError
@@ -185,6 +186,7 @@ class BranchReader:
 
     def find(self, key: str) -> Event | None:
         """Give the event with an idempotency key (of an append of several: the first it covers), or None. By index."""
+        check_key(key)
         return next(self.events(Query((Term("key", (Exact(key),)),)), limit=1), None)
 
     def around(self, place: PlaceLike, *, before: int = 5, after: int = 5) -> list[Event]:

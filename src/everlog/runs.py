@@ -231,7 +231,8 @@ class Run:
                 if inner is not None:
                     leave(inner)
             yield Sleep(self.session.storage.now() + int(delay * MICROS))
-            yield Read(lambda: self._reload(name))
+            if inner is not None and inner.asked:
+                yield Read(lambda: self._reload(name))
 
     def _gave(self, scope: Scope, name: StepName, attempt: int, value: Any) -> Generator[Any, Any, Any]:
         """Record what a step gave; give that as a replay will. What cannot be recorded fails the step."""

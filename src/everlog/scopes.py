@@ -60,6 +60,11 @@ class Scope:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = Lock()
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked for in it."""
+        return bool(self._counts)
+
     def next(self, kind: str, name: str) -> StepName:
         """Name what is asked for next."""
         with self._lock:

@@ -539,7 +539,8 @@ def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: s
     check_session_id(name)
     found = storage.find(name)
     session = Session(storage, settings, keepers, found.session, found.branch)
-    session._view_of(found.branch, name)  # what it consists of never changes
+    if found.branch.base is None:
+        session._view_of(found.branch, name)  # of one that shares nothing it is known what it consists of
     return session
 
 

@@ -11,7 +11,7 @@ from everlog.core import limits
 from everlog.core.decide import Batch
 from everlog.core.event import Cause, Event, NewEvent
 from everlog.core.labels import check_reason
-from everlog.core.position import parse_event_id
+from everlog.core.position import check_session_id, parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
@@ -188,6 +188,8 @@ class Store:
             raise InvalidQueryError(f"order {order!r:.50} is none of {' '.join(ORDERS)}; choose one")
         if not 1 <= limit <= limits.SESSIONS_PAGE_MAX:
             raise LimitError(f"limit {limit!r:.50} is not in 1 .. {limits.SESSIONS_PAGE_MAX}; page on with after=")
+        if prefix:
+            check_session_id(prefix)
         asked = read_query(query, now=self.storage.now())
         last = None
         if after is not None:
@@ -240,7 +242,10 @@ class Store:
     def _uuid(self, session: Session | str | None) -> str | None:
         if session is None:
             return None
-        return session.uuid if isinstance(session, Session) else self.storage.session(session).id
+        if isinstance(session, Session):
+            return session.uuid
+        check_session_id(session)
+        return self.storage.session(session).id
 
     def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.
@@ -248,6 +253,7 @@ class Store:
         Refused with SessionExistsError, which names them, while other sessions forked from it live;
         cascade: delete those too. Raises BusyError where it is deleted but a reader keeps old bytes in the file's log.
         """
+        check_session_id(id)
         row = self.storage.session(id)
         self.storage.write(Delete(row.id, check_reason(reason), cascade))
 

@@ -113,6 +113,21 @@ def test_what_is_within_a_step_is_not_done_again_when_the_step_is_tried_again(wo
     assert world.run().step("outer", die) == ["inner"] * 3
 
 
+def test_a_step_with_nothing_within_reads_nothing_when_it_is_tried_again(world, slept, monkeypatch):
+    monkeypatch.setattr(
+        "everlog.journal.Journal.reload", lambda *_: pytest.fail("it would cost all that was recorded since")
+    )
+    tries = []
+
+    def fails():
+        tries.append(1)
+        if len(tries) < 4:
+            raise ValueError("not yet")
+        return len(tries)
+
+    assert world.run().step("a", fails, retries=5) == 4
+
+
 def test_what_is_within_an_unknown_step_is_not_done_again_when_it_is_retried(world):
     calls = []
 

@@ -24,6 +24,9 @@ from everlog.errors import (
     UnavailableError,
     UnsupportedStoreError,
 )
+from everlog.reader import read_query
+from everlog.storage import SessionFilter
+from everlog.stores.postgres.notify import PAUSE_SECONDS
 from everlog.stores.postgres.opening import read_address
 from everlog.stores.postgres.statements import bucket_of
 
@@ -249,9 +252,9 @@ def test_what_postgresql_cannot_keep_is_refused_for_what_it_is(store):
     session = store.create("s")
     assert session.append("note", {"content": "a\x00b"}).data == {"content": "a\x00b"}, "bodies are bytes"
     for call in (
-        lambda: session.find("a\x00b"),
-        lambda: store.sessions(prefix="a\x00b"),
-        lambda: store.delete("a\x00b", reason="x"),
+        lambda: store.storage.find_key("a\x00b", 1),  # at the door: the services refuse it before
+        lambda: store.storage.session("a\x00b"),
+        lambda: store.storage.sessions(SessionFilter(read_query("", now=0), prefix="a\x00b")),
     ):
         with pytest.raises(InvalidEventError, match="NUL"):
             call()
@@ -370,3 +373,46 @@ def test_keys_of_a_process_only_grow_and_hold_their_bucket(store):
     assert [bucket_of(key) for key in made] == [number % BUCKETS for number in range(1_000)]
     numbers = [key & ((1 << 53) - 1) for key in made]
     assert all(one < other for one, other in pairwise(numbers))
+
+
+# --- notifications -------------------------------------------------------------------------------
+@pytest.mark.parametrize("notify", ["yes", "no"])
+def test_a_follower_is_told_at_once_where_it_is_asked_for(url, monkeypatch, notify):
+    monkeypatch.setattr("everlog.stores.postgres.store.POLL_SECONDS", 3_600.0)  # nobody finds it by looking
+    with everlog.open(f"{url}&notify={notify}") as writes, everlog.open(f"{url}&notify={notify}") as hears:
+        session = writes.create("s")
+        seen = hears.storage.news()
+        hears.storage.wait(seen, 0.5)  # from now on it listens
+        until = time.monotonic() + 10
+        while hears.storage.notifier is not None and time.monotonic() < until:
+            session.append("note", {"content": "x"})
+            if hears.storage.wait(hears.storage.news(), 0.5) > seen + 1:
+                break
+        seen = hears.storage.news()
+        session.append("note", {"content": "told"})
+        assert (hears.storage.wait(seen, 5.0 if notify == "yes" else 0.5) > seen) == (notify == "yes")
+
+
+def test_many_appends_are_told_of_in_few_notifications(url, monkeypatch):
+    with everlog.open(f"{url}&notify=yes") as store:
+        session, sent = store.create("s"), []
+        execute = store.storage.connections.execute
+        monkeypatch.setattr(
+            store.storage.connections, "execute", lambda *a: sent.append(time.monotonic()) or execute(*a)
+        )
+        for _ in range(100):
+            session.append("note", {"content": "x"})
+    assert sent
+    assert all(later - earlier >= PAUSE_SECONDS for earlier, later in pairwise(sent))
+
+
+def test_a_session_taken_in_again_elsewhere_is_found_by_its_id(store, tmp_path):
+    names = [f"n{number}" for number in range(40)]
+    bucket_of_name = store.storage.connections.bucket_of_name
+    other = next(name for name in names if bucket_of_name(name) != bucket_of_name("s"))
+    session = store.create("s")
+    session.append("note", {"content": "x"})
+    homes = store.storage._homes
+    homes[session.uuid] = bucket_of_name(other)  # as it would be remembered of another life
+    assert store.storage.session_by_id(session.uuid).name == "s"
+    assert homes[session.uuid] == bucket_of_name("s")

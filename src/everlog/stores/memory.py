@@ -22,7 +22,7 @@ from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
-from everlog.core.merkle import node_in_row, node_position, split_digests
+from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Query, Term, compile_query
 from everlog.core.snapshot import Snapshot
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
@@ -45,6 +45,7 @@ from everlog.storage import (
 )
 from everlog.stores.feeds import number_after
 from everlog.stores.order import is_chosen, rank
+from everlog.stores.rows import tip_of_branch
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
@@ -395,22 +396,8 @@ class _Transaction:
 
     def tip_of(self, session: SessionRow, branch: int) -> Tip:
         row = self._branches[branch].row if branch < len(self._branches) else None
-        if row is None or row.session != session.key:
-            raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
-        if branch not in self._tips:
-            self._tips[branch] = Tip(
-                session.key,
-                session.id,
-                session.name,
-                branch,
-                row.id,
-                row.writer,
-                row.size,
-                split_digests(row.peaks),
-                row.leaf,
-                row.recorded,
-                session.family.key_salt,
-            )
+        if branch not in self._tips or row is None or row.session != session.key:
+            self._tips[branch] = tip_of_branch(session, row)
         return self._tips[branch]
 
     def session(self, session_id: str) -> SessionRow:

@@ -7,7 +7,10 @@ from typing import Any
 
 import msgspec
 
+from everlog.core.decide import Tip
+from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
+from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Family, SessionRow
 
 Row = Sequence[Any]
@@ -38,6 +41,25 @@ def branch_row(row: Row) -> BranchRow:
     key, id_, session, number, writer, base, base_size, size, peaks, leaf, recorded, created = row
     return BranchRow(
         key, id_.hex(), session, number, writer.hex(), base, base_size, size, peaks, leaf, recorded, created
+    )
+
+
+def tip_of_branch(session: SessionRow, row: BranchRow | None) -> Tip:
+    """Give the tip of one of a session's branches as it was read; NotFoundError where it is none of them."""
+    if row is None or row.session != session.key:
+        raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
+    return Tip(
+        session.key,
+        session.id,
+        session.name,
+        row.key,
+        row.id,
+        row.writer,
+        row.size,
+        split_digests(row.peaks),
+        row.leaf,
+        row.recorded,
+        session.family.key_salt,
     )
 
 

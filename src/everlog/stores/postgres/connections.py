@@ -30,8 +30,9 @@ from everlog.errors import (
     UnavailableError,
     UnsupportedStoreError,
 )
-from everlog.stores.postgres.statements import BUCKET_BITS, Row, Statements
+from everlog.stores.postgres.statements import BUCKET_BITS, Statements
 from everlog.stores.postgres.wire import Parameters, PreparedConnection, run
+from everlog.stores.rows import Row
 
 T = TypeVar("T")
 Connection = PreparedConnection

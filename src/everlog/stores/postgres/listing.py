@@ -8,8 +8,8 @@ from everlog.core.query import Exact, matches_session
 from everlog.storage import Listed, SessionFilter
 from everlog.stores.order import rank
 from everlog.stores.postgres.connections import Connections
-from everlog.stores.postgres.statements import BRANCH_COLUMNS, SESSION_COLUMNS, Row, lease_row
-from everlog.stores.rows import branch_row, session_row
+from everlog.stores.postgres.statements import BRANCH_COLUMNS, SESSION_COLUMNS, lease_row
+from everlog.stores.rows import Row, branch_row, session_row
 
 LISTED_AT_ONCE: Final = 100  # sessions, of which a query may choose few
 _ORDERS: Final = {

@@ -219,11 +219,6 @@ SELECT e.position, e.leaf, e.nodes, e.recorded, e.gone, e.branch
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
 
--- read_leaf: leaf, nodes and time of one event
-SELECT leaf, nodes, recorded, gone
-FROM {schema}.event
-WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s;
-
 -- read_attachments: an event's attachments, in order
 SELECT name, size, salt, content
 FROM {schema}.attachment

@@ -20,8 +20,8 @@ from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import BranchRow, Page
 from everlog.stores.postgres.connections import Connections
-from everlog.stores.postgres.statements import Row, bucket_of
-from everlog.stores.rows import branch_row
+from everlog.stores.postgres.statements import bucket_of
+from everlog.stores.rows import Row, branch_row
 
 REVERSE_SCAN_EVENTS: Final = (
     1_000  # positions that a filtered page looks at from the end first, where the last match often is

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from everlog.core.lease import LeaseRow
 from everlog.errors import UnsupportedStoreError
 from everlog.stores.migrate import load_migrations
 from everlog.stores.queries import load_queries
-
-Row = Sequence[Any]
+from everlog.stores.rows import Row
 
 BUCKET_BITS: Final = 53  # of a key, below those of its bucket
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)

@@ -101,7 +101,6 @@ class PostgresStorage:
         self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
         self._lineages: dict[int, Lineage] = {}  # by branch: neither do these
         self._ahead: dict[int, _Ahead] = {}  # of the feed, by bucket
-        self._closed = False
         self._seen: object = None
         self._news = News(self._look, POLL_SECONDS)
         self.notifier: Notifier | None = None
@@ -289,11 +288,11 @@ class PostgresStorage:
     def session_by_id(self, session_id: str) -> SessionRow:
         known = self._homes.get(session_id)
         given: dict[str, Any] = {"id": bytes.fromhex(session_id)}
-        if known is None:
+        row = None if known is None else self.connections.fetch_one("read_session_in", given | {"bucket": known})
+        if row is None:  # it may have been deleted, and taken in again under another name
             row = self.connections.fetch_one("read_session_by_id", given)
-        else:
-            row = self.connections.fetch_one("read_session_in", given | {"bucket": known})
         if row is None:
+            self._homes.pop(session_id, None)
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted, or never here")
         return self._known(session_row(row))
 

@@ -42,9 +42,9 @@ from everlog.storage import (
 )
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import Connection, Connections
-from everlog.stores.postgres.statements import Row, bucket_of, lease_row
+from everlog.stores.postgres.statements import bucket_of, lease_row
 from everlog.stores.postgres.wire import Parameters
-from everlog.stores.rows import branch_row, session_row
+from everlog.stores.rows import Row, branch_row, session_row, tip_of_branch
 from everlog.stores.transact import NewBranch
 
 _HEAVY: Final = (Create, Delete, Erase, PutSnapshots, DropSnapshots)  # about more than one session, or none
@@ -184,22 +184,7 @@ class PostgresTransaction:
     def tip_of(self, session: SessionRow, branch: int) -> Tip:
         tip = self._tips.get(branch)
         if tip is None:
-            row = self._branch(branch)
-            if row is None or row.session != session.key:
-                raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
-            tip = self._tips[branch] = Tip(
-                session.key,
-                session.id,
-                session.name,
-                row.key,
-                row.id,
-                row.writer,
-                row.size,
-                split_digests(row.peaks),
-                row.leaf,
-                row.recorded,
-                session.family.key_salt,
-            )
+            tip = self._tips[branch] = tip_of_branch(session, self._branch(branch))
         return tip
 
     def _branch(self, branch: int) -> BranchRow | None:

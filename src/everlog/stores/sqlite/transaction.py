@@ -22,7 +22,7 @@ from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Create, SessionRow
-from everlog.stores.rows import branch_row, session_row
+from everlog.stores.rows import branch_row, session_row, tip_of_branch
 from everlog.stores.sqlite.damage import checksum_of
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
@@ -104,23 +104,7 @@ class SqliteTransaction:
     def tip_of(self, session: SessionRow, branch: int) -> Tip:
         tip = self._tips.get(branch)
         if tip is None:
-            row = read_branch(self._connection, branch)
-            if row is None or row.session != session.key:
-                raise NotFoundError(f"session {session.name!r} has no such branch; nothing was written; see branches()")
-            tip = Tip(
-                session.key,
-                session.id,
-                session.name,
-                row.key,
-                row.id,
-                row.writer,
-                row.size,
-                split_digests(row.peaks),
-                row.leaf,
-                row.recorded,
-                session.family.key_salt,
-            )
-            self._tips[branch] = tip
+            tip = self._tips[branch] = tip_of_branch(session, read_branch(self._connection, branch))
         return tip
 
     def lease(self, session_id: str) -> LeaseRow | None:
