@@ -16,7 +16,7 @@ from everlog.core.event import Event
 from everlog.core.query import Exact, Term
 from everlog.core.standard import is_standard
 from everlog.reducers.pending import DEFAULT_RUN
-from everlog.scopes import StepName
+from everlog.scopes import StepName, paths_around
 from everlog.writer import SessionWriter
 
 DECISION: Final = "step:"  # begins the names of waits that decide about an unknown step; a replay does not ask again
@@ -69,6 +69,7 @@ class Journal:
         self._view = session.view()
         self._read = 0  # the position that it is read up to
         self._records: dict[StepName, Record] = {}
+        self._below: dict[str, dict[StepName, None]] = {}  # the names of those within each scope, by its path
         self._signals: dict[str, list[Event]] = {}  # by name, those that no wait has taken, in order
         self._taken: set[int] = set()
         self.lock = RLock()
@@ -96,12 +97,13 @@ class Journal:
     def give_out(self, name: StepName) -> None:
         """Forget a step that was asked for."""
         self._records.pop(name, None)
+        for path in paths_around(name):
+            self._below.get(path, {}).pop(name, None)
 
     def pass_over(self, path: str) -> None:
         """Forget what was recorded in a scope that is finished, and whose function is not called again."""
-        for name in list(self._records):
-            if name.within.startswith(path):
-                self._records.pop(name, None)
+        for name in list(self._below.pop(path, {})):
+            self._records.pop(name, None)
 
     def reload(self, name: StepName) -> None:
         """Read again what was recorded in a step that is gone through once more."""
@@ -176,7 +178,10 @@ class Journal:
     def _keep(self, event: Event, data: dict[str, Any]) -> None:
         if data.get("run", DEFAULT_RUN) != self._run:
             return
-        record = self._records.setdefault(_named(event, data), Record())
+        name = _named(event, data)
+        record = self._records.setdefault(name, Record())
+        for path in paths_around(name):
+            self._below.setdefault(path, {})[name] = None
         if event.type.endswith(".started"):
             record.started, record.finished = event, None
         else:

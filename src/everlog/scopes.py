@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from contextvars import ContextVar
 from hashlib import sha256
 from threading import Lock
@@ -92,6 +93,13 @@ def enter(scope: Scope) -> None:
 def leave(scope: Scope) -> None:
     """Have this thread or task be in a scope no more."""
     _INSIDE.set(tuple(each for each in _INSIDE.get() if each is not scope))
+
+
+def paths_around(name: StepName) -> Iterator[str]:
+    """Give the paths of the scopes that a step is in, the innermost last."""
+    end = 0
+    while end := name.within.find("/", end) + 1:
+        yield name.within[:end]
 
 
 def _escape(text: str) -> str:

@@ -482,6 +482,28 @@ def test_a_step_whose_name_looks_like_a_decision_is_missed_all_the_same(world):
 
 
 # --- inputs and cost ---
+def test_a_finished_step_costs_nothing_for_the_others_that_are_recorded(world):
+    """Of a thousand steps that are read and not asked for yet, one that is done looks at none but its own."""
+    run = world.run()
+    for number in range(300):
+        run.step(f"s{number}", lambda: run.step("within", lambda: 1))
+    run = world.run()
+    run.step("s299", die)
+
+    class Walked(dict):
+        walks = 0
+
+        def __iter__(self):
+            self.walks += 1
+            return super().__iter__()
+
+    run._journal._records = records = Walked(run._journal._records)
+    for number in (298, 150, 0):
+        run.step(f"s{number}", die)
+    assert records.walks == 0
+    assert len(records) == 2 * 300 - 2 * 4
+
+
 def test_a_large_input_is_compared_as_a_value(world):
     def large(*keys):
         return dict.fromkeys(keys, "x" * 40_000)
