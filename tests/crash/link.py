@@ -23,11 +23,15 @@ COMMIT = b"COMMIT\x00"  # ends what asks for it, and what says that it was done
 
 
 class Link:
-    """One address; connections lead to `server` as it is when they are made. cuts: where the next COMMITs are cut."""
+    """One address; connections lead to `server` as it is when they are made. cuts: where the next COMMITs are cut.
+
+    With `cuts_are_final`, nobody reaches the server from a cut on.
+    """
 
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
         self.reachable = True
+        self.cuts_are_final = False
         self.cuts: deque[Cut] = deque()
         self.made = 0  # cuts that were
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -87,6 +91,8 @@ class _Pair:
                 if end >= 0 and self.link.cuts:
                     self.cut = self.link.cuts.popleft()
                     self.link.made += 1
+                    if self.link.cuts_are_final:
+                        self.link.reachable = False
                     if self.cut in {"before", "within"}:
                         self.upstream.sendall(asked[: 0 if self.cut == "before" else end + 3])
                         break
