@@ -46,7 +46,10 @@ class Tips:
     def renew(self, connection: apsw.Connection) -> None:
         """Forget all where another connection has written since the last call. Inside the transaction: 4 µs for 15."""
         version: int = fetch_row(connection, "read_version")[0]
-        if self._seen != (connection, version) or max(map(len, (self.by_branch, self.lineages, self.leases))) > TIPS_KEPT:
+        if (
+            self._seen != (connection, version)
+            or max(map(len, (self.by_branch, self.lineages, self.leases))) > TIPS_KEPT
+        ):
             self.forget()
             self._seen = (connection, version)
 
