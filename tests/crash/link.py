@@ -15,10 +15,11 @@ from typing import Literal
 
 from everlog.testing.servers import PostgresServer
 
-# Where a connection is cut: the server gets no COMMIT, or a part of it, or all of it and the client not its answer, or half of that;
+# Where a connection is cut: where it is asked to COPY; or the server gets no COMMIT, or a part of it, or all of it and the client not its answer, or half of that;
 # or all of it LATE_SECONDS after the client saw its connection end.
-Cut = Literal["before", "within", "behind", "answering", "late"]
+Cut = Literal["copying", "before", "within", "behind", "answering", "late"]
 LATE_SECONDS = 0.2
+COPY = b"FORMAT BINARY"  # a statement that the rows follow
 COMMIT = b"COMMIT\x00"  # ends what asks for it, and what says that it was done
 
 
@@ -87,7 +88,8 @@ class _Pair:
     def ask(self) -> None:
         with suppress(OSError):
             while asked := self.client.recv(1 << 20):
-                end = asked.find(COMMIT)
+                copying = bool(self.link.cuts) and self.link.cuts[0] == "copying"
+                end = asked.find(COPY if copying else COMMIT)
                 if end >= 0 and self.link.cuts:
                     self.cut = self.link.cuts.popleft()
                     self.link.made += 1
@@ -101,6 +103,9 @@ class _Pair:
                         time.sleep(LATE_SECONDS)
                         self.upstream.sendall(asked)
                         return  # `answer` ends what is left
+                    if self.cut == "copying":
+                        self.upstream.sendall(asked)
+                        break
                 self.upstream.sendall(asked)
         self.link._end(self.client, self.upstream)
 

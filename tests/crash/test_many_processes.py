@@ -19,8 +19,6 @@ APPENDS = 150
 # A process waits for its turn at most LOCK_SECONDS_MAX before BusyError; with turns it is far below this (law 3).
 WAIT_SECONDS_MAX = 1.0
 DEADLINE_SECONDS = 60  # for appends that take about two
-# Events of others between two of one writer: at most 20 with turns, 200 to 1,300 with SQLite's busy handler (measured).
-OTHERS_BETWEEN_MAX = 100
 WAITS_ALLOWED = 3  # of 1,200, for a machine that stops everything for a moment
 
 
@@ -103,9 +101,6 @@ def test_eight_processes_append_to_one_session(path: Path, record_property: Any)
         for told in said:
             check_told(session, told)
         check_waits(said, record_property)
-        for told in said:
-            at = [line["at"] for line in told]
-            assert max(after - before for before, after in zip(at, at[1:], strict=False)) <= OTHERS_BETWEEN_MAX
         session.verify().raise_for_faults()
 
 

@@ -164,6 +164,23 @@ def test_an_append_whose_commit_was_cut_off_is_recorded_once_and_gives_its_event
         store.verify().raise_for_faults()
 
 
+@pytest.mark.parametrize("cut", ["copying", "before", "within", "behind", "answering", "late"])
+def test_a_large_batch_that_was_cut_off_is_recorded_once(link: Link, database: str, cut: Any) -> None:
+    with everlog.open(link.url(database)) as store:
+        session = store.create("s")
+        for number in range(3):
+            link.cuts.append(cut)
+            batch = [everlog.NewEvent("note", {"content": f"{number} {place}"}) for place in range(1_500)]
+            events = session.extend(batch)
+            assert [event.position for event in events] == list(range(1_500 * number, 1_500 * (number + 1)))
+        assert link.made == 3
+        assert [event.data["content"] for event in session] == [
+            f"{number} {place}" for number in range(3) for place in range(1_500)
+        ]
+        assert [event.position for event in store.feed()] == list(range(4_500))
+        store.verify().raise_for_faults()
+
+
 @pytest.mark.parametrize("cut", ["before", "behind", "late"])
 def test_every_verb_does_its_work_once_where_its_commit_is_cut_off(link: Link, database: str, cut: Any) -> None:
     def cut_off(act: Callable[[], Any]) -> Any:

@@ -1,7 +1,9 @@
 """How PostgreSQL is read: pages, buckets, listings and the feed, round trips, indexes."""
 
+import dataclasses
 import os
 import time
+
 
 import pytest
 
@@ -248,6 +250,49 @@ def test_what_is_done_most_takes_few_round_trips(store):
     assert taken(lambda: session.fork(50, id="fork")) <= 13
     assert taken(lambda: session.rewind(50, reason="back")) <= 7
     assert taken(lambda: session.cut("-1h")) <= 3
+
+
+def test_a_large_batch_is_copied_as_it_was_given(store, tmp_path):
+    cause = store.create("first").append("note", {"content": "why"})
+    batch = [
+        NewEvent(
+            ("note", "user.message", "agent.message")[number % 3],
+            {"content": f"{number} ☃ \t\\N", "n": number},
+            key=f"k{number}" if number % 2 else None,
+            actor="planner" if number % 5 else None,
+            outcome="error" if number % 7 == 0 else None,
+            caused_by=cause if number % 11 == 0 else None,
+            occurred_at=1_795_000_000_000_000 if number % 13 == 0 else None,
+            attachments={"a": b"\x00" * number} if number % 100 == 0 else None,
+            metadata={"m": number} if number % 17 == 0 else None,
+        )
+        for number in range(2_000)
+    ]
+    before = store.storage.connections.round_trips
+    copied = store.create("s").extend(batch, key="all")
+    assert store.storage.connections.round_trips - before <= 10
+    with everlog.open(tmp_path / "s.db") as other:
+        other.create("first").append("note", {"content": "why"})
+        plain = other.create("s").extend([dataclasses.replace(each, caused_by=None) for each in batch], key="all")
+        for ours, theirs in zip(copied, plain, strict=True):
+            for name in (
+                "position",
+                "type",
+                "actor",
+                "outcome",
+                "raw",
+                "key",
+                "occurred_at",
+                "attachments",
+                "metadata",
+            ):
+                assert getattr(ours, name) == getattr(theirs, name), (name, ours.position)
+    assert store.session("s").slice(0, 2_000) == list(copied)
+    assert [event.position for event in store.session("s").events(caused_by=cause)] == list(range(0, 2_000, 11))
+    assert copied[300].attachment("a") == b"\x00" * 300
+    assert store.session("s").extend(batch, key="all")[0].repeated
+    assert [event.position for event in store.feed() if event.session == "s"] == list(range(2_000))
+    store.verify().raise_for_faults()
 
 
 def test_hundreds_of_rewinds_are_read_in_few_round_trips(store):

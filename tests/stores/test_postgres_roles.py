@@ -181,6 +181,18 @@ def test_a_tenant_costs_no_round_trip_more(url, addresses):
         assert connections.round_trips - before == 2
 
 
+def test_where_the_server_refuses_to_copy_a_large_batch_goes_as_arrays(url, addresses):
+    keep_tenants_apart(url)  # COPY and row-level security do not go together
+    with everlog.open(addresses["app"] + "&tenant=a") as store:
+        session, other = store.create("s"), store.create("o")
+        assert store.storage.connections.copies
+        for each in (session, other):
+            each.extend([NewEvent("note", {"content": f"n{number}"}, key=f"k{number}") for number in range(1_200)])
+            assert not store.storage.connections.copies
+            assert [event.data["content"] for event in each] == [f"n{number}" for number in range(1_200)]
+        assert store.verify().ok
+
+
 # --- doctor ---
 def test_doctor_says_what_is_wrong(url, tmp_path):
     checks = {check.what: check for check in examine_postgres(url)}

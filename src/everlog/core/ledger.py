@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hmac import digest
+from hmac import new as hmac
 
 import msgspec
 
@@ -71,4 +71,4 @@ def encode_record(record: LedgerRecord) -> bytes:
 def commit_session(salt: bytes, name: str, title: str | None, labels: Mapping[str, str]) -> str:
     """Give the hex commitment to what a session is called, under its salt of 32 random bytes."""
     message = _encode([name, title, sorted(labels.items())])
-    return digest(salt, b"everlog/1/session\x00" + message, "sha256").hex()
+    return hmac(salt, b"everlog/1/session\x00" + message, "sha256").hexdigest()

@@ -66,6 +66,7 @@ class Connections:
         self.read_only = read_only
         self._lasting = frozenset(statements.values()) if prepare else None
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
+        self.copies = True  # until a server has refused it
         self.large: frozenset[int] = (
             frozenset()
         )  # branches of which a page was met that its bytes end, and not its events
@@ -120,6 +121,11 @@ class Connections:
         """Remember that pages of a branch are to be bounded by their bytes."""
         if branch not in self.large:
             self.large = frozenset({branch, *self.large}) if len(self.large) < _LARGE_MAX else frozenset({branch})
+
+    def stop_copying(self, error: psycopg.Error) -> bool:
+        """Use arrays from now on, where a server refused COPY: for row-level security's sake, or since it has none. False: it did not."""
+        copied, self.copies = self.copies, self.copies and not isinstance(error, pg.FeatureNotSupported)
+        return copied and not self.copies
 
     def inherited(self) -> bool:
         """Tell whether this process was forked from the one that opened the store."""

@@ -301,7 +301,7 @@ FROM unnest(%(branches)s::bigint[], %(sizes)s::bigint[], %(recorded)s::bigint[],
 WHERE t.bucket = %(bucket)s AND t.branch = n.branch;
 
 -- count_events: number what is about to be recorded; held until the end of the transaction
-UPDATE {schema}.bucket SET feed = feed + %(count)s WHERE bucket = %(bucket)s;
+UPDATE {schema}.bucket SET feed = feed + %(count)s WHERE bucket = %(bucket)s RETURNING feed;
 
 -- insert_events: events at the ends of branches, numbered in this order
 INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,
@@ -315,6 +315,11 @@ FROM {schema}.bucket AS c, unnest(%(branch)s::bigint[], %(position)s::bigint[], 
   AS n (branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached,
   commitments, leaf, nodes, salt, body, place)
 WHERE c.bucket = %(bucket)s;
+
+-- copy_events: many events at the ends of branches, as insert_events does; the server is sent them row after row
+COPY {schema}.event (bucket, feed, branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers,
+  gone, attached, commitments, leaf, nodes, salt, body)
+FROM STDIN (FORMAT BINARY);
 
 -- insert_event: one event at the end of a branch
 INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,

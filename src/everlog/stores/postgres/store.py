@@ -147,6 +147,8 @@ class PostgresStorage:
             try:
                 return self._try_group(bucket, requests, limit)
             except psycopg.Error as error:
+                if self.connections.stop_copying(error):
+                    continue
                 if error.sqlstate == LOCKED and len(apart := _apart(requests)) > 1:
                     return self._commit_apart(bucket, requests, apart)
                 lost = was_lost(error)
