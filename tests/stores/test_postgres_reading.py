@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 
-
 import pytest
 
 import everlog
