@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -52,14 +52,25 @@ class Built(msgspec.Struct, frozen=True):
 
 
 class Builder:
-    """Folds one reducer over one line of events. taking: how snapshots are taken, None for not at all."""
+    """Folds one reducer over one line of events. taking: how snapshots are taken, None for not at all. pause: called after each
+    page of events.
+    """
 
-    def __init__(self, storage: Storage, view: View, reducer: Reducer, *, taking: SnapshotPolicy | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        view: View,
+        reducer: Reducer,
+        *,
+        taking: SnapshotPolicy | None,
+        pause: Callable[[], None] | None = None,
+    ) -> None:
         self.storage = storage
         self.lineage: Lineage = view.lineage
         self.reducer = reducer
         self._erasures: int | None = None  # as they were before anything was read
         self._taking = None if taking is None else _Taking(self, taking)
+        self._pause = pause
         self._notes = Notes()
 
     @property
@@ -91,6 +102,8 @@ class Builder:
                 self._notes = take_event(self.reducer, fold, event, self._notes)
             if self._taking is not None:
                 self._taking.passed(fold, size, sum(len(event.raw or b"") for event in events), self._notes)
+            if self._pause is not None:
+                self._pause()
         if self._taking is not None:
             self._taking.finish()
         return Built(cut, fold.value, self._notes)

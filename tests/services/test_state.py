@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 
 import hypothesis.strategies as st
 import pytest
@@ -140,6 +141,22 @@ def test_a_fork_shares_the_snapshots_below_it(store, session):
     added = {(row.branch, row.size) for row in snapshots(store)} - before
     assert added
     assert all(size > 7 for _, size in added)
+
+
+def test_the_keeper_rests_while_somebody_appends():
+    keeper = SnapshotKeeper(everlog.open("memory:").storage, everlog.SnapshotPolicy())
+
+    def rested(appends):
+        keeper._rested = (0, time.monotonic() - 0.01)
+        keeper._appends = appends
+        start = time.monotonic()
+        keeper._rest()
+        return time.monotonic() - start
+
+    assert rested(0) < 0.05
+    assert 0.09 <= rested(1) < 1
+    keeper.stop()
+    assert rested(1) < 0.05, "it is wanted to end"
 
 
 def test_snapshots_follow_a_growing_session_in_the_background(store, session):
