@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from everlog.claims import Claim
 from everlog.compare import Difference
+from everlog.context.manifest import Manifest
+from everlog.context.reader import Context, Seen, Summary
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
@@ -22,6 +24,7 @@ from everlog.session import Branch, Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
 from everlog.store import Store
+from everlog.summaries import Covered
 from everlog.woken import Woken
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ __all__ = [
     "Attachment",
     "Branch",
     "Claim",
+    "Context",
+    "Covered",
     "Difference",
     "Event",
     "EverlogError",
@@ -55,6 +60,7 @@ __all__ = [
     "Head",
     "Lease",
     "LeaseInfo",
+    "Manifest",
     "Messages",
     "NewEvent",
     "Pending",
@@ -63,6 +69,7 @@ __all__ = [
     "Reason",
     "Reducer",
     "Run",
+    "Seen",
     "Session",
     "SessionInfo",
     "SnapshotInfo",
@@ -70,6 +77,7 @@ __all__ = [
     "State",
     "StateHash",
     "Store",
+    "Summary",
     "Woken",
     "open",
     "open_async",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from uuid_utils import uuid7
 
+from everlog.context.reader import ContextReader
 from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
@@ -45,7 +46,7 @@ from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
 from everlog.storage import Append, Base, BranchRow, Create, Erase, Family, Rewind, SessionRow, Storage, Switch, Update
-from everlog.worker import SessionWorker
+from everlog.summaries import SessionSummarizer
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class SessionInfo(msgspec.Struct, frozen=True):
     lease: LeaseInfo | None = None
 
 
-class Branch(StateReader):
+class Branch(ContextReader):
     """One line of events of a session, to read. Only the session's current branch grows.
 
     id: 32 hex digits, the same in every copy. name: b1, b2, …, counted in this store. base: the size of what it shares
@@ -111,7 +112,7 @@ class Branch(StateReader):
         return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
-class Session(SessionWorker):
+class Session(SessionSummarizer):
     """A durable, append-only log of one agent's run. Made by `Store.create`, `Store.session` or `fork`."""
 
     def __repr__(self) -> str:
@@ -240,7 +241,7 @@ class Session(SessionWorker):
             assert row is not None, "a branch that was read is in the store"
             request = Switch(self._row.id, row.key, seen, self._batch(prepared))
             try:
-                return self.saw(self.storage.write(request)).events[0]
+                return self.noted(self.storage.write(request)).events[0]
             except StaleExpectationError as stale:
                 if wanted is not None or last_try:
                     raise self.conflict(stale, request) from None
@@ -288,7 +289,7 @@ class Session(SessionWorker):
             request = Append(self._row.id, self._batch(prepared, here))
             self._check_wanted(wanted, view, request)
             try:
-                return self.saw(self.storage.write(request)).events[0]
+                return self.noted(self.storage.write(request)).events[0]
             except StaleExpectationError as stale:
                 if wanted is not None:
                     raise self.conflict(stale, request) from None
@@ -353,7 +354,7 @@ class Session(SessionWorker):
             )
             self._check_wanted(wanted, view, request)
             try:
-                return self.saw(self.storage.write(request)).events[0]
+                return self.noted(self.storage.write(request)).events[0]
             except StaleExpectationError as stale:
                 if wanted is not None:
                     raise self.conflict(stale, request) from None

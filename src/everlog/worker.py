@@ -64,7 +64,7 @@ class SessionWorker(SessionWriter):
         """Note that a lease was given back."""
         if self._lease is lease:
             self._lease = None
-        self.saw(receipt)
+        self.noted(receipt)
 
     def signal(self, name: str, data: Any = None, *, actor: str | None = None, key: str | None = None) -> Event:
         """Send a signal: the first wait of that name that has none gets it, also one that is asked for later.

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from everlog.context.reader import ContextReader
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.canonical import hash_state
@@ -53,7 +54,7 @@ from everlog.leases import LeaseKeeper
 from everlog.reader import View
 from everlog.rebuild import Builder, Built, SnapshotPolicy, own_state
 from everlog.reducers.registry import Reducer, find_reducer
-from everlog.state import ReducerLike, StateReader
+from everlog.state import ReducerLike
 from everlog.storage import Append, BranchRow, Receipt, Request, Rewind, SessionRow, Storage, Switch, Update
 
 STATES_KEPT = 4  # of different reducers, which a handle remembers for its next append
@@ -86,7 +87,7 @@ class Shown(Protocol):
         ...
 
 
-class SessionWriter(StateReader):
+class SessionWriter(ContextReader):
     """A session's handle as a writer: what it saw, and its appends."""
 
     def __init__(
@@ -240,7 +241,7 @@ class SessionWriter(StateReader):
         self, events: Sequence[NewEvent], make: Callable[[Batch], Request], *, lease: LeaseToken | None = None
     ) -> Receipt:
         """Write a request that appends events of types that only their own verbs write. lease: what it shows."""
-        return self.saw(self.storage.write(make(Batch(self._prepare(events, own_verb=True), lease=lease))))
+        return self.noted(self.storage.write(make(Batch(self._prepare(events, own_verb=True), lease=lease))))
 
     def _batch(
         self,
@@ -281,7 +282,7 @@ class SessionWriter(StateReader):
             receipt = self.storage.write(request)
         except StaleExpectationError as stale:
             raise self.conflict(stale, request) from None
-        return self.saw(receipt)
+        return self.noted(receipt)
 
     # --- appends that record the state after them ---
     def _append_with_state(
@@ -310,7 +311,7 @@ class SessionWriter(StateReader):
             finished = (*batch.events[:-1], with_state(last, recorded, body_bytes_max))
             request = Append(plain.session_id, msgspec.structs.replace(batch, events=finished, expected=wanted_here))
             try:
-                receipt = self.saw(self.storage.write(request))
+                receipt = self.noted(self.storage.write(request))
             except StaleExpectationError as stale:
                 if wanted is not None:
                     raise self.conflict(stale, request) from None
@@ -382,7 +383,7 @@ class SessionWriter(StateReader):
             del others[next(iter(others))]
         self._folded = others | {reducer.fingerprint(): kept}
 
-    def saw(self, receipt: Receipt) -> Receipt:
+    def noted(self, receipt: Receipt) -> Receipt:
         """Note what a receipt says of the session's head; give the receipt."""
         self._seen = (receipt.branch_id, receipt.size, receipt.peaks)
         self._keepers.snapshots.appended(receipt.session_id, len(receipt.events))

@@ -29,7 +29,7 @@ SYNC_ONLY = {
     "pages",
     "append_request",
     "conflict",
-    "saw",
+    "noted",
     "storage",
     "conversation_in_flight",
     "lease_shown",

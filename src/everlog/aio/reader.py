@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from everlog.aio.engine import Engine
 from everlog.compare import Difference
+from everlog.context.manifest import Format
+from everlog.context.reader import Change, Context, ContextReader, PinLike, Seen, Summary
+from everlog.context.tokens import TokenCounter
 from everlog.core.event import Event, Head, StateHash
 from everlog.core.query import Query
 from everlog.explain import Reason
@@ -15,7 +18,7 @@ from everlog.reader import PlaceLike
 from everlog.session import Branch
 from everlog.state import Messages, ReducerLike, State, StateReader
 
-R = TypeVar("R", bound=StateReader)
+R = TypeVar("R", bound=ContextReader)
 
 
 class AsyncReader(Generic[R]):
@@ -182,3 +185,34 @@ class AsyncBranch(AsyncReader[Branch]):
     @property
     def head(self) -> Head:
         return self.sync.head
+
+    async def context(
+        self,
+        budget: int = 8_000,
+        *,
+        at: PlaceLike = "end",
+        pins: Iterable[PinLike] = (),
+        query: str | None = None,
+        format: Format = "anthropic",
+        token_counter: TokenCounter | None = None,
+    ) -> Context:
+        """See `ContextReader.context`."""
+        return await self._engine.run(
+            self.sync.context, budget, at=at, pins=pins, query=query, format=format, token_counter=token_counter
+        )
+
+    async def saw(self, place: PlaceLike) -> Seen:
+        """See `ContextReader.saw`."""
+        return await self._engine.run(self.sync.saw, place)
+
+    async def context_diff(self, one: PlaceLike, other: PlaceLike) -> Change:
+        """See `ContextReader.context_diff`."""
+        return await self._engine.run(self.sync.context_diff, one, other)
+
+    async def outline(self, level: int | None = None, *, at: PlaceLike = "end") -> list[Summary]:
+        """See `ContextReader.outline`."""
+        return await self._engine.run(self.sync.outline, level, at=at)
+
+    async def expand(self, summary: Summary | PlaceLike) -> list[Summary] | list[Event]:
+        """See `ContextReader.expand`."""
+        return await self._engine.run(self.sync.expand, summary)

@@ -277,7 +277,7 @@ class AsyncDriver(Driven):
                 return await self._engine.run(asked.call)
             case Write():
                 try:
-                    return session.saw(await self._engine.submit(asked.request))
+                    return session.noted(await self._engine.submit(asked.request))
                 except StaleExpectationError as stale:
                     raise await self._engine.run(session.conflict, stale, asked.request) from None
             case Sleep():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import msgspec
 from everlog.aio.engine import WAIT_SECONDS, deadline_after
 from everlog.aio.reader import AsyncBranch, AsyncReader
 from everlog.audit import Report
+from everlog.context.reader import Context
 from everlog.core.decide import Repeats, StaleExpectationError
 from everlog.core.event import Event, Head, NewEvent, Outcome
 from everlog.follow import Follower
@@ -23,6 +27,7 @@ from everlog.session import Branch, Session, SessionInfo
 from everlog.state import ReducerLike, StateReader
 from everlog.steps import Policy
 from everlog.storage import Receipt
+from everlog.summaries import FAN_OUT, LEAF_TOKENS, SUMMARIES_MAX, Covered, Summarizer
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncLease, AsyncRun
@@ -126,7 +131,7 @@ class AsyncSession(AsyncReader[Session]):
             receipt = await self._engine.submit(request)
         except StaleExpectationError as stale:
             raise await self._engine.run(self.sync.conflict, stale, request) from None
-        return self.sync.saw(receipt)
+        return self.sync.noted(receipt)
 
     async def lease(self, holder: str, ttl: float = 30.0, *, timeout: float = 0.0) -> AsyncLease:
         """See `Session.lease`."""
@@ -261,6 +266,64 @@ class AsyncSession(AsyncReader[Session]):
             expected=expected,
         )
 
+    async def summarize(
+        self,
+        summarizer: Summarizer | None = None,
+        *,
+        fan_out: int = FAN_OUT,
+        leaf_tokens: int = LEAF_TOKENS,
+        limit: int = SUMMARIES_MAX,
+        actor: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Event]:
+        """See `Session.summarize`. A summarizer that is a coroutine function is awaited on this event loop."""
+        loop = self._engine.loop
+
+        def called(covered: Covered) -> Any:
+            assert summarizer is not None, "it is only called where there is one"
+            made = summarizer(covered)
+            return (
+                asyncio.run_coroutine_threadsafe(_awaited(made), loop).result() if inspect.isawaitable(made) else made
+            )
+
+        given = None if summarizer is None else functools.wraps(summarizer)(called)
+        return await self._engine.run(
+            self.sync.summarize,
+            given,
+            fan_out=fan_out,
+            leaf_tokens=leaf_tokens,
+            limit=limit,
+            actor=actor,
+            progress=progress,
+        )
+
+    async def record_request(
+        self,
+        context: Context,
+        *,
+        model: str,
+        provider: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        system: Any = None,
+        tools: Sequence[Any] | None = None,
+        actor: str | None = None,
+        caused_by: Event | str | None = None,
+        key: str | None = None,
+    ) -> Event:
+        """See `Session.record_request`."""
+        return await self._engine.run(
+            self.sync.record_request,
+            context,
+            model=model,
+            provider=provider,
+            params=params,
+            system=system,
+            tools=tools,
+            actor=actor,
+            caused_by=caused_by,
+            key=key,
+        )
+
     async def update(
         self,
         *,
@@ -309,3 +372,7 @@ class AsyncSession(AsyncReader[Session]):
     async def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """See `Session.export`."""
         return await self._engine.run(self.sync.export, path, withhold=withhold)
+
+
+async def _awaited(made: Awaitable[Any]) -> Any:
+    return await made

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
-from everlog.cli import checking, moving, reading, states, topics, waking, writing
+from everlog.cli import checking, contexts, moving, reading, states, topics, waking, writing
 from everlog.cli.main import everlog
 
-__all__ = ["checking", "everlog", "moving", "reading", "states", "topics", "waking", "writing"]
+__all__ = ["checking", "contexts", "everlog", "moving", "reading", "states", "topics", "waking", "writing"]
 
 _ORDER = (
     *("demo", "import", "ls", "log", "show", "search", "tree"),
     *("state", "diff", "why", "bisect", "checkpoints", "checkpoint", "merge", "prefs", "snapshots"),
+    *("context", "summarize", "outline", "expand"),
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
     *("export", "copy", "verify", "init", "doctor", "help", "completion"),

@@ -37,7 +37,7 @@ _THOUGHTS: Final = ("thinking", "redacted_thinking")
 
 
 def as_anthropic(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give `messages`, and `system` where there is one, for `client.messages.create`."""
+    """Give `system`, where there is one, and `messages`, for `client.messages.create`."""
     system: list[dict[str, Any]] = []
     turns: list[dict[str, Any]] = []
     ids = Ids(length_max=64)
@@ -52,7 +52,7 @@ def as_anthropic(messages: list[dict[str, Any]]) -> dict[str, Any]:
     if turns and turns[0]["role"] == "assistant":
         turns.insert(0, {"role": "user", "content": [{"type": "text", "text": BEGINNING}]})
     _trim_end(turns)
-    return {"messages": turns} | ({"system": system} if system else {})
+    return ({"system": system} if system else {}) | {"messages": turns}
 
 
 def _add_assistant(turns: list[dict[str, Any]], blocks: list[Any], ids: Ids) -> None:
