@@ -16,12 +16,13 @@ import apsw
 from rich.console import Console
 from rich.table import Table
 
+from bench.contexts import contexts
 from bench.postgres import postgres
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.work import WORK, Row
 
-ALL = WORK | {"states": states, "conversation": conversation, "steps": steps, "postgres": postgres}
+ALL = WORK | {"states": states, "conversation": conversation, "steps": steps, "contexts": contexts, "postgres": postgres}
 
 
 def main() -> int:
