@@ -22,7 +22,13 @@ from bench.states import conversation, states
 from bench.steps import steps
 from bench.work import WORK, Row
 
-ALL = WORK | {"states": states, "conversation": conversation, "steps": steps, "contexts": contexts, "postgres": postgres}
+ALL = WORK | {
+    "states": states,
+    "conversation": conversation,
+    "steps": steps,
+    "contexts": contexts,
+    "postgres": postgres,
+}
 
 
 def main() -> int:

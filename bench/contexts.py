@@ -21,7 +21,26 @@ LONG: Final = 100_000
 BUDGETS: Final = (2_000, 8_000, 32_000, 200_000)
 WANTED_MS: Final = 50
 TURNS: Final = 200
-_WORDS: Final = "look the parser fails when input is empty so a test was added and run again with the new flag set".split()
+_WORDS: Final = (
+    *(
+        "look",
+        "the",
+        "parser",
+        "fails",
+        "when",
+        "input",
+        "is",
+        "empty",
+        "so",
+        "a",
+        "test",
+        "was",
+        "added",
+        "and",
+        "run",
+    ),
+    *("again", "with", "the", "new", "flag", "set"),
+)
 _MAKER: Final = """
 import json, statistics, sys, time
 import everlog
@@ -46,9 +65,19 @@ def turn(number: int, chance: Random) -> list[NewEvent]:
     said = " ".join(chance.choices(_WORDS, k=chance.randint(5, 40)))
     events = [NewEvent("user.message", {"content": said})] if number % 6 == 0 else []
     answer = {"content": " ".join(chance.choices(_WORDS, k=chance.randint(5, 30))), "message_id": f"m{number}"}
-    use = {"id": f"c{number}", "name": "bash", "input": {"cmd": f"pytest tests/test_{number % 50}.py"}, "message_id": f"m{number}"}
+    use = {
+        "id": f"c{number}",
+        "name": "bash",
+        "input": {"cmd": f"pytest tests/test_{number % 50}.py"},
+        "message_id": f"m{number}",
+    }
     result = {"tool_use_id": f"c{number}", "content": " ".join(chance.choices(_WORDS, k=chance.randint(5, 200)))}
-    return [*events, NewEvent("agent.message", answer), NewEvent("agent.tool_use", use), NewEvent("agent.tool_result", result)]
+    return [
+        *events,
+        NewEvent("agent.message", answer),
+        NewEvent("agent.tool_use", use),
+        NewEvent("agent.tool_result", result),
+    ]
 
 
 def contexts(folder: Path, quick: bool) -> Iterator[Row]:
@@ -77,7 +106,11 @@ def contexts(folder: Path, quick: bool) -> Iterator[Row]:
     yield Row("summarizing, where nothing is due", 1e3 * nothing, "ms")
     for budget in BUDGETS:
         ran = subprocess.run(
-            [sys.executable, "-c", _MAKER, str(path), str(budget)], capture_output=True, text=True, check=True, env=os.environ
+            [sys.executable, "-c", _MAKER, str(path), str(budget)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ,
         )
         found = json.loads(ran.stdout)
         milliseconds = 1e3 * found["again"]
@@ -103,7 +136,8 @@ def _stable(budget: int) -> Iterator[Row]:
             written = session.summarize(leaf_tokens=min(2_000, budget // 4))
             now = session.context(budget).encoded
             if before and not written:
-                kept.append(len(os.path.commonprefix([before, now])) / len(before))
+                differs = (at for at, (one, other) in enumerate(zip(before, now, strict=False)) if one != other)
+                kept.append(next(differs, min(len(before), len(now))) / len(before))
             before = now
     stays = 100 * sum(each >= 0.9 for each in kept) / len(kept)
     yield Row(f"turns that keep 90 % of the front, {budget:,} tokens", stays, "%", None, "", "100", stays == 100)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,15 @@ _GRAIN: Final = 4  # messages begin at multiples of about so small a part of the
 _TRIES_MAX: Final = 60
 
 
+class Chosen(NamedTuple):
+    """A plan, carried out, as it is sent, and its tokens."""
+
+    plan: Plan
+    rendered: Rendered
+    payload: dict[str, Any]
+    tokens: int
+
+
 class _Spread(NamedTuple):
     """How the room is spread: summaries that stand as one text, those that stand as they are, and where messages begin."""
 
@@ -65,8 +74,8 @@ class Chooser:
         self._plan = plan
         self._budget = budget
 
-    def choose(self, pins: Sequence[Event], retrieved: Sequence[Event]) -> tuple[Plan, Rendered, int]:
-        """Give the plan, carried out, and its tokens. Raises LimitError where what must go in does not fit."""
+    def choose(self, pins: Sequence[Event], retrieved: Sequence[Event]) -> Chosen:
+        """Give the plan, carried out. Raises LimitError where what must go in does not fit."""
         bare = msgspec.structs.replace(self._plan, system=(), start=self._plan.cut)
         pinned = self._count(self._render(bare, pins, ()))
         if pinned > self._budget:
@@ -150,14 +159,14 @@ class Chooser:
         return [] if written is None else nodes_of(written.children)
 
     # --- until it fits ---
-    def _fit(self, plan: Plan, pins: Sequence[Event], retrieved: list[Event]) -> tuple[Plan, Rendered, int]:
+    def _fit(self, plan: Plan, pins: Sequence[Event], retrieved: list[Event]) -> Chosen:
         """Carry out a plan, and take away from it until it fits as it is sent."""
         for _ in range(_TRIES_MAX):
             plan, rendered = self._pull(plan, pins, retrieved)
-            total = self._count(rendered)
-            if total <= self._budget:
-                return plan, rendered, total
-            over = total - self._budget
+            chosen = self._chosen(plan, rendered)
+            if chosen.tokens <= self._budget:
+                return chosen
+            over = chosen.tokens - self._budget
             tail = [message for message in rendered.tail if message["start"] >= plan.start]
             if len(tail) > 1:
                 plan = msgspec.structs.replace(plan, start=self._later(tail, over))
@@ -178,8 +187,7 @@ class Chooser:
             else:
                 plan = msgspec.structs.replace(plan, start=plan.cut, clipped=None)
         plan = msgspec.structs.replace(plan, start=plan.cut, digest=(), summaries=(), retrieved=(), clipped=None)
-        rendered = self._render(plan, pins, ())
-        return plan, rendered, self._count(rendered)
+        return self._chosen(plan, self._render(plan, pins, ()))
 
     def _later(self, tail: list[Message], over: int) -> int:
         """Give where to begin so that at least so many tokens less are word for word."""
@@ -213,8 +221,12 @@ class Chooser:
     def _render(self, plan: Plan, pins: Sequence[Event], retrieved: Sequence[Event]) -> Rendered:
         return render(self._storage, self._view, plan, pins, retrieved)
 
+    def _chosen(self, plan: Plan, rendered: Rendered) -> Chosen:
+        payload = payload_of(plan.format, rendered.messages())
+        return Chosen(plan, rendered, payload, self._tokens.of(payload))
+
     def _count(self, rendered: Rendered) -> int:
-        return self._tokens.of(payload_of(self._plan.format, rendered.messages()))
+        return self._chosen(self._plan, rendered).tokens
 
     def _fitting(self, events: Sequence[Event], room: int) -> list[Event]:
         """Give the first of what was retrieved that fits."""

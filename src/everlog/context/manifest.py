@@ -23,8 +23,8 @@ WhyNot = Literal["budget", "superseded", "erased", "filtered"]
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went in: events [start, stop), and why.
 
-    hash: 64 hex digits: the tree hash of the leaves of the range; of a summary and a pin the hash of its event; of several summaries in
-    one text SHA-256 over theirs, as hex. tokens: as counted.
+    hash: 64 hex digits: of a summary and a pin that of its event; of a message SHA-256 over the hashes of its events, of several summaries
+    in one text over theirs. tokens: as counted.
     event: the position of a summary's event; the id of a pinned one of another line. clipped: texts were cut to so many characters.
     """
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from everlog.context.choose import Chooser
+from everlog.context.choose import Chooser, Chosen
 from everlog.context.manifest import (
     FORMATS,
     VERSION,
@@ -27,7 +27,6 @@ from everlog.context.tree import (
     Tree,
     node_of,
     nodes_of,
-    range_hashes,
     read_positions,
     read_tree,
     written_by,
@@ -153,14 +152,12 @@ class ContextReader(StateReader):
         plan = Plan(format, cut, cut, self._system(view, cut, tree), tuple(event.id for event in pinned))
         chooser = Chooser(self.storage, view, tree, tokens, plan, budget)
         recalled = [] if query is None else self._recalled(view, cut, query, pinned)
-        plan, rendered, total = chooser.choose(pinned, recalled)
-        if plan.retrieved or recalled:
-            kept = [event for event in recalled if event.position < plan.start and event.id in plan.retrieved]
-            if len(kept) != len(plan.retrieved):  # what stands word for word is not recalled too
-                plan, rendered, total = chooser.choose(pinned, kept)
-        payload = payload_of(format, rendered.messages())
-        manifest = self._manifest(view, tree, tokens, plan, rendered, pinned, payload, budget=budget, total=total)
-        return Context(format, payload, total, budget, manifest)
+        chosen = chooser.choose(pinned, recalled)
+        before = [event for event in recalled if event.position < chosen.plan.start]
+        if len(before) < len(chosen.plan.retrieved):  # what stands word for word is not recalled too
+            chosen = chooser.choose(pinned, before)
+        manifest = self._manifest(view, tree, tokens, chosen, pinned, budget)
+        return Context(format, chosen.payload, chosen.tokens, budget, manifest)
 
     def saw(self, place: PlaceLike) -> Seen:
         """Give exactly what a recorded call was given. place: its `model.request` event, or any event that was caused by it.
@@ -328,14 +325,11 @@ class ContextReader(StateReader):
         view: View,
         tree: Tree,
         tokens: Tokens,
-        plan: Plan,
-        rendered: Rendered,
+        chosen: Chosen,
         pins: Sequence[Event],
-        payload: dict[str, Any],
-        *,
         budget: int,
-        total: int,
     ) -> Manifest:
+        plan, rendered = chosen.plan, chosen.rendered
         storage = self.storage
         front = iter(rendered.front[len(rendered.front) - len(plan.pins) - bool(plan.digest) - len(plan.summaries) :])
         items = [
@@ -367,11 +361,13 @@ class ContextReader(StateReader):
                     "retrieved", event.position, event.position + 1, event.hash, tokens.of(message["content"]), event_id
                 )
             )
-        ranges = [(message["start"], message["stop"]) for message in rendered.tail]
-        hashes = range_hashes(storage, view, ranges)
-        for (start, stop), digest, message in zip(ranges, hashes, rendered.tail, strict=True):
+        for message in rendered.tail:
+            start, stop = message["start"], message["stop"]
+            leaves = b"".join(rendered.leaves[at] for at in range(start, stop) if at in rendered.leaves)
             cut_to = plan.clipped if message is rendered.tail[-1] else None
-            items.append(Item("recent", start, stop, digest, tokens.of(message["content"]), None, cut_to))
+            items.append(
+                Item("recent", start, stop, sha256(leaves).hexdigest(), tokens.of(message["content"]), None, cut_to)
+            )
         return Manifest(
             VERSION,
             self.storage.session(self._session_name).id,
@@ -379,10 +375,10 @@ class ContextReader(StateReader):
             plan.cut,
             head_at(storage, view, plan.cut).root,
             budget,
-            total,
+            chosen.tokens,
             tokens.method,
             tokens.scale,
-            sha256(msgspec.json.encode(payload)).hexdigest(),
+            sha256(msgspec.json.encode(chosen.payload)).hexdigest(),
             plan,
             tuple(items),
             _left_out(plan, tree, items, rendered, set(self._system(view, plan.cut, tree)) - {*plan.system}),

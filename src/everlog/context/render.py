@@ -7,6 +7,7 @@ retrieved for a question stands before the last message, so that it spoils no ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -36,12 +37,16 @@ MEMBERS: Final = {"openai_responses": "input"}  # of a payload, that holds the m
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """A plan carried out. front: system, pins and summaries; tail: word for word. erased: [start, stop) of messages that are gone."""
+    """A plan carried out. front: system, pins and summaries; tail: word for word. erased: [start, stop) of messages that are gone.
+
+    leaves: of the events that the tail is made of, by position.
+    """
 
     front: list[Message]
     tail: list[Message]
     beside: list[Message]
     erased: list[tuple[int, int]]
+    leaves: dict[int, bytes]
 
     def messages(self) -> list[Message]:
         """Give all, in their order."""
@@ -60,15 +65,16 @@ def render(storage: Storage, view: View, plan: Plan, pins: Sequence[Event], retr
         front.append(digested(read_positions(storage, view, plan.digest), plan.digest_tokens))
     front += [summarized(event) for event in read_positions(storage, view, plan.summaries)]
     fold = MessagesFold([])
-    for event in read_positions(storage, view, plan.pulled):
+    leaves: dict[int, bytes] = {}
+    pulled = read_positions(storage, view, plan.pulled)
+    for event in chain(pulled, spoken_events(storage, view, plan.start, plan.cut)):
         fold.apply(event)
-    for event in spoken_events(storage, view, plan.start, plan.cut):
-        fold.apply(event)
+        leaves[event.position] = event.leaf
     tail = [message for message in fold.value if not _is_erased(message)]
     erased = [(message["start"], message["stop"]) for message in fold.value if _is_erased(message)]
     if plan.clipped is not None and tail:
         tail[-1] = clipped(tail[-1], plan.clipped)
-    return Rendered(front, tail, [quoted("Recalled from earlier", event) for event in retrieved], erased)
+    return Rendered(front, tail, [quoted("Recalled from earlier", event) for event in retrieved], erased, leaves)
 
 
 def payload_of(format: Format, messages: list[Message]) -> dict[str, Any]:
