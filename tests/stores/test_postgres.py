@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from itertools import pairwise
 
 import psycopg
@@ -261,6 +263,24 @@ def test_what_postgresql_cannot_keep_is_refused_for_what_it_is(store):
     session.append("note", {"content": "the connection is good"})
 
 
+def test_texts_of_an_enumeration_are_texts(store):
+    class Named(StrEnum):
+        TYPE = "note"
+        NAME = "name"
+
+    name = Named.NAME
+    session = store.create(name, title=name, labels={name: name})
+    event = session.append(Named.TYPE, {"content": "x"}, actor=name, key=name)
+    session.extend([NewEvent(Named.TYPE, {"content": "x"}, actor=name) for _ in range(1_000)])
+    assert session.find(name).hash == event.hash
+    assert [each.hash for each in store.find(name)] == [event.hash]
+    assert len(list(session.events(types=Named.TYPE, actor=name))) == 1_001
+    assert [info.title for info in store.sessions(prefix=name)] == ["name"]
+    session.erase([0], reason=name)
+    store.delete(name, reason=name)
+    store.verify().raise_for_faults()
+
+
 @pytest.mark.parametrize("special", ["_", "%", "\\", "\\%", "%_", "[a]", "?", ".", "{}", "%s"])
 def test_a_glob_takes_what_is_special_elsewhere_for_itself(store, special):
     session = store.create("s")
@@ -359,6 +379,26 @@ def test_a_session_that_somebody_else_holds_has_no_other_one_refused(held):
     for thread in threads:
         thread.join(DEADLINE_SECONDS)
     assert said == {0: "busy", 1: "busy", 2: "at 2"}
+
+
+def test_a_key_is_recorded_once_however_often_it_stands_in_one_group(store):
+    session = store.create("s")
+    session.fork(0, id="f")
+    committer = store.storage._committer(bucket(session))
+    calls = [("s", "k"), ("s", "k"), ("s", "k"), ("s", "l"), ("f", "k"), ("s", "k"), ("f", "k"), ("s", "l")]
+    appends = []
+    with ThreadPoolExecutor(len(calls)) as threads:
+        with committer._commit_lock:  # the first waits to lead, and takes the others with it
+            for name, key in calls:
+                each = store.session(name)
+                appends.append(threads.submit(each.append, "note", {"content": "x"}, key=key))
+                until = time.monotonic() + DEADLINE_SECONDS
+                while len(committer._queue) < len(appends) and time.monotonic() < until:
+                    time.sleep(0.001)
+        events = [append.result(DEADLINE_SECONDS) for append in appends]
+    assert [event.position for event in events] == [0, 0, 0, 1, 1, 0, 1, 1]
+    assert [event.repeated for event in events] == [False, True, True, False, False, True, True, True]
+    assert (len(session), len(store.session("f"))) == (2, 2)
 
 
 def note(session, said, number):

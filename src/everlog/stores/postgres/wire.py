@@ -123,7 +123,7 @@ def _bind(statement: bytes, parameters: Parameters, lasting: frozenset[bytes] | 
         elif name in _SMALL and value is not None and value <= _SMALL_MAX:
             type_, packed = _INT2, _pack_small(value)
         else:
-            type_, packed = _PACKERS[type(value)](value)
+            type_, packed = (_PACKERS.get(type(value)) or _packer_of_kind(value))(value)
         types.append(type_)
         values.append(packed)
     beside = 0 if lasting is None else sys.maxsize if statement in lasting else PREPARED_MAX
@@ -136,6 +136,14 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[int, bytes | None]]]] = {
     bytes: lambda value: (_BYTEA, value),
     str: lambda value: (_TEXT, value.encode()),
 }
+
+
+def _packer_of_kind(value: Any) -> Callable[[Any], tuple[int, bytes | None]]:
+    """Give the packer of a value whose type is derived from one that is known, as an enumeration's of texts is."""
+    for kind, pack in _PACKERS.items():
+        if isinstance(value, kind):
+            return pack
+    raise TypeError(f"no parameter is of type {type(value).__name__}")
 
 
 def _pack_array(item: str, values: Sequence[Any] | None) -> tuple[int, bytes | None]:
