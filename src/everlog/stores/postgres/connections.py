@@ -124,8 +124,9 @@ class Connections:
 
     def stop_copying(self, error: psycopg.Error) -> bool:
         """Use arrays from now on, where a server refused COPY: for row-level security's sake, or since it has none. False: it did not."""
-        copied, self.copies = self.copies, self.copies and not isinstance(error, pg.FeatureNotSupported)
-        return copied and not self.copies
+        refused = isinstance(error, pg.FeatureNotSupported)
+        self.copies = self.copies and not refused
+        return refused
 
     def inherited(self) -> bool:
         """Tell whether this process was forked from the one that opened the store."""
