@@ -408,6 +408,25 @@ def note(session, said, number):
         said[number] = error.code
 
 
+def test_what_machines_whose_clocks_differ_made_is_copied_in_the_order_of_its_making(url, store):
+    with everlog.open(url) as ahead, everlog.open("memory:") as copied:
+        ahead.storage.connections._last_number = (time.time_ns() // 1_000) + 3_600_000_000
+        ahead.create("s").append("note", {"content": "x"})
+        session = store.session("s")
+        session.rewind(1, reason="b2")
+        ahead.session("s").rewind(1, reason="b3")
+        fork = session.fork(2, id="f")
+        fork.append("note", {"content": "y"})
+        for name in ("f", "s"):
+            assert store.copy(copied, sessions=[name])
+        assert [row.data for row in copied.session("f")] == [row.data for row in fork]
+        with everlog.open("memory:") as other:
+            store.copy(other, sessions=["s"])
+            made = [branch.id for branch in session.branches()]
+            assert [branch.id for branch in other.session("s").branches()] == made
+        assert copied.verify().ok
+
+
 def test_keys_of_a_process_only_grow_and_hold_their_bucket(store):
     made = [store.storage.connections.new_key(number % BUCKETS) for number in range(1_000)]
     assert [bucket_of(key) for key in made] == [number % BUCKETS for number in range(1_000)]
