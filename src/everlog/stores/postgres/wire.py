@@ -175,8 +175,11 @@ def _communicate(
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     fresh = _send(connection, bound)
+    deadline = 0.0
     while pgconn.flush():
-        if (yield Wait.RW) & Ready.R:
+        ready = yield Wait.RW
+        deadline = 0.0 if ready else _deadline(pgconn, deadline)
+        if ready and ready & Ready.R:
             pgconn.consume_input()  # the server goes on only when its answers are taken
     rows: list[list[TupleRow]] = []
     failed: pq.abc.PGresult | None = None
@@ -243,12 +246,19 @@ def _receive_one(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.P
         ready = yield Wait.R  # psycopg looks in from time to time, with nothing
         if ready:
             pgconn.consume_input()
-        elif not deadline:
-            deadline = time.monotonic() + ANSWER_SECONDS_MAX
-        elif time.monotonic() >= deadline:
-            pgconn.finish()
-            raise psycopg.OperationalError(f"the server gave no answer for {ANSWER_SECONDS_MAX:.0f} s")
+        else:
+            deadline = _deadline(pgconn, deadline)
     return pgconn.get_result()
+
+
+def _deadline(pgconn: pq.abc.PGconn, deadline: float) -> float:
+    """Give the moment until which a silent server is waited for; close the connection past it. deadline: given last, 0 for none."""
+    if not deadline:
+        return time.monotonic() + ANSWER_SECONDS_MAX
+    if time.monotonic() >= deadline:
+        pgconn.finish()
+        raise psycopg.OperationalError(f"the server gave no answer for {ANSWER_SECONDS_MAX:.0f} s")
+    return deadline
 
 
 def _load(connection: PreparedConnection, result: pq.abc.PGresult) -> list[TupleRow]:
