@@ -1,11 +1,13 @@
 """What is PostgreSQL's own: addresses, the schema, roles, text, connections."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from enum import StrEnum
 from itertools import pairwise
 
@@ -28,6 +30,7 @@ from everlog.errors import (
 )
 from everlog.reader import read_query
 from everlog.storage import SessionFilter
+from everlog.stores.postgres.connections import READERS_MAX
 from everlog.stores.postgres.notify import PAUSE_SECONDS
 from everlog.stores.postgres.opening import read_address
 from everlog.stores.postgres.statements import bucket_of
@@ -343,6 +346,27 @@ def test_connections_go_on_after_refusals_and_errors_within_a_transaction(store,
         other.rewind("end", reason=str(number))
     assert len(session) == 30
     store.verify().raise_for_faults()
+
+
+@pytest.fixture
+def alarm():
+    """Ctrl-C after so many seconds, in tests only."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_while_a_connection_is_waited_for_loses_none(store, alarm):
+    session = store.create("s")
+    with ExitStack() as busy:
+        for _ in range(READERS_MAX):
+            busy.enter_context(store.storage.connections._readers.connection())
+        for _ in range(READERS_MAX):
+            alarm(0.05)
+            with pytest.raises(KeyboardInterrupt):
+                session.size()
+    with ThreadPoolExecutor(READERS_MAX) as threads:
+        assert list(threads.map(lambda _: session.size(), range(READERS_MAX))) == [0] * READERS_MAX
 
 
 @pytest.fixture

@@ -195,7 +195,8 @@ class Connections:
 def lent(pool: ConnectionPool[Connection]) -> Generator[Connection]:
     """Lend a connection of a pool. An error of psycopg goes through as it is."""
     try:
-        connection = pool.getconn()
+        with _replaced(pool):
+            connection = pool.getconn()
     except PoolTimeout as error:
         raise BusyError(
             f"no connection to PostgreSQL was free, or could be made, within {RETRY_SECONDS:.0f} s; nothing was done; see whether the "
@@ -204,7 +205,18 @@ def lent(pool: ConnectionPool[Connection]) -> Generator[Connection]:
     try:
         yield connection
     finally:
-        pool.putconn(connection)
+        with _replaced(pool):
+            pool.putconn(connection)
+
+
+@contextmanager
+def _replaced(pool: ConnectionPool[Connection]) -> Generator[None]:
+    """Let a pool make a connection more where Ctrl-C came while one was taken or given back: it counts that as lent for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pool.resize(pool.min_size, pool.max_size + 1)
+        raise
 
 
 def was_lost(error: psycopg.Error) -> bool:
