@@ -33,7 +33,19 @@ from everlog.errors import (
     UnavailableError,
 )
 from everlog.reader import View, base_at
-from everlog.storage import Adopt, AdoptedEvent, Base, BranchRow, Create, Family, Graft, SessionRow, Storage, Switch
+from everlog.storage import (
+    Adopt,
+    AdoptedEvent,
+    Base,
+    BranchRow,
+    Create,
+    Family,
+    Graft,
+    SessionRow,
+    Storage,
+    Switch,
+    Update,
+)
 
 BUNDLE_FORMAT = "everlog/1/bundle"
 
@@ -290,7 +302,7 @@ class _Taker:
             self.placed.append(self._place(session, index, branch))
             session = session or self._session()
         assert session is not None, "the session's own branch was made"
-        self._make_current(session)
+        self._follow(session)
         return Transferred(session.name, self.events, self.known, self.branches, tuple(self.diverged))
 
     def _session(self) -> SessionRow | None:
@@ -454,13 +466,19 @@ class _Taker:
                 self.progress(self.events)
         return self.target.branch(row.key)
 
-    def _make_current(self, session: SessionRow) -> None:
-        """Make current what is so in the parcel, unless the line that is current here went on by itself."""
-        wanted = self.placed[self.parcel.current]
-        for row, branch in zip(self.placed, self.parcel.branches, strict=True):
-            if row.key == session.current != wanted.key and row.size == branch.size:
-                self.target.write(Switch(session.id, wanted.key, Expected(row.id, row.size, None), Batch(())))
-                return
+    def _follow(self, session: SessionRow) -> None:
+        """Have what is current, and what the session is called, be as in the parcel, unless it went on by itself here."""
+        parcel, wanted = self.parcel, self.placed[self.parcel.current]
+        placed = zip(self.placed, parcel.branches, strict=True)
+        here = next((row for row, branch in placed if row.key == session.current and row.size == branch.size), None)
+        if here is None:
+            return
+        expected = Expected(here.id, here.size, None)
+        metadata = None if parcel.metadata is None else parcel.metadata.encode()
+        if (session.title, session.labels, session.metadata) != (parcel.title, parcel.labels, metadata):
+            self.target.write(Update(session.id, parcel.title, parcel.labels, metadata, Batch((), expected)))
+        if here.key != wanted.key:
+            self.target.write(Switch(session.id, wanted.key, expected, Batch(())))
 
 
 def copy_sessions(

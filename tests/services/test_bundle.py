@@ -199,6 +199,19 @@ def test_what_is_current_follows_until_the_copy_goes_on_by_itself(store, session
     assert target.verify().ok
 
 
+def test_what_a_session_is_called_follows_until_the_copy_goes_on_by_itself(store, session, target):
+    store.copy(target)
+    session.update(title="Other", labels={"k": "w"}, metadata=None)
+    store.copy(target)
+    (info,) = target.sessions("label.k:w")
+    assert (info.title, info.labels, info.metadata) == ("Other", {"k": "w"}, {})
+    target.session("s").update(title="Mine")
+    session.update(title="Yours")
+    store.copy(target)
+    assert [info.title for info in target.sessions()] == ["Mine"]
+    assert target.verify().ok
+
+
 def test_a_session_that_is_deleted_while_others_are_copied_is_left_out(store, session, target):
     store.create("t").append("note", {"content": "x"})
     store.create("u").append("note", {"content": "x"})
