@@ -297,15 +297,16 @@ class _Taker:
         self.diverged: list[str] = []
 
     def take(self) -> Transferred:
-        session = self._session()
+        session = self.session()
         for index, branch in enumerate(self.parcel.branches):
             self.placed.append(self._place(session, index, branch))
-            session = session or self._session()
+            session = session or self.session()
         assert session is not None, "the session's own branch was made"
         self._follow(session)
         return Transferred(session.name, self.events, self.known, self.branches, tuple(self.diverged))
 
-    def _session(self) -> SessionRow | None:
+    def session(self) -> SessionRow | None:
+        """Read the session where it is here."""
         try:
             return self.target.session_by_id(self.parcel.session)
         except NotFoundError:
@@ -504,13 +505,14 @@ def take_checked(
     target: Storage, draw: Draw, parcel: SessionParcel, pages: Pages, progress: Progress | None
 ) -> Transferred:
     """Store what a checked parcel holds and the target lacks."""
+    taker = _Taker(target, draw, parcel, pages, progress)
     try:
-        return _Taker(target, draw, parcel, pages, progress).take()
-    except StaleExpectationError:
-        raise UnavailableError(
-            f"session {parcel.id!r} was written to while it was being taken; what was taken is whole; take it again to go on"
-        ) from None
-    except SessionExistsError:
+        return taker.take()
+    except (StaleExpectationError, SessionExistsError) as error:
+        if isinstance(error, StaleExpectationError) or taker.session() is not None:  # somebody else takes it too
+            raise UnavailableError(
+                f"session {parcel.id!r} was written to while it was being taken; what was taken is whole; take it again to go on"
+            ) from None
         raise SessionExistsError(
             f"another session {parcel.id!r} is in this store, with another history; nothing was taken; delete it, or take "
             "the bundle into another store"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from hashlib import sha256
 
@@ -10,7 +11,8 @@ import pytest
 import everlog
 from databases import address
 from everlog import NewEvent
-from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError
+from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError, UnavailableError
+from everlog.transfer import copy_sessions
 
 # Bundles that are refused before any store is asked.
 REFUSED_EARLIER = pytest.mark.parametrize("target", ["memory", "sqlite"], indirect=True)
@@ -210,6 +212,18 @@ def test_what_a_session_is_called_follows_until_the_copy_goes_on_by_itself(store
     store.copy(target)
     assert [info.title for info in target.sessions()] == ["Mine"]
     assert target.verify().ok
+
+
+def test_of_two_copies_at_once_one_is_told_to_go_on_and_not_to_delete(store, session, target):
+    def draw(count):  # asked just before the session is made
+        if not list(target.sessions()):
+            store.copy(target)
+        return os.urandom(count)
+
+    with pytest.raises(UnavailableError, match="take it again"):
+        copy_sessions(store.storage, target.storage, draw, None)
+    assert [one.events for one in store.copy(target)] == [0]
+    same(session, target.session("s"))
 
 
 def test_a_session_that_is_deleted_while_others_are_copied_is_left_out(store, session, target):
