@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from everlog.audit import all_sessions, check_contents
 from everlog.core import limits
-from everlog.core.decide import Batch, EventRow, StaleExpectationError, header_of
+from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
 from everlog.core.event import ERASED, PreparedAttachment
 from everlog.core.header import encode_header
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
@@ -32,7 +33,19 @@ from everlog.errors import (
     UnavailableError,
 )
 from everlog.reader import View, base_at
-from everlog.storage import Adopt, AdoptedEvent, Base, BranchRow, Create, Family, Graft, SessionRow, Storage, Switch
+from everlog.storage import (
+    Adopt,
+    AdoptedEvent,
+    Base,
+    BranchRow,
+    Create,
+    Family,
+    Graft,
+    SessionRow,
+    Storage,
+    Switch,
+    Update,
+)
 
 BUNDLE_FORMAT = "everlog/1/bundle"
 
@@ -107,8 +120,7 @@ def pack_session(storage: Storage, session: SessionRow) -> tuple[SessionParcel, 
         for segment in storage.lineage(branch.key, session.name).segments:
             stop = min(segment.stop, branch.size) if segment.branch == branch.key else segment.stop
             sizes[segment.branch] = max(sizes.get(segment.branch, 0), stop)
-    rows = [storage.branch(key) for key in sizes]
-    rows.sort(key=lambda row: row.key)  # a base is made before what stands on it
+    rows = _in_order([storage.branch(key) for key in sizes], own)
     index = {row.key: place for place, row in enumerate(rows)}
     lineages = [storage.lineage(row.key, session.name) for row in rows]
     parcels: list[BranchParcel] = []
@@ -144,14 +156,37 @@ def pack_session(storage: Storage, session: SessionRow) -> tuple[SessionParcel, 
     def pages(branch: int, start: int) -> Iterator[list[EventParcel]]:
         lineage, stop = lineages[branch], parcels[branch].size
         while start < stop:
-            page = storage.rows(lineage, start, stop)
-            yield [
-                EventParcel(row, tuple(storage.attachments(lineage, row.position)) if row.attached else ())
-                for row in page
-            ]
-            start += len(page)
+            page: list[EventParcel] = []
+            held = 0  # bytes of attachments, which storage.rows does not count
+            for row in storage.rows(lineage, start, stop):
+                attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
+                page.append(EventParcel(row, attachments))
+                held += sum(item.size for item in attachments)
+                start += 1
+                if held >= limits.PAGE_BYTES_MAX:
+                    yield page
+                    page, held = [], 0
+            if page:
+                yield page
 
     return parcel, pages
+
+
+def _in_order(rows: Sequence[BranchRow], own: Sequence[BranchRow]) -> list[BranchRow]:
+    """Put branches into the order of their making, each behind its base and a session's own by their numbers.
+
+    Keys alone do not say it where several machines make them: their clocks differ.
+    """
+    here = {row.key for row in own}
+    numbered = iter(own)
+    by_key = {row.key: row for row in rows}
+    order: dict[int, BranchRow] = {}
+    for key in sorted(by_key):
+        behind = [next(numbered) if key in here else by_key[key]]
+        while (base := behind[-1].base) is not None and base not in order:
+            behind.append(by_key[base])
+        order.update((row.key, row) for row in reversed(behind))
+    return list(order.values())
 
 
 # --- checking a parcel ---------------------------------------------------------------------------
@@ -262,17 +297,16 @@ class _Taker:
         self.diverged: list[str] = []
 
     def take(self) -> Transferred:
-        session = self._session()
-        fresh = session is None
+        session = self.session()
         for index, branch in enumerate(self.parcel.branches):
             self.placed.append(self._place(session, index, branch))
-            session = session or self._session()
+            session = session or self.session()
         assert session is not None, "the session's own branch was made"
-        if fresh:
-            self._make_current(session)
+        self._follow(session)
         return Transferred(session.name, self.events, self.known, self.branches, tuple(self.diverged))
 
-    def _session(self) -> SessionRow | None:
+    def session(self) -> SessionRow | None:
+        """Read the session where it is here."""
         try:
             return self.target.session_by_id(self.parcel.session)
         except NotFoundError:
@@ -280,15 +314,24 @@ class _Taker:
 
     def _place(self, session: SessionRow | None, index: int, branch: BranchParcel) -> BranchRow:
         """Give the target's branch that holds this one's events, after storing what it lacked."""
-        present = self.target.branch_by_id(branch.id)
-        if present is None or not self._stands_here(present, branch):
+        known, base = self.target.branch_by_id(branch.id), None
+        present = known if known is not None and self._stands_here(known, branch) else None
+        if present is None:
             base = None if branch.base is None else base_at(self.target, *self._base(branch))
-            made = self._make(session, branch.id if present is None else self.draw(16).hex(), branch, base)
+            present = self._under_another_id(session, index, branch, base)
+        if present is None:
+            made = self._make(session, branch.id if known is None else self.draw(16).hex(), branch, base)
             return self._append(made, index, branch.base_size)
         shared = self._shared(present, index, branch)
         self.known += shared - branch.base_size
         if branch.own and (session is None or present.session != session.key):
             return self._mirror(session, present, index, branch, shared)
+        return self._go_on(session, present, index, branch, shared)
+
+    def _go_on(
+        self, session: SessionRow | None, present: BranchRow, index: int, branch: BranchParcel, shared: int
+    ) -> BranchRow:
+        """Store what a branch here lacks after `shared`, up to where it and the parcel's are the same."""
         if shared == branch.size:
             return present
         if shared == present.size:
@@ -333,6 +376,21 @@ class _Taker:
             return False
         return present.writer == branch.writer and present.base_size == branch.base_size
 
+    def _under_another_id(
+        self, session: SessionRow | None, index: int, branch: BranchParcel, base: Base | None
+    ) -> BranchRow | None:
+        """Find the branch that holds this one's events where its id is not here, or a deleted session's.
+
+        That is what was made where histories parted, or when a deleted session was taken again.
+        """
+        own = [] if session is None else self.target.branches(session.key)
+        same = [row for row in own if row.writer == branch.writer]
+        for row in same:
+            if branch.base_size < self._shared(row, index, branch) == min(row.size, branch.size):
+                return row
+        place = (None if base is None else base.branch, branch.base_size)
+        return next((row for row in same if (row.base, row.base_size) == place), None)
+
     def _shared(self, present: BranchRow, index: int, branch: BranchParcel) -> int:
         """Give the size up to which the branch here and the parcel's have the same leaves."""
         lineage = self.target.lineage(present.key, "")
@@ -353,23 +411,26 @@ class _Taker:
     def _diverge(
         self, session: SessionRow | None, present: BranchRow, index: int, branch: BranchParcel, shared: int
     ) -> BranchRow:
-        view = View(present, self.target.lineage(present.key, ""))
-        made_before = self._earlier_divergence(present, index, branch, shared)
+        base = base_at(self.target, View(present, self.target.lineage(present.key, "")), shared)
+        made_before = self._earlier_divergence(present, index, branch, shared, base)
         if made_before is not None:
             at = self._shared(made_before, index, msgspec.structs.replace(branch, base_size=made_before.base_size))
             self.known += at - shared
-            return made_before if at == branch.size else self._append(made_before, index, at)
-        made = self._make(session, self.draw(16).hex(), branch, base_at(self.target, view, shared))
+            return self._go_on(session, made_before, index, branch, at)
+        made = self._make(session, self.draw(16).hex(), branch, base)
         self.diverged.append(f"b{made.number}")
         return self._append(made, index, shared)
 
     def _earlier_divergence(
-        self, present: BranchRow, index: int, branch: BranchParcel, shared: int
+        self, present: BranchRow, index: int, branch: BranchParcel, shared: int, base: Base | None
     ) -> BranchRow | None:
         """Find the branch that an earlier taking made where the histories part, if what it holds is the parcel's."""
         leaf = next(self.pages(index, shared))[0].row.leaf
+        place = (branch.writer, None if base is None else base.branch, shared)
         for row in self.target.branches(present.session):
-            if row.writer == branch.writer and row.base == present.key and row.base_size == shared < row.size:
+            if row.key != present.key and (row.writer, row.base, row.base_size) == place:
+                if row.size == shared:  # it was stopped before the first page
+                    return row
                 first = self.target.rows(self.target.lineage(row.key, ""), shared, shared + 1)[0]
                 if first.leaf == leaf:
                     return row
@@ -406,36 +467,52 @@ class _Taker:
                 self.progress(self.events)
         return self.target.branch(row.key)
 
-    def _make_current(self, session: SessionRow) -> None:
-        current = self.placed[self.parcel.current]
-        if current.key != session.current:
-            self.target.write(Switch(session.id, current.key, None, Batch(())))
+    def _follow(self, session: SessionRow) -> None:
+        """Have what is current, and what the session is called, be as in the parcel, unless it went on by itself here."""
+        parcel, wanted = self.parcel, self.placed[self.parcel.current]
+        placed = zip(self.placed, parcel.branches, strict=True)
+        here = next((row for row, branch in placed if row.key == session.current and row.size == branch.size), None)
+        if here is None:
+            return
+        expected = Expected(here.id, here.size, None)
+        metadata = None if parcel.metadata is None else parcel.metadata.encode()
+        if (session.title, session.labels, session.metadata) != (parcel.title, parcel.labels, metadata):
+            self.target.write(Update(session.id, parcel.title, parcel.labels, metadata, Batch((), expected)))
+        if here.key != wanted.key:
+            self.target.write(Switch(session.id, wanted.key, expected, Batch(())))
 
 
 def copy_sessions(
     source: Storage, target: Storage, draw: Draw, names: Sequence[str] | None, *, progress: Progress | None = None
 ) -> list[Transferred]:
     """Copy sessions between stores; all living ones where no names are given."""
-    sessions = all_sessions(source) if names is None else (source.session(name) for name in names)
     results: list[Transferred] = []
-    for session in sessions:
+    for session in _living(source) if names is None else (source.session(name) for name in names):
         parcel, pages = pack_session(source, session)
         check_parcel(parcel, pages, latest=None, erased=lambda leaf: source.erasure(leaf) is not None)
         results.append(take_checked(target, draw, parcel, pages, progress))
     return results
 
 
+def _living(source: Storage) -> Iterator[SessionRow]:
+    """Give every session as it is when its turn comes, but those that were deleted meanwhile."""
+    for session in all_sessions(source):
+        with suppress(NotFoundError):
+            yield source.session_by_id(session.id)
+
+
 def take_checked(
     target: Storage, draw: Draw, parcel: SessionParcel, pages: Pages, progress: Progress | None
 ) -> Transferred:
     """Store what a checked parcel holds and the target lacks."""
+    taker = _Taker(target, draw, parcel, pages, progress)
     try:
-        return _Taker(target, draw, parcel, pages, progress).take()
-    except StaleExpectationError:
-        raise UnavailableError(
-            f"session {parcel.id!r} was written to while it was being taken; what was taken is whole; take it again to go on"
-        ) from None
-    except SessionExistsError:
+        return taker.take()
+    except (StaleExpectationError, SessionExistsError) as error:
+        if isinstance(error, StaleExpectationError) or taker.session() is not None:  # somebody else takes it too
+            raise UnavailableError(
+                f"session {parcel.id!r} was written to while it was being taken; what was taken is whole; take it again to go on"
+            ) from None
         raise SessionExistsError(
             f"another session {parcel.id!r} is in this store, with another history; nothing was taken; delete it, or take "
             "the bundle into another store"

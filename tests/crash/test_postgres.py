@@ -324,6 +324,18 @@ def caught_up(primary: PostgresServer, standby: PostgresServer) -> None:
     )
 
 
+# Whose keys are more bytes than the way to a backend holds that takes none.
+MANY_KEYS = [everlog.NewEvent("note", {"content": "x"}, key=f"{number:0500}") for number in range(8_000)]
+
+
+def stop(server: PostgresServer) -> set[int]:
+    """Stop every backend where it is; give their processes."""
+    stopped = set(server.backends())
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    return stopped
+
+
 def test_a_backend_that_hangs_is_not_waited_for_for_ever(
     server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,12 +343,12 @@ def test_a_backend_that_hangs_is_not_waited_for_for_ever(
     with everlog.open(server.url(database)) as store:
         session = store.create("s")
         session.append("note", {"content": "before"})
-        stopped = server.backends()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        stopped = stop(server)
         try:
             assert session.append("note", {"content": "by another connection"}).position == 1
             assert [event.position for event in session] == [0, 1]
+            stopped |= stop(server)
+            assert session.extend(MANY_KEYS)[-1].position == 1 + len(MANY_KEYS)
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from hashlib import sha256
 
@@ -10,7 +11,8 @@ import pytest
 import everlog
 from databases import address
 from everlog import NewEvent
-from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError
+from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError, UnavailableError
+from everlog.transfer import copy_sessions
 
 # Bundles that are refused before any store is asked.
 REFUSED_EARLIER = pytest.mark.parametrize("target", ["memory", "sqlite"], indirect=True)
@@ -105,6 +107,7 @@ def test_a_copy_takes_only_what_is_new(store, session, target):
     assert [one.events for one in store.copy(target)] == [1203]
     session.append("note", {"content": "later"})
     assert [one.events for one in store.copy(target)] == [1]
+    assert [one.events for one in store.copy(store)] == [0]
     same(session, target.session("s"))
     assert target.verify().ok
 
@@ -122,6 +125,144 @@ def test_histories_that_parted_are_both_kept(session, bundle, target, tmp_path):
     assert here.branch("b3").last("note").data["content"] == "there again"
     assert here.branch("b3").writer == here.branch("b2").writer
     assert target.import_bundle(tmp_path / "later.everlog").events == 0
+    assert target.verify().ok
+
+
+def test_histories_that_parted_at_their_first_event_are_both_kept_once(store, target):
+    session = store.create("s")
+    store.copy(target)
+    target.session("s").append("note", {"content": "here"})
+    session.append("note", {"content": "there"})
+    assert [one.diverged for one in store.copy(target)] == [("b2",)]
+    session.append("note", {"content": "there again"})
+    assert [(one.events, one.branches) for one in store.copy(target)] == [(1, 0)]
+    assert [(one.events, one.branches) for one in store.copy(target)] == [(0, 0)]
+    assert [event.data["content"] for event in target.session("s").branch("b2")] == ["there", "there again"]
+    assert target.session("s")[-1].data["content"] == "here"
+    assert target.verify().ok
+
+
+def test_histories_that_parted_are_copied_back_and_forth_once(store, session, target):
+    store.copy(target)
+    target.session("s").append("note", {"content": "here"})
+    session.append("note", {"content": "there"})
+    assert [(one.events, one.branches) for one in store.copy(target)] == [(1, 1)]
+    assert [(one.events, one.branches) for one in target.copy(store)] == [(1, 1)]
+    for one, other in ((store, target), (target, store), (store, target)):
+        assert [(taken.events, taken.branches) for taken in one.copy(other)] == [(0, 0)]
+    assert [len(each.branches()) for each in (session, target.session("s"))] == [3, 3]
+    assert store.verify().ok
+    assert target.verify().ok
+
+
+def test_lines_that_parted_twice_each_stand_on_their_own(store, session, target):
+    """The branches that parted have one writer and size to begin at, and different events before that."""
+    session.append("note", {"content": "common"})
+    with everlog.open("memory:") as third:
+        store.copy(target)
+        store.copy(third)
+        for each in (store, target, third):
+            each.session("s").append("note", {"content": f"of {id(each)}"})
+            each.session("s").append("note", {"content": "second"})
+        with everlog.open("memory:") as fourth:
+            third.copy(fourth)
+            third.session("s").append("note", {"content": "third"})
+            fourth.session("s").append("note", {"content": "another third"})
+            for one, other in ((third, target), (fourth, third), (store, target), (third, target), (fourth, target)):
+                one.copy(other)
+                assert other.verify().ok
+            for one in (store, third, fourth):
+                assert [(taken.events, taken.branches) for taken in one.copy(target)] == [(0, 0)]
+
+
+def test_a_copy_that_was_stopped_is_as_if_it_had_not_been(store, session, target):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            store.copy(target, progress=stop)
+    store.copy(target)
+    same(session, target.session("s"))
+    assert target.session("s")[-1].data["content"] == "on b2"
+    assert target.verify().ok
+
+
+def test_what_is_current_follows_until_the_copy_goes_on_by_itself(store, session, target):
+    store.copy(target)
+    session.rewind(500, reason="again")
+    store.copy(target)
+    same(session, target.session("s"))
+    target.session("s").append("note", {"content": "here"})
+    session.rewind(400, reason="once more")
+    store.copy(target)
+    assert target.session("s")[-1].data["content"] == "here"
+    assert len(target.session("s").branch("b4")) == 401
+    assert target.verify().ok
+
+
+def test_what_a_session_is_called_follows_until_the_copy_goes_on_by_itself(store, session, target):
+    store.copy(target)
+    session.update(title="Other", labels={"k": "w"}, metadata=None)
+    store.copy(target)
+    (info,) = target.sessions("label.k:w")
+    assert (info.title, info.labels, info.metadata) == ("Other", {"k": "w"}, {})
+    target.session("s").update(title="Mine")
+    session.update(title="Yours")
+    store.copy(target)
+    assert [info.title for info in target.sessions()] == ["Mine"]
+    assert target.verify().ok
+
+
+def test_of_two_copies_at_once_one_is_told_to_go_on_and_not_to_delete(store, session, target):
+    def draw(count):  # asked just before the session is made
+        if not list(target.sessions()):
+            store.copy(target)
+        return os.urandom(count)
+
+    with pytest.raises(UnavailableError, match="take it again"):
+        copy_sessions(store.storage, target.storage, draw, None)
+    assert [one.events for one in store.copy(target)] == [0]
+    same(session, target.session("s"))
+
+
+def test_a_session_that_is_deleted_while_others_are_copied_is_left_out(store, session, target):
+    store.create("t").append("note", {"content": "x"})
+    store.create("u").append("note", {"content": "x"})
+    taken = store.copy(target, progress=lambda _: delete(store, "t"))
+    assert [one.session for one in taken] == ["s", "u"]
+    assert target.verify().ok
+
+
+def delete(store, name):
+    if name in [info.id for info in store.sessions()]:
+        store.delete(name, reason="x")
+
+
+def test_a_page_of_large_attachments_is_not_taken_at_once(store, target, tmp_path):
+    session = store.create("s")
+    for number in range(3):
+        session.append("note", {"content": "x"}, attachments={"a": bytes([number]) * 9 * 1024 * 1024})
+    session.extend([NewEvent("note", {"content": "x"})] * 5)
+    taken = []
+    store.copy(target, progress=taken.append)
+    assert taken == [1, 2, 3, 8]
+    assert target.session("s").event(2).attachment("a") == session.event(2).attachment("a")
+    assert target.verify().ok
+
+
+def test_a_line_that_parted_and_was_gone_on_with_here_parts_again(store, session, target):
+    store.copy(target)
+    here = target.session("s")
+    here.append("note", {"content": "here"})
+    session.append("note", {"content": "there"})
+    assert [one.diverged for one in store.copy(target)] == [("b3",)]
+    here.switch("b3", reason="theirs was right")
+    session.append("note", {"content": "there again"})
+    assert [one.diverged for one in store.copy(target)] == [("b4",)]
+    assert [one.events for one in store.copy(target)] == [0]
+    assert [event.data["content"] for event in here.branch("b4")[-2:]] == ["there", "there again"]
+    assert here.branch().name == "b3"
     assert target.verify().ok
 
 
@@ -258,6 +399,8 @@ def test_a_session_that_was_deleted_here_can_be_taken_in_again(bundle, target):
     assert target.import_bundle(bundle).events == 1203
     assert target.session("s").size() == 1002
     assert target.verify().ok
+    taken = target.import_bundle(bundle)
+    assert (taken.events, taken.branches) == (0, 0)
 
 
 def test_a_bundle_that_is_not_there_is_not_found(target, tmp_path):

@@ -1,10 +1,14 @@
 """What is PostgreSQL's own: addresses, the schema, roles, text, connections."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from enum import StrEnum
 from itertools import pairwise
 
 import psycopg
@@ -26,6 +30,7 @@ from everlog.errors import (
 )
 from everlog.reader import read_query
 from everlog.storage import SessionFilter
+from everlog.stores.postgres.connections import READERS_MAX
 from everlog.stores.postgres.notify import PAUSE_SECONDS
 from everlog.stores.postgres.opening import read_address
 from everlog.stores.postgres.statements import bucket_of
@@ -261,6 +266,24 @@ def test_what_postgresql_cannot_keep_is_refused_for_what_it_is(store):
     session.append("note", {"content": "the connection is good"})
 
 
+def test_texts_of_an_enumeration_are_texts(store):
+    class Named(StrEnum):
+        TYPE = "note"
+        NAME = "name"
+
+    name = Named.NAME
+    session = store.create(name, title=name, labels={name: name})
+    event = session.append(Named.TYPE, {"content": "x"}, actor=name, key=name)
+    session.extend([NewEvent(Named.TYPE, {"content": "x"}, actor=name) for _ in range(1_000)])
+    assert session.find(name).hash == event.hash
+    assert [each.hash for each in store.find(name)] == [event.hash]
+    assert len(list(session.events(types=Named.TYPE, actor=name))) == 1_001
+    assert [info.title for info in store.sessions(prefix=name)] == ["name"]
+    session.erase([0], reason=name)
+    store.delete(name, reason=name)
+    store.verify().raise_for_faults()
+
+
 @pytest.mark.parametrize("special", ["_", "%", "\\", "\\%", "%_", "[a]", "?", ".", "{}", "%s"])
 def test_a_glob_takes_what_is_special_elsewhere_for_itself(store, special):
     session = store.create("s")
@@ -326,6 +349,27 @@ def test_connections_go_on_after_refusals_and_errors_within_a_transaction(store,
 
 
 @pytest.fixture
+def alarm():
+    """Ctrl-C after so many seconds, in tests only."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_while_a_connection_is_waited_for_loses_none(store, alarm):
+    session = store.create("s")
+    with ExitStack() as busy:
+        for _ in range(READERS_MAX):
+            busy.enter_context(store.storage.connections._readers.connection())
+        for _ in range(READERS_MAX):
+            alarm(0.05)
+            with pytest.raises(KeyboardInterrupt):
+                session.size()
+    with ThreadPoolExecutor(READERS_MAX) as threads:
+        assert list(threads.map(lambda _: session.size(), range(READERS_MAX))) == [0] * READERS_MAX
+
+
+@pytest.fixture
 def held(store, sql):
     """A store whose transactions wait for a second, with two sessions of one bucket, the first of which somebody holds."""
     store.storage.connections.statements._queries["limit_locks"] = b"SET LOCAL lock_timeout = '1s'"
@@ -361,11 +405,50 @@ def test_a_session_that_somebody_else_holds_has_no_other_one_refused(held):
     assert said == {0: "busy", 1: "busy", 2: "at 2"}
 
 
+def test_a_key_is_recorded_once_however_often_it_stands_in_one_group(store):
+    session = store.create("s")
+    session.fork(0, id="f")
+    committer = store.storage._committer(bucket(session))
+    calls = [("s", "k"), ("s", "k"), ("s", "k"), ("s", "l"), ("f", "k"), ("s", "k"), ("f", "k"), ("s", "l")]
+    appends = []
+    with ThreadPoolExecutor(len(calls)) as threads:
+        with committer._commit_lock:  # the first waits to lead, and takes the others with it
+            for name, key in calls:
+                each = store.session(name)
+                appends.append(threads.submit(each.append, "note", {"content": "x"}, key=key))
+                until = time.monotonic() + DEADLINE_SECONDS
+                while len(committer._queue) < len(appends) and time.monotonic() < until:
+                    time.sleep(0.001)
+        events = [append.result(DEADLINE_SECONDS) for append in appends]
+    assert [event.position for event in events] == [0, 0, 0, 1, 1, 0, 1, 1]
+    assert [event.repeated for event in events] == [False, True, True, False, False, True, True, True]
+    assert (len(session), len(store.session("f"))) == (2, 2)
+
+
 def note(session, said, number):
     try:
         said[number] = f"at {session.append('note', {'content': 'y'}).position}"
     except EverlogError as error:
         said[number] = error.code
+
+
+def test_what_machines_whose_clocks_differ_made_is_copied_in_the_order_of_its_making(url, store):
+    with everlog.open(url) as ahead, everlog.open("memory:") as copied:
+        ahead.storage.connections._last_number = (time.time_ns() // 1_000) + 3_600_000_000
+        ahead.create("s").append("note", {"content": "x"})
+        session = store.session("s")
+        session.rewind(1, reason="b2")
+        ahead.session("s").rewind(1, reason="b3")
+        fork = session.fork(2, id="f")
+        fork.append("note", {"content": "y"})
+        for name in ("f", "s"):
+            assert store.copy(copied, sessions=[name])
+        assert [row.data for row in copied.session("f")] == [row.data for row in fork]
+        with everlog.open("memory:") as other:
+            store.copy(other, sessions=["s"])
+            made = [branch.id for branch in session.branches()]
+            assert [branch.id for branch in other.session("s").branches()] == made
+        assert copied.verify().ok
 
 
 def test_keys_of_a_process_only_grow_and_hold_their_bucket(store):

@@ -57,6 +57,18 @@ def test_pages_end_where_they_hold_enough_bytes_whichever_way_they_are_read(stor
     assert sum(len(row.body) for row in store.storage.rows(view.lineage, 0, 8)) <= limits.PAGE_BYTES_MAX
 
 
+def test_nothing_that_is_searched_for_is_passed_over_behind_a_body_larger_than_a_page(url):
+    with everlog.open(url, body_bytes_max=2 * limits.PAGE_BYTES_MAX) as store:
+        session = store.create("s")
+        for number in range(6):
+            content = "x" * limits.PAGE_BYTES_MAX if number % 3 == 0 else "y"
+            session.append("note", {"content": content}, key=f"k{number}")
+        session.erase([2], reason="x")
+        for asked in ({}, {"types": "note"}, {"keys": "k*"}):
+            assert [event.position for event in session.events(**asked)] == list(range(6))
+            assert [event.position for event in session.events(**asked, reverse=True)] == list(range(6))[::-1]
+
+
 def test_a_body_and_an_append_may_be_as_large_as_they_may_be(store):
     session = store.create("s")
     body = {"content": "x" * (limits.BODY_BYTES_MAX - 64)}

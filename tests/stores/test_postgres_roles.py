@@ -1,6 +1,8 @@
 """Who may do what in a store in PostgreSQL, what tenants see of one another, and what `doctor` says."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -191,6 +193,20 @@ def test_where_the_server_refuses_to_copy_a_large_batch_goes_as_arrays(url, addr
             assert not store.storage.connections.copies
             assert [event.data["content"] for event in each] == [f"n{number}" for number in range(1_200)]
         assert store.verify().ok
+
+
+def test_where_the_server_refuses_to_copy_none_of_several_large_batches_is_refused(url, addresses, sql):
+    keep_tenants_apart(url)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with everlog.open(addresses["app"] + "&tenant=a") as store, ThreadPoolExecutor(2) as threads:
+        sessions = [store.create(name) for name in ("s", "o")]
+        with sql.transaction():
+            sql.execute("SELECT 1 FROM bucket FOR UPDATE")  # both are kept from copying until both are about to
+            extended = [threads.submit(each.extend, [NewEvent("note", {"content": "x"})] * 1_000) for each in sessions]
+            until = time.monotonic() + 9
+            while sql.execute(waiting).fetchone() != (2,) and time.monotonic() < until:
+                time.sleep(0.01)
+        assert [len(each.result(60)) for each in extended] == [1_000, 1_000]
 
 
 # --- doctor ---

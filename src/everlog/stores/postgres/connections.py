@@ -124,8 +124,9 @@ class Connections:
 
     def stop_copying(self, error: psycopg.Error) -> bool:
         """Use arrays from now on, where a server refused COPY: for row-level security's sake, or since it has none. False: it did not."""
-        copied, self.copies = self.copies, self.copies and not isinstance(error, pg.FeatureNotSupported)
-        return copied and not self.copies
+        refused = isinstance(error, pg.FeatureNotSupported)
+        self.copies = self.copies and not refused
+        return refused
 
     def inherited(self) -> bool:
         """Tell whether this process was forked from the one that opened the store."""
@@ -194,7 +195,8 @@ class Connections:
 def lent(pool: ConnectionPool[Connection]) -> Generator[Connection]:
     """Lend a connection of a pool. An error of psycopg goes through as it is."""
     try:
-        connection = pool.getconn()
+        with _replaced(pool):
+            connection = pool.getconn()
     except PoolTimeout as error:
         raise BusyError(
             f"no connection to PostgreSQL was free, or could be made, within {RETRY_SECONDS:.0f} s; nothing was done; see whether the "
@@ -203,7 +205,18 @@ def lent(pool: ConnectionPool[Connection]) -> Generator[Connection]:
     try:
         yield connection
     finally:
-        pool.putconn(connection)
+        with _replaced(pool):
+            pool.putconn(connection)
+
+
+@contextmanager
+def _replaced(pool: ConnectionPool[Connection]) -> Generator[None]:
+    """Let a pool make a connection more where Ctrl-C came while one was taken or given back: it counts that as lent for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pool.resize(pool.min_size, pool.max_size + 1)
+        raise
 
 
 def was_lost(error: psycopg.Error) -> bool:

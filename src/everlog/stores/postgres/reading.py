@@ -122,7 +122,7 @@ def _fetch(
     if large or _lacks_bodies(found):
         connections.note_large(lineage.branch)
         found = ask(_PAGE, bytes=limits.PAGE_BYTES_MAX)
-    full = len(found) == limit
+    full = len(found) == limit or bool(found and len(found[-1][_BODY] or b"") > limits.PAGE_BYTES_MAX)
     if found and found[-1][_GONE] == _NO_ROOM:
         found, full = found[:-1], True
     return _events(found, lineage, segments, reverse=reverse), full

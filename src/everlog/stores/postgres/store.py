@@ -144,10 +144,11 @@ class PostgresStorage:
         deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
         pause = 0.002
         while True:
+            copies = self.connections.copies  # as this attempt began: those of other buckets may stop it meanwhile
             try:
                 return self._try_group(bucket, requests, limit)
             except psycopg.Error as error:
-                if self.connections.stop_copying(error):
+                if copies and self.connections.stop_copying(error):
                     continue
                 if error.sqlstate == LOCKED and len(apart := _apart(requests)) > 1:
                     return self._commit_apart(bucket, requests, apart)

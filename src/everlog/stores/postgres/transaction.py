@@ -100,7 +100,7 @@ class PostgresTransaction:
         self._erasures: int | None = None
         self._pending: list[tuple[bytes, Parameters]] = []
         self._rows: list[tuple[int, EventRow]] = []
-        self._pending_keys: set[tuple[int, str]] = set()
+        self._written_keys: set[tuple[int, str]] = set()  # by this transaction, by branch: `begin` did not see them
         self._grown: dict[int, Tip] = {}
         self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
 
@@ -253,8 +253,8 @@ class PostgresTransaction:
         tip = self._tips.get(branch)
         session_id = "" if tip is None else tip.session_id
         here = tip is not None and tip.size == size and self._current.get(session_id) is tip
-        waiting = any(key in keys for _, key in self._pending_keys)
-        if not waiting and here and all((session_id, key) in self._asked for key in keys):
+        as_begun = self._written_keys.isdisjoint((branch, key) for key in keys)
+        if as_begun and here and all((session_id, key) in self._asked for key in keys):
             places = {key: self._keyed[session_id, key] for key in keys if (session_id, key) in self._keyed}
         else:
             rows = self._fetch("read_keyed_below", {"branch": branch, "size": size, "keys": list(keys)})
@@ -356,7 +356,7 @@ class PostgresTransaction:
         self.wrote = True
         branch = tip.branch
         self._rows.extend((branch, row) for row in rows)
-        self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
+        self._written_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._grown[branch] = tip
         self._attached += [
             (branch, position, number, item) for position, own in attachments for number, item in enumerate(own)
@@ -483,7 +483,6 @@ class PostgresTransaction:
                 kept.append((statements["insert_events"], here | {"count": count} | columns))
             self._rows = []
         self._grown = {}
-        self._pending_keys.clear()
         return kept
 
 

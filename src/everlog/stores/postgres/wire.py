@@ -123,7 +123,7 @@ def _bind(statement: bytes, parameters: Parameters, lasting: frozenset[bytes] | 
         elif name in _SMALL and value is not None and value <= _SMALL_MAX:
             type_, packed = _INT2, _pack_small(value)
         else:
-            type_, packed = _PACKERS[type(value)](value)
+            type_, packed = (_PACKERS.get(type(value)) or _packer_of_kind(value))(value)
         types.append(type_)
         values.append(packed)
     beside = 0 if lasting is None else sys.maxsize if statement in lasting else PREPARED_MAX
@@ -136,6 +136,14 @@ _PACKERS: Final[dict[type, Callable[[Any], tuple[int, bytes | None]]]] = {
     bytes: lambda value: (_BYTEA, value),
     str: lambda value: (_TEXT, value.encode()),
 }
+
+
+def _packer_of_kind(value: Any) -> Callable[[Any], tuple[int, bytes | None]]:
+    """Give the packer of a value whose type is derived from one that is known, as an enumeration's of texts is."""
+    for kind, pack in _PACKERS.items():
+        if isinstance(value, kind):
+            return pack
+    raise TypeError(f"no parameter is of type {type(value).__name__}")
 
 
 def _pack_array(item: str, values: Sequence[Any] | None) -> tuple[int, bytes | None]:
@@ -167,8 +175,11 @@ def _communicate(
     pgconn = connection.pgconn
     pgconn.enter_pipeline_mode()
     fresh = _send(connection, bound)
+    deadline = 0.0
     while pgconn.flush():
-        if (yield Wait.RW) & Ready.R:
+        ready = yield Wait.RW
+        deadline = 0.0 if ready else _deadline(pgconn, deadline)
+        if ready and ready & Ready.R:
             pgconn.consume_input()  # the server goes on only when its answers are taken
     rows: list[list[TupleRow]] = []
     failed: pq.abc.PGresult | None = None
@@ -235,12 +246,19 @@ def _receive_one(pgconn: pq.abc.PGconn) -> Generator[Wait, Ready | int, pq.abc.P
         ready = yield Wait.R  # psycopg looks in from time to time, with nothing
         if ready:
             pgconn.consume_input()
-        elif not deadline:
-            deadline = time.monotonic() + ANSWER_SECONDS_MAX
-        elif time.monotonic() >= deadline:
-            pgconn.finish()
-            raise psycopg.OperationalError(f"the server gave no answer for {ANSWER_SECONDS_MAX:.0f} s")
+        else:
+            deadline = _deadline(pgconn, deadline)
     return pgconn.get_result()
+
+
+def _deadline(pgconn: pq.abc.PGconn, deadline: float) -> float:
+    """Give the moment until which a silent server is waited for; close the connection past it. deadline: given last, 0 for none."""
+    if not deadline:
+        return time.monotonic() + ANSWER_SECONDS_MAX
+    if time.monotonic() >= deadline:
+        pgconn.finish()
+        raise psycopg.OperationalError(f"the server gave no answer for {ANSWER_SECONDS_MAX:.0f} s")
+    return deadline
 
 
 def _load(connection: PreparedConnection, result: pq.abc.PGresult) -> list[TupleRow]:
