@@ -2,7 +2,7 @@
 
 1. A read that failed because the connection or the server went away is made again on another connection, for a while.
 2. Statements that need no answer of one another are sent together (a pipeline): one round trip.
-3. Nothing is set for longer than a transaction, so that a pooler may stand between.
+3. Nothing is set for longer than a transaction, so that a pooler may stand between. One that keeps no prepared statements is noticed.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ WRITERS_MAX: Final = 8  # 8 threads on 8 sessions: a fifth more appends than wit
 RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried again, as while it is started anew
 _LARGE_MAX: Final = 1_000
 _PAUSE_SECONDS: Final = 0.05
-# Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took.
+# Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took, and a prepared
+# statement that is not there, from when on none is prepared.
 LOCKED: Final = "55P03"  # a lock that somebody else holds was waited for in vain
-AGAIN: Final = ("40001", "40P01", "23505")
+AGAIN: Final = ("40001", "40P01", "23505", "26000")
 
 
 class Connections:
@@ -64,7 +65,7 @@ class Connections:
         self.tenant = tenant
         self.buckets = buckets
         self.read_only = read_only
-        self._lasting = frozenset(statements.values()) if prepare else None
+        self._lasting = frozenset(statements.values()) if prepare else None  # what is prepared; None for nothing
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
         self.copies = True  # until a server has refused it
         self.large: frozenset[int] = (
@@ -187,7 +188,11 @@ class Connections:
     def together(self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
         """Send statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
         self.round_trips += 1
-        return run(connection, statements, self._lasting)
+        try:
+            return run(connection, statements, self._lasting)
+        except pg.InvalidSqlStatementName:  # a pooler gave this transaction another of its connections
+            self._lasting = None
+            raise
 
 
 @contextmanager

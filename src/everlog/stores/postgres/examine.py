@@ -41,7 +41,11 @@ def examine_postgres(url: str) -> Iterator[Check]:
     start = time.monotonic()
     try:
         connection = psycopg.connect(
-            address.conninfo, autocommit=True, application_name="everlog-doctor", connect_timeout=10
+            address.conninfo,
+            autocommit=True,
+            prepare_threshold=None,
+            application_name="everlog-doctor",
+            connect_timeout=10,
         )
     except psycopg.Error as error:
         said = str(error).strip().partition("\n")[0]
@@ -49,6 +53,7 @@ def examine_postgres(url: str) -> Iterator[Check]:
         return
     with connection:
         yield _server(connection, address, time.monotonic() - start)
+        yield from _pooler(connection, address)
         for look in (_settings, _clock, _trip, _store, _connections, _tables, _replicas):
             try:
                 yield from look(connection, statements)
@@ -66,6 +71,19 @@ def _server(connection: Connection, address: Address, spent: float) -> Check:
     if version < OLDEST_SERVER:
         return Check("server", "bad", found, f"use PostgreSQL {OLDEST_SERVER // 10_000} or newer")
     return Check("server", "good", found)
+
+
+def _pooler(connection: Connection, address: Address) -> Iterator[Check]:
+    """Tell of a pooler: it names other processes than the server does."""
+    ((process,),) = _all(connection, b"SELECT pg_backend_pid()")
+    if process == connection.info.backend_pid:
+        return
+    advice: list[str] = []
+    if address.prepare:
+        advice.append("add prepare=no to the address, if it keeps no prepared statements, as PgBouncer before 1.21")
+    if address.notify:
+        advice.append("leave notify=yes out of it: what is told does not come through")
+    yield Check("pooler", "look" if advice else "good", "one stands between", "; ".join(advice) or None)
 
 
 def _settings(connection: Connection, statements: Statements) -> Iterator[Check]:

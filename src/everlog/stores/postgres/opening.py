@@ -154,7 +154,9 @@ def open_postgres(
     statements = Statements(address.schema)
     time_of = Clock(clock, ticks)
     try:
-        with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog") as connection:
+        with psycopg.connect(
+            address.conninfo, autocommit=True, prepare_threshold=None, application_name="everlog"
+        ) as connection:
             store_id, buckets = _prepare(connection, statements, address, draw, make=make and not read_only)
             time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
             if address.tenant is not None:
