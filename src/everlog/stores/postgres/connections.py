@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Lock
@@ -39,6 +39,8 @@ Connection = PreparedConnection
 
 READERS_MAX: Final = 8
 WRITERS_MAX: Final = 8  # 8 threads on 8 sessions: a fifth more appends than with 4, and no fewer than with 16 (2026-11)
+# Of every connection: wire.py prepares what is prepared, and no variable of the environment says how text comes.
+PLAIN: Final[Mapping[str, Any]] = {"prepare_threshold": None, "client_encoding": "utf8"}
 RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried again, as while it is started anew
 _LARGE_MAX: Final = 1_000
 _PAUSE_SECONDS: Final = 0.05
@@ -75,8 +77,7 @@ class Connections:
         self._closed = False
         keywords: dict[str, Any] = {
             "autocommit": True,
-            "prepare_threshold": None,  # wire.py prepares
-            "client_encoding": "utf8",
+            **PLAIN,
             "application_name": "everlog",
         }
         make: Callable[..., ConnectionPool[Connection]] = lambda name, most: ConnectionPool(  # noqa: E731
@@ -234,7 +235,10 @@ def translate(error: psycopg.Error) -> EverlogError:
                 f"the database role may not do this ({said}); nothing was written; connect as a role that may: see everlog init --roles"
             )
         case "25006":
-            return UnavailableError(f"the server takes no writes ({said}); nothing was written; connect to the primary")
+            return UnavailableError(
+                f"the server takes no writes ({said}); nothing was written; connect to the primary, or as a role whose "
+                "default_transaction_read_only is off"
+            )
         case "22P05" | "22021":
             return InvalidEventError(
                 f"PostgreSQL cannot keep this text ({said}); nothing was written; take the character NUL out of it"
@@ -247,5 +251,14 @@ def translate(error: psycopg.Error) -> EverlogError:
             )
         case "3F000" | "42P01":
             return UnsupportedStoreError(f"there is no store here ({said}); make one: everlog init")
+        case "42703":
+            return UnsupportedStoreError(
+                f"the schema holds tables that are not of this Everlog ({said}); nothing was written; choose another schema: ?schema="
+            )
+        case "":
+            return UnavailableError(
+                f"the server cannot be used ({said}); nothing was written; see that it runs, and that the address is right: "
+                "everlog doctor; then try again"
+            )
         case _:
             return UnavailableError(f"the database cannot be used now ({said}); nothing was written; try again later")

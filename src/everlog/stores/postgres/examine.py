@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from everlog.core.limits import CLOCK_AHEAD_MICROS_MAX
 from everlog.errors import EverlogError
 from everlog.stores.check import Check
+from everlog.stores.postgres.connections import PLAIN
 from everlog.stores.postgres.opening import OLDEST_SERVER, Address, read_address
 from everlog.stores.postgres.statements import Statements
 
@@ -41,11 +42,7 @@ def examine_postgres(url: str) -> Iterator[Check]:
     start = time.monotonic()
     try:
         connection = psycopg.connect(
-            address.conninfo,
-            autocommit=True,
-            prepare_threshold=None,
-            application_name="everlog-doctor",
-            connect_timeout=10,
+            address.conninfo, autocommit=True, application_name="everlog-doctor", connect_timeout=10, **PLAIN
         )
     except psycopg.Error as error:
         said = str(error).strip().partition("\n")[0]
@@ -59,10 +56,10 @@ def examine_postgres(url: str) -> Iterator[Check]:
                 yield from look(connection, statements)
             except psycopg.Error as error:
                 connection.rollback()
-                what = look.__name__.removeprefix("_")
-                yield Check(
-                    what, "look", f"cannot be seen: {str(error).strip().partition(chr(10))[0]}", "ask as another role"
-                )
+                found = f"cannot be seen: {str(error).strip().partition(chr(10))[0]}"
+                denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                advice = "ask as another role" if denied else f"see what the schema {address.schema} holds"
+                yield Check(look.__name__.removeprefix("_"), "look", found, advice)
 
 
 def _server(connection: Connection, address: Address, spent: float) -> Check:
