@@ -17,7 +17,7 @@ import msgspec
 
 from everlog.audit import all_sessions, check_contents
 from everlog.core import limits
-from everlog.core.decide import Batch, EventRow, StaleExpectationError, header_of
+from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
 from everlog.core.event import ERASED, PreparedAttachment
 from everlog.core.header import encode_header
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
@@ -263,13 +263,11 @@ class _Taker:
 
     def take(self) -> Transferred:
         session = self._session()
-        fresh = session is None
         for index, branch in enumerate(self.parcel.branches):
             self.placed.append(self._place(session, index, branch))
             session = session or self._session()
         assert session is not None, "the session's own branch was made"
-        if fresh:
-            self._make_current(session)
+        self._make_current()
         return Transferred(session.name, self.events, self.known, self.branches, tuple(self.diverged))
 
     def _session(self) -> SessionRow | None:
@@ -406,10 +404,17 @@ class _Taker:
                 self.progress(self.events)
         return self.target.branch(row.key)
 
-    def _make_current(self, session: SessionRow) -> None:
-        current = self.placed[self.parcel.current]
-        if current.key != session.current:
-            self.target.write(Switch(session.id, current.key, None, Batch(())))
+    def _make_current(self) -> None:
+        """Make the parcel's current branch current here, unless the one that is current here holds what the parcel lacks.
+
+        So it is too after a taking that was stopped before this, and where the parcel's line went elsewhere since the last.
+        """
+        session = self.target.session_by_id(self.parcel.session)
+        here, current = self.target.branch(session.current), self.placed[self.parcel.current]
+        sizes = {row.key: branch.size for row, branch in zip(self.placed, self.parcel.branches, strict=True)}
+        if here.key != current.key and sizes.get(here.key) == here.size:
+            left = Expected(here.id, here.size, None)
+            self.target.write(Switch(session.id, current.key, left, Batch(())))
 
 
 def copy_sessions(
