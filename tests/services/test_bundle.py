@@ -297,6 +297,17 @@ def test_a_session_that_was_deleted_here_can_be_taken_in_again(bundle, target):
     assert target.verify().ok
 
 
+def test_a_session_that_was_deleted_here_is_taken_in_again_once(store, session, target):
+    store.copy(target)
+    target.delete("s", reason="over", cascade=True)
+    assert [taken.events for taken in store.copy(target)] == [1203]
+    session.append("note", {"content": "later"})
+    assert [(taken.events, taken.branches) for taken in store.copy(target)] == [(1, 0)]
+    assert [(taken.events, taken.branches) for taken in store.copy(target)] == [(0, 0)]
+    same(session, target.session("s"))
+    assert target.verify().ok
+
+
 def test_a_bundle_that_is_not_there_is_not_found(target, tmp_path):
     with pytest.raises(NotFoundError):
         target.import_bundle(tmp_path / "none.everlog")
