@@ -44,7 +44,7 @@ def database():
 def url_of(folder, **query):
     """The address of the store that belongs to a folder."""
     schema = f"t_{sha256(str(folder).encode()).hexdigest()[:16]}"
-    return server().url(database(), schema=schema, **query)
+    return server().url(database(), **{**server().own, "schema": schema, **query})
 
 
 def open_in(folder, **options):

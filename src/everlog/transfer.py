@@ -353,15 +353,23 @@ class _Taker:
         self, session: SessionRow | None, present: BranchRow, index: int, branch: BranchParcel, shared: int
     ) -> BranchRow:
         """Give the session a branch of its own on events that came here with a fork of it."""
-        own = [] if session is None else self.target.branches(session.key)
-        for row in own:
+        if (found := self._taken_before(session, index, branch)) is not None:
+            row, at = found
+            self.known += max(0, at - shared)
+            return row if at == branch.size else self._append(row, index, at)
+        base = base_at(self.target, View(present, self.target.lineage(present.key, "")), shared)
+        return self._append(self._make(session, self.draw(16).hex(), branch, base), index, shared)
+
+    def _taken_before(
+        self, session: SessionRow | None, index: int, branch: BranchParcel
+    ) -> tuple[BranchRow, int] | None:
+        """Find the session's branch that holds this one's events under another id, and how many of them."""
+        for row in [] if session is None else self.target.branches(session.key):
             if row.writer == branch.writer:
                 at = self._shared(row, index, branch)
                 if at == min(row.size, branch.size):
-                    self.known += max(0, at - shared)
-                    return row if at == branch.size else self._append(row, index, at)
-        base = base_at(self.target, View(present, self.target.lineage(present.key, "")), shared)
-        return self._append(self._make(session, self.draw(16).hex(), branch, base), index, shared)
+                    return row, at
+        return None
 
     def _base(self, branch: BranchParcel) -> tuple[View, int]:
         assert branch.base is not None, "asked only of branches with a base"

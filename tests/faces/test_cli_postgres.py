@@ -1,6 +1,8 @@
 """The command line on a store in PostgreSQL: every command once, on one session's story."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +76,13 @@ def test_moving(run, path, session, tmp_path):
 def test_doctor_says_what_it_can_of_a_store_that_is_no_file(run, session):
     found = [json.loads(line) for line in run("doctor", "--json", code=1).stdout.splitlines()]  # fsync is off
     assert not any("there is no store" in check["found"] for check in found)
+
+
+def test_nothing_of_connections_is_printed_beside_errors(path):
+    """As of one that was cut and made again, where standard error is to be JSON."""
+    warned = "import logging, sys; from everlog.cli.commands import everlog as command; sys.argv[0] = 'everlog'\n"
+    warned += "command(standalone_mode=False); logging.getLogger('psycopg.pool').warning('discarding')"
+    words = [sys.executable, "-c", warned, "--store", path, "init", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["id"]
+    assert done.stderr == ""

@@ -112,6 +112,43 @@ def test_a_copy_takes_only_what_is_new(store, session, target):
     assert target.verify().ok
 
 
+def test_a_copy_that_is_stopped_at_any_write_and_made_again_is_the_same(store, session):
+    for writes in range(20):
+        with everlog.open("memory:") as target:
+            write, left = target.storage.write, iter(range(writes))
+
+            def stopped(request, write=write, left=left):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return write(request)
+
+            target.storage.write = stopped
+            try:
+                store.copy(target)
+            except KeyboardInterrupt:
+                target.storage.write = write
+                store.copy(target)
+            else:
+                break
+            same(session, target.session("s"))
+            assert [branch.current for branch in target.session("s").branches()] == [False, True]
+    assert writes > 4
+
+
+def test_a_copy_follows_to_the_line_that_is_current_unless_this_one_went_on(store, session, target):
+    store.copy(target)
+    here = target.session("s")
+    session.rewind(900, reason="again")
+    store.copy(target)
+    same(session, here)
+    here.switch("b1", reason="mine")
+    store.copy(target)
+    assert here.refresh() == here.branch("b1").head
+    session.switch("b2", reason="theirs")
+    store.copy(target)
+    assert here.refresh() == here.branch("b1").head
+
+
 def test_histories_that_parted_are_both_kept(session, bundle, target, tmp_path):
     target.import_bundle(bundle)
     here = target.session("s")
@@ -401,6 +438,17 @@ def test_a_session_that_was_deleted_here_can_be_taken_in_again(bundle, target):
     assert target.verify().ok
     taken = target.import_bundle(bundle)
     assert (taken.events, taken.branches) == (0, 0)
+
+
+def test_a_session_that_was_deleted_here_is_taken_in_again_once(store, session, target):
+    store.copy(target)
+    target.delete("s", reason="over", cascade=True)
+    assert [taken.events for taken in store.copy(target)] == [1203]
+    session.append("note", {"content": "later"})
+    assert [(taken.events, taken.branches) for taken in store.copy(target)] == [(1, 0)]
+    assert [(taken.events, taken.branches) for taken in store.copy(target)] == [(0, 0)]
+    same(session, target.session("s"))
+    assert target.verify().ok
 
 
 def test_a_bundle_that_is_not_there_is_not_found(target, tmp_path):

@@ -171,6 +171,16 @@ def test_tenants_neither_see_nor_name_nor_change_what_is_another_s(url, addresse
         store.close()
 
 
+def test_who_sees_every_tenant_opens_the_store_of_none(url, addresses):
+    keep_tenants_apart(url)
+    with everlog.open(addresses["app"] + "&tenant=a") as store:
+        store.create("s").append("note", {"content": "x"})
+    with pytest.raises(UnsupportedStoreError, match="sees every tenant.*nothing was opened"):
+        everlog.open(url + "&tenant=b")
+    with everlog.open(url) as store:
+        assert store.verify().events == 1
+
+
 def test_a_tenant_costs_no_round_trip_more(url, addresses):
     keep_tenants_apart(url)
     with everlog.open(addresses["app"] + "&tenant=a") as store:
@@ -221,6 +231,59 @@ def test_doctor_says_what_is_wrong(url, tmp_path):
     assert (bad.what, bad.verdict) == ("address", "bad")
     none = {check.what: check for check in examine_postgres(url_of(tmp_path / "none"))}
     assert none["store"].advice == "everlog init makes one"
+
+
+def test_doctor_counts_connections_of_others_for_whoever_may_not_see_them(url, addresses):
+    with psycopg.connect(read_address(url).conninfo), psycopg.connect(read_address(url).conninfo):
+        checks = {check.what: check for check in examine_postgres(addresses["reader"])}
+        assert int(checks["connections"].found.split()[0]) >= 3
+
+
+def test_doctor_says_what_else_is_in_the_schema(url):
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE {read_address(url).schema}.store RENAME version TO other")
+    with pytest.raises(UnsupportedStoreError, match="not of this Everlog.*nothing was written.*schema"):
+        everlog.open(url)
+    checks = {check.what: check for check in examine_postgres(url)}
+    assert checks["store"].advice == f"see what the schema {read_address(url).schema} holds"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_does_not_keep_every_text_gets_no_store(tmp_path, encoding):
+    name = f"e_{os.getpid()}_{encoding.lower()}"
+    with psycopg.connect(server().url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            place = server().url(name)
+            with pytest.raises(UnsupportedStoreError, match=f"as {encoding}; nothing was made.*UTF8"):
+                everlog.open(place)
+            checks = {check.what: check for check in examine_postgres(place)}
+            assert (checks["encoding"].found, checks["encoding"].verdict) == (encoding, "bad")
+            assert checks["synchronous_commit"].verdict == "good"
+        finally:
+            server().drop_database(name)
+
+
+def test_the_environment_does_not_say_how_text_comes(url, monkeypatch):
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET synchronous_commit = off")
+        try:
+            monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+            checks = {check.what: check for check in examine_postgres(url)}
+            assert (checks["synchronous_commit"].found, checks["encoding"].found) == ("off", "UTF8")
+            with everlog.open(url) as store:
+                assert ("sync_on", None) in store.storage._settings
+        finally:
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET synchronous_commit")
+
+
+def test_an_address_that_is_wrong_is_to_be_looked_at(url):
+    for place in (url.replace("user=postgres", "user=nobody_here"), "postgresql://u@127.0.0.1:1/db"):
+        with pytest.raises(UnavailableError, match="nothing was written; see that .*address is right: everlog doctor"):
+            everlog.open(place)
+    with everlog.open(url + "&options=-c%20default_transaction_read_only%3Don") as store:
+        with pytest.raises(UnavailableError, match="default_transaction_read_only"):
+            store.create("x")
 
 
 def test_no_error_shows_a_password(url):

@@ -262,6 +262,10 @@ def test_an_address_keeps_its_parameters_and_takes_others():
     other = named.url("x/ y", user="you", connect_timeout="5")
     changed = {"dbname": "x/ y", "user": "you", "connect_timeout": "5"}
     assert psycopg.conninfo.conninfo_to_dict(other) == expected | changed
+    named = NamedServer("postgresql://you@/own?host=a&prepare=no&application_name=b%20c")
+    assert named.own == {"prepare": "no"}
+    expected = {"host": "a", "user": "you", "application_name": "b c", "dbname": "own"}
+    assert psycopg.conninfo.conninfo_to_dict(named.url()) == expected
 
 
 def test_a_server_that_is_not_closed_ends_with_its_process_also_when_that_is_not_root():

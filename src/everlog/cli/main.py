@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -136,6 +137,9 @@ def everlog(ctx: click.Context, store: str | None) -> None:
     everlog log SESSION                   read one
     """
     ctx.obj = store
+    logging.getLogger("psycopg").addHandler(
+        logging.NullHandler()
+    )  # what it warns of is tried again, or told as an error
     if os.environ.get("NO_COLOR"):
         ctx.color = False
 

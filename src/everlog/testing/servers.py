@@ -30,13 +30,14 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, LiteralString, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composed, Identifier
 
 VARIABLE = "EVERLOG_TEST_POSTGRES"
+OWN = ("buckets", "notify", "prepare")  # of an address that EVERLOG_TEST_POSTGRES names, what libpq does not know
 DEADLINE_SECONDS = 60  # to start, stop or promote, each of which takes less than 1 s when the machine is idle
 POLL_SECONDS = 0.005
 LOG_CHARACTERS = 2_000  # of the server's log in an error
@@ -66,7 +67,14 @@ class NamedServer:
     """A server that is known by its address only."""
 
     def __init__(self, dsn: str, held: int | None = None) -> None:
-        """dsn: a URL or key=value pairs; others are created from its database. held: a descriptor to close with this."""
+        """dsn: a URL or key=value pairs; others are created from its database. held: a descriptor to close with this.
+
+        own: parameters of the URL that are a store's and not libpq's, such as `prepare=no` for a pooler.
+        """
+        place, _, query = dsn.partition("?")
+        self.own = {name: value for name, value in parse_qsl(query) if name in OWN}
+        if self.own:
+            dsn = f"{place}?{urlencode([pair for pair in parse_qsl(query) if pair[0] not in OWN], quote_via=quote)}"
         self._parameters = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
         self._held = held
 

@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 
 from everlog.errors import UnsupportedStoreError
-from everlog.stores.postgres.connections import translate
+from everlog.stores.postgres.connections import PLAIN, translate
 from everlog.stores.postgres.opening import TABLES, read_address
 from everlog.stores.postgres.statements import Statements
 
@@ -49,7 +49,7 @@ def make_roles(url: str) -> list[str]:
             f"schema {schema!r} is longer than 50 characters, and its roles would be cut off; nothing was made; use a shorter one"
         )
     try:
-        with psycopg.connect(address.conninfo, application_name="everlog") as connection:
+        with psycopg.connect(address.conninfo, application_name="everlog", **PLAIN) as connection:
             for role in ROLES:
                 if not connection.execute(statements["has_role"], {"name": f"{schema}_{role}"}).fetchall():
                     connection.execute(statements[f"make_{role}"])
@@ -72,7 +72,7 @@ def keep_tenants_apart(url: str) -> None:
     address = read_address(url)
     statements = Statements(address.schema, "roles.sql")
     try:
-        with psycopg.connect(address.conninfo, application_name="everlog") as connection:
+        with psycopg.connect(address.conninfo, application_name="everlog", **PLAIN) as connection:
             for table in TABLES[1:]:
                 named = {"name": statements.schema, "table": table}
                 if not connection.execute(statements["has_policy"], named).fetchall():

@@ -2,14 +2,14 @@
 
 1. A read that failed because the connection or the server went away is made again on another connection, for a while.
 2. Statements that need no answer of one another are sent together (a pipeline): one round trip.
-3. Nothing is set for longer than a transaction, so that a pooler may stand between.
+3. Nothing is set for longer than a transaction, so that a pooler may stand between. One that keeps no prepared statements is noticed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Lock
@@ -39,12 +39,15 @@ Connection = PreparedConnection
 
 READERS_MAX: Final = 8
 WRITERS_MAX: Final = 8  # 8 threads on 8 sessions: a fifth more appends than with 4, and no fewer than with 16 (2026-11)
+# Of every connection: wire.py prepares what is prepared, and no variable of the environment says how text comes.
+PLAIN: Final[Mapping[str, Any]] = {"prepare_threshold": None, "client_encoding": "utf8"}
 RETRY_SECONDS: Final = 10.0  # how long a server that cannot be reached is tried again, as while it is started anew
 _LARGE_MAX: Final = 1_000
 _PAUSE_SECONDS: Final = 0.05
-# Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took.
+# Whoever meets these may do the same again: a conflict of transactions, a deadlock, a key that another just took, and a prepared
+# statement that is not there, from when on none is prepared.
 LOCKED: Final = "55P03"  # a lock that somebody else holds was waited for in vain
-AGAIN: Final = ("40001", "40P01", "23505")
+AGAIN: Final = ("40001", "40P01", "23505", "26000")
 
 
 class Connections:
@@ -64,7 +67,7 @@ class Connections:
         self.tenant = tenant
         self.buckets = buckets
         self.read_only = read_only
-        self._lasting = frozenset(statements.values()) if prepare else None
+        self._lasting = frozenset(statements.values()) if prepare else None  # what is prepared; None for nothing
         self.round_trips = 0  # that this process has waited for; for tests and `doctor`
         self.copies = True  # until a server has refused it
         self.large: frozenset[int] = (
@@ -74,8 +77,7 @@ class Connections:
         self._closed = False
         keywords: dict[str, Any] = {
             "autocommit": True,
-            "prepare_threshold": None,  # wire.py prepares
-            "client_encoding": "utf8",
+            **PLAIN,
             "application_name": "everlog",
         }
         make: Callable[..., ConnectionPool[Connection]] = lambda name, most: ConnectionPool(  # noqa: E731
@@ -188,7 +190,11 @@ class Connections:
     def together(self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
         """Send statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
         self.round_trips += 1
-        return run(connection, statements, self._lasting)
+        try:
+            return run(connection, statements, self._lasting)
+        except pg.InvalidSqlStatementName:  # a pooler gave this transaction another of its connections
+            self._lasting = None
+            raise
 
 
 @contextmanager
@@ -242,7 +248,10 @@ def translate(error: psycopg.Error) -> EverlogError:
                 f"the database role may not do this ({said}); nothing was written; connect as a role that may: see everlog init --roles"
             )
         case "25006":
-            return UnavailableError(f"the server takes no writes ({said}); nothing was written; connect to the primary")
+            return UnavailableError(
+                f"the server takes no writes ({said}); nothing was written; connect to the primary, or as a role whose "
+                "default_transaction_read_only is off"
+            )
         case "22P05" | "22021":
             return InvalidEventError(
                 f"PostgreSQL cannot keep this text ({said}); nothing was written; take the character NUL out of it"
@@ -255,5 +264,14 @@ def translate(error: psycopg.Error) -> EverlogError:
             )
         case "3F000" | "42P01":
             return UnsupportedStoreError(f"there is no store here ({said}); make one: everlog init")
+        case "42703":
+            return UnsupportedStoreError(
+                f"the schema holds tables that are not of this Everlog ({said}); nothing was written; choose another schema: ?schema="
+            )
+        case "":
+            return UnavailableError(
+                f"the server cannot be used ({said}); nothing was written; see that it runs, and that the address is right: "
+                "everlog doctor; then try again"
+            )
         case _:
             return UnavailableError(f"the database cannot be used now ({said}); nothing was written; try again later")

@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from everlog.core.limits import CLOCK_AHEAD_MICROS_MAX
 from everlog.errors import EverlogError
 from everlog.stores.check import Check
+from everlog.stores.postgres.connections import PLAIN
 from everlog.stores.postgres.opening import OLDEST_SERVER, Address, read_address
 from everlog.stores.postgres.statements import Statements
 
@@ -41,7 +42,7 @@ def examine_postgres(url: str) -> Iterator[Check]:
     start = time.monotonic()
     try:
         connection = psycopg.connect(
-            address.conninfo, autocommit=True, application_name="everlog-doctor", connect_timeout=10
+            address.conninfo, autocommit=True, application_name="everlog-doctor", connect_timeout=10, **PLAIN
         )
     except psycopg.Error as error:
         said = str(error).strip().partition("\n")[0]
@@ -49,15 +50,16 @@ def examine_postgres(url: str) -> Iterator[Check]:
         return
     with connection:
         yield _server(connection, address, time.monotonic() - start)
+        yield from _pooler(connection, address)
         for look in (_settings, _clock, _trip, _store, _connections, _tables, _replicas):
             try:
                 yield from look(connection, statements)
             except psycopg.Error as error:
                 connection.rollback()
-                what = look.__name__.removeprefix("_")
-                yield Check(
-                    what, "look", f"cannot be seen: {str(error).strip().partition(chr(10))[0]}", "ask as another role"
-                )
+                found = f"cannot be seen: {str(error).strip().partition(chr(10))[0]}"
+                denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                advice = "ask as another role" if denied else f"see what the schema {address.schema} holds"
+                yield Check(look.__name__.removeprefix("_"), "look", found, advice)
 
 
 def _server(connection: Connection, address: Address, spent: float) -> Check:
@@ -66,6 +68,19 @@ def _server(connection: Connection, address: Address, spent: float) -> Check:
     if version < OLDEST_SERVER:
         return Check("server", "bad", found, f"use PostgreSQL {OLDEST_SERVER // 10_000} or newer")
     return Check("server", "good", found)
+
+
+def _pooler(connection: Connection, address: Address) -> Iterator[Check]:
+    """Tell of a pooler: it names other processes than the server does."""
+    ((process,),) = _all(connection, b"SELECT pg_backend_pid()")
+    if process == connection.info.backend_pid:
+        return
+    advice: list[str] = []
+    if address.prepare:
+        advice.append("add prepare=no to the address, if it keeps no prepared statements, as PgBouncer before 1.21")
+    if address.notify:
+        advice.append("leave notify=yes out of it: what is told does not come through")
+    yield Check("pooler", "look" if advice else "good", "one stands between", "; ".join(advice) or None)
 
 
 def _settings(connection: Connection, statements: Statements) -> Iterator[Check]:

@@ -13,8 +13,9 @@ SELECT version, buckets FROM {schema}.store WHERE bucket = 0;
 -- count_sweeps: branches of deleted sessions that still hold events
 SELECT count(*) FROM {schema}.branch WHERE swept IS NOT NULL;
 
--- count_connections: allowed, used, idle in a transaction for more than ten seconds, and the oldest of those, in seconds
-SELECT current_setting('max_connections')::integer, count(*),
+-- count_connections: allowed, used, idle in a transaction for more than ten seconds, and the oldest of those, in seconds; how many
+-- are used may be seen by all, what they do by few
+SELECT current_setting('max_connections')::integer, (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database)::integer,
   count(*) FILTER (WHERE state LIKE 'idle in transaction%%' AND now() - state_change > interval '10 seconds'),
   coalesce(extract(epoch FROM max(now() - state_change) FILTER (WHERE state LIKE 'idle in transaction%%')), 0)::float
 FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend';

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from everlog.core.lease import Ticks
 from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
 from everlog.stores.postgres.clock import Clock
-from everlog.stores.postgres.connections import AGAIN, Connections, translate
+from everlog.stores.postgres.connections import AGAIN, PLAIN, Connections, translate
 from everlog.stores.postgres.statements import Statements
 from everlog.stores.postgres.store import PostgresStorage
 
@@ -154,7 +154,7 @@ def open_postgres(
     statements = Statements(address.schema)
     time_of = Clock(clock, ticks)
     try:
-        with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog") as connection:
+        with psycopg.connect(address.conninfo, autocommit=True, application_name="everlog", **PLAIN) as connection:
             store_id, buckets = _prepare(connection, statements, address, draw, make=make and not read_only)
             time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
             if address.tenant is not None:
@@ -190,6 +190,10 @@ def _check_tenants(connection: Connection, statements: Statements, address: Addr
         raise UnsupportedStoreError(
             f"the store {address.shown} does not keep tenants apart; nothing was opened; make it do so: everlog init --tenants"
         )
+    if not rows[0][1]:
+        raise UnsupportedStoreError(
+            f"a superuser, or a role with BYPASSRLS, sees every tenant of {address.shown}; nothing was opened; connect as another role"
+        )
 
 
 def _prepare(
@@ -214,6 +218,11 @@ def _prepare(
         if found is None and not make:
             raise NotFoundError(
                 f"there is no store in schema {address.schema} of {address.shown}; make one: everlog init"
+            )
+        encoding = connection.info.parameter_status("server_encoding")
+        if found is None and encoding not in (None, "UTF8"):
+            raise UnsupportedStoreError(
+                f"the database at {address.shown} keeps text as {encoding}; nothing was made; make one with ENCODING UTF8"
             )
         try:
             _migrate(connection, statements, address, draw, start=0 if found is None else found[1])

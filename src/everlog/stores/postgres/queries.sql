@@ -34,8 +34,8 @@ SET LOCAL synchronous_commit = on;
 -- set_tenant: whose rows are seen and made, until the end of the transaction
 SELECT set_config('everlog.tenant', %(tenant)s, true);
 
--- keeps_tenants: whether the server keeps tenants apart
-SELECT relrowsecurity AND relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = to_regclass(%(name)s);
+-- keeps_tenants: whether the server keeps tenants apart, and from this role too
+SELECT relrowsecurity AND relforcerowsecurity, row_security_active(oid) FROM pg_catalog.pg_class WHERE oid = to_regclass(%(name)s);
 
 -- distribute: spread a table over the machines of Citus by bucket
 SELECT create_distributed_table(%(table)s::regclass, 'bucket');

@@ -6,7 +6,8 @@ makes the connections, waits, loads rows and names errors; the rest is libpq's p
 
 1. A parameter's type is told by its value, and by what the statement casts it to: the same statement is the same prepared one,
    however large a number is.
-2. A connection that can still be used is never left in pipeline mode, whatever befell the statements.
+2. Names of prepared statements are no other connection's: behind a pooler one could be found that is another's statement.
+3. A connection that can still be used is never left in pipeline mode, whatever befell the statements.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from secrets import token_hex
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -66,7 +68,7 @@ class PreparedConnection(psycopg.Connection[TupleRow]):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.prepared: dict[_Key, bytes] = {}  # names, by statement and types
-        self.names = count()
+        self.names = map(f"everlog_{token_hex(8)}_{{}}".format, count())
         self.loading = Transformer(self)
 
 
@@ -210,9 +212,9 @@ def _send(connection: PreparedConnection, bound: Sequence[_Bound]) -> dict[int, 
     named = dict[_Key, bytes]()
     for place, (key, values, beside) in enumerate(bound):
         formats = [pq.Format.BINARY] * len(values)
-        name = connection.prepared.get(key) or named.get(key)
+        name = (connection.prepared.get(key) or named.get(key)) if beside else None
         if name is None and len(connection.prepared) < beside:
-            name = fresh[place] = named[key] = b"everlog_%d" % next(connection.names)
+            name = fresh[place] = named[key] = next(connection.names).encode()
             pgconn.send_prepare(name, *key)
         if name is None:
             pgconn.send_query_params(key[0], values, key[1], formats, _RESULTS)
