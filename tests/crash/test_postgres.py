@@ -237,7 +237,7 @@ def test_many_writers_whose_commits_are_cut_off_lose_and_repeat_nothing(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers are given up soon."""
     monkeypatch.setattr("everlog.stores.postgres.connections.RETRY_SECONDS", 0.5)
-    monkeypatch.setattr("everlog.stores.postgres.store.RETRY_SECONDS", 0.25)
+    monkeypatch.setattr("everlog.stores.postgres.groups.RETRY_SECONDS", 0.25)
 
 
 @pytest.mark.usefixtures("impatient")

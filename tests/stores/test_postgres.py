@@ -20,7 +20,9 @@ from databases import database, server, url_of
 from everlog import NewEvent
 from everlog.errors import (
     BusyError,
+    ConflictError,
     EverlogError,
+    FencedError,
     InvalidEventError,
     KeyReusedError,
     NotFoundError,
@@ -390,7 +392,7 @@ def test_a_session_that_somebody_else_holds_is_waited_for_and_then_busy(held):
 
 
 def test_a_session_that_somebody_else_holds_has_no_other_one_refused(held):
-    committer = held.storage._committer(bucket(held.session("s")))
+    committer = held.storage._groups._of(bucket(held.session("s")))
     names = ["s", "s", "beside"]
     threads, said = [], {}
     for number, name in enumerate(names):
@@ -408,7 +410,7 @@ def test_a_session_that_somebody_else_holds_has_no_other_one_refused(held):
 def test_a_key_is_recorded_once_however_often_it_stands_in_one_group(store):
     session = store.create("s")
     session.fork(0, id="f")
-    committer = store.storage._committer(bucket(session))
+    committer = store.storage._groups._of_all
     calls = [("s", "k"), ("s", "k"), ("s", "k"), ("s", "l"), ("f", "k"), ("s", "k"), ("f", "k"), ("s", "l")]
     appends = []
     with ThreadPoolExecutor(len(calls)) as threads:
@@ -423,6 +425,58 @@ def test_a_key_is_recorded_once_however_often_it_stands_in_one_group(store):
     assert [event.position for event in events] == [0, 0, 0, 1, 1, 0, 1, 1]
     assert [event.repeated for event in events] == [False, True, True, False, False, True, True, True]
     assert (len(session), len(store.session("f"))) == (2, 2)
+
+
+def test_a_session_that_somebody_else_holds_keeps_those_of_other_buckets_waiting_for_a_moment_only(held):
+    others = [held.create(f"other-{number}") for number in range(6)]
+    assert len({bucket(each) for each in others} - {bucket(held.session("s"))}) > 1
+    said = {}
+    waiting = threading.Thread(target=note, args=(held.session("s"), said, 0))
+    waiting.start()
+    start = time.monotonic()
+    with ThreadPoolExecutor(len(others)) as threads:
+        for _ in range(5):
+            list(threads.map(lambda each: each.append("note", {"content": "x"}), others))
+    assert time.monotonic() - start < 5, "an append of another session waits for a tenth of a second at most"
+    waiting.join(DEADLINE_SECONDS)
+    assert said == {0: "busy"}
+    assert [len(each) for each in others] == [5] * 6
+
+
+def test_appends_of_many_buckets_are_one_transaction_and_each_is_decided_by_itself(store):
+    sessions = [store.create(f"s{number}") for number in range(12)]
+    assert len({bucket(each) for each in sessions}) > 3
+    for each in sessions[:3]:
+        each.append("note", {"content": "first"}, key="k")
+    stale = sessions[5]
+    store.session("s5").append("note", {"content": "unseen"})
+    held = sessions[6].lease("w", 30)
+    committer, before = store.storage._groups._of_all, store.storage.connections.round_trips
+    with ThreadPoolExecutor(len(sessions)) as threads:
+        with committer._commit_lock:  # the first waits to lead, and takes the others with it
+            appends = []
+            for number, each in enumerate(sessions):
+                content, key = ("first" if number < 2 else "other", "k") if number < 3 else ("x", None)
+                handle = stale if number == 5 else store.session(each.id)
+                expected = stale.head if number == 5 else None
+                kind = "agent.message" if number == 6 else "note"
+                appends.append(threads.submit(handle.append, kind, {"content": content}, key=key, expected=expected))
+                until = time.monotonic() + DEADLINE_SECONDS
+                while len(committer._queue) < len(appends) and time.monotonic() < until:
+                    time.sleep(0.001)
+            before = store.storage.connections.round_trips
+        outcomes = [append.exception(DEADLINE_SECONDS) or append.result() for append in appends]
+    assert [outcome.repeated for outcome in outcomes[:2]] == [True, True]
+    assert [type(outcome) for outcome in (outcomes[2], outcomes[5], outcomes[6])] == [
+        KeyReusedError,
+        ConflictError,
+        FencedError,
+    ]
+    assert all(outcomes[number].position == 0 for number in (3, 4, 7, 8, 9, 10, 11))
+    assert store.storage.connections.round_trips - before <= 10, "what is refused or repeated reads more"
+    held.release()
+    assert len(list(store.feed())) == sum(each.size() for each in sessions)
+    store.verify().raise_for_faults()
 
 
 def note(session, said, number):

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Lock, Semaphore, Thread
+from typing import Generic, TypeVar
 
 from everlog.core import limits
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
@@ -27,7 +28,6 @@ from everlog.storage import (
     Receipt,
     RenewLease,
     Request,
-    Resolve,
     Withdraw,
 )
 
@@ -35,16 +35,15 @@ _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
 INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
 
 Outcome = Receipt | Exception
-# Carries out requests in one transaction; one outcome each, in order. Raises only what befell all of them.
-CommitGroup = Callable[[Sequence[Request]], list[Outcome]]
+Q = TypeVar("Q")  # what is queued: a request, with what its store needs to know of it
 
 
-class _Entry:
+class _Entry(Generic[Q]):
     """One queued request. `wake` is released when it is done, or when its caller is to lead."""
 
     __slots__ = ("done", "leads", "outcome", "request", "resolve", "wake")
 
-    def __init__(self, request: Request, resolve: Resolve | None) -> None:
+    def __init__(self, request: Q, resolve: Callable[[Outcome], None] | None) -> None:
         self.request = request
         self.resolve = resolve
         self.outcome: Outcome | None = None
@@ -54,13 +53,18 @@ class _Entry:
         self.wake.acquire()
 
 
-class Committer:
-    """The queue of one store in one process."""
+class Committer(Generic[Q]):
+    """A queue of one store in one process.
 
-    def __init__(self, commit_group: CommitGroup) -> None:
+    commit_group: carries out what is queued in one transaction; gives one outcome each, in order, and raises only what befell all of
+    them. held: the bytes that one brings.
+    """
+
+    def __init__(self, commit_group: Callable[[Sequence[Q]], list[Outcome]], held: Callable[[Q], int]) -> None:
         self._commit_group = commit_group
+        self._held = held
         self._mutex = Lock()  # guards all below; never held while a transaction runs
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[_Entry[Q]] = deque()
         self._leading = False  # a hint, so that one leads and the others wait; the lock is what keeps leaders apart
         self._commit_lock = Lock()
         self._closed = False
@@ -68,7 +72,7 @@ class Committer:
         self._background_turn = Semaphore(0)
         self._background_leads = False
 
-    def write(self, request: Request) -> Receipt:
+    def write(self, request: Q) -> Receipt:
         """Carry out a request with whatever else is queued; give its receipt or raise its refusal."""
         entry = _Entry(request, None)
         with self._mutex:
@@ -87,7 +91,7 @@ class Committer:
         assert outcome is not None, "a request that was taken has an outcome"
         raise outcome
 
-    def _see_through(self, entry: _Entry) -> None:
+    def _see_through(self, entry: _Entry[Q]) -> None:
         """Lead, or wait for whoever leads, until the entry is done. At the deadline it is withdrawn, unless it was taken."""
         deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
         while not entry.done:
@@ -97,7 +101,7 @@ class Committer:
             elif not entry.wake.acquire(timeout=_LOOK_SECONDS):
                 self._look(entry, late=time.monotonic() >= deadline)
 
-    def _look(self, entry: _Entry, *, late: bool) -> None:
+    def _look(self, entry: _Entry[Q], *, late: bool) -> None:
         """Take over where whoever led was interrupted; give up where it takes too long."""
         if late and self._withdraw(entry):
             raise BusyError(
@@ -110,7 +114,7 @@ class Committer:
             elif nobody_leads and not entry.done:
                 raise OutcomeUnknownError(INTERRUPTED)
 
-    def submit(self, request: Request, resolve: Resolve) -> Withdraw:
+    def submit(self, request: Q, resolve: Callable[[Outcome], None]) -> Withdraw:
         """Queue a request and return at once; `resolve` is called once, from the thread that led."""
         entry = _Entry(request, resolve)
         with self._mutex:
@@ -142,7 +146,7 @@ class Committer:
         if self._closed:
             raise UnavailableError("the store is closed; nothing was written; open it again")
 
-    def _withdraw(self, entry: _Entry) -> bool:
+    def _withdraw(self, entry: _Entry[Q]) -> bool:
         """Take an entry out of the queue; False if it was taken, or is the one to lead."""
         with self._mutex:
             if entry.leads or entry not in self._queue:
@@ -164,18 +168,18 @@ class Committer:
                 raise
             self._finish(group, outcomes)
 
-    def _take(self) -> list[_Entry]:
+    def _take(self) -> list[_Entry[Q]]:
         queue = self._queue
         if not queue:
             return []
         group = [queue.popleft()]
         if queue:  # what a lone request holds need not be added up
-            held = bytes_held(group[0].request)
-            while queue and (held := held + bytes_held(queue[0].request)) <= limits.GROUP_BYTES_MAX:
+            held = self._held(group[0].request)
+            while queue and (held := held + self._held(queue[0].request)) <= limits.GROUP_BYTES_MAX:
                 group.append(queue.popleft())
         return group
 
-    def _finish(self, group: list[_Entry], outcomes: Sequence[Outcome]) -> None:
+    def _finish(self, group: list[_Entry[Q]], outcomes: Sequence[Outcome]) -> None:
         for entry, outcome in zip(group, outcomes, strict=True):
             entry.outcome = outcome
             entry.done = True

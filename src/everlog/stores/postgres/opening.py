@@ -159,6 +159,7 @@ def open_postgres(
             time_of.learn(connection.execute(statements["read_clock"]).fetchall()[0][0])
             if address.tenant is not None:
                 _check_tenants(connection, statements, address)
+            distributed = bool(connection.execute(statements["has_citus"]).fetchall())
             synced = connection.execute("SHOW synchronous_commit").fetchall()[0][0] != "off"
     except psycopg.Error as error:
         raise translate(error) from error
@@ -175,7 +176,9 @@ def open_postgres(
         tenant=address.tenant,
     )
     connections.open()
-    store = PostgresStorage(connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings)
+    store = PostgresStorage(
+        connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings, distributed=distributed
+    )
     if address.notify:
         store.notify_by(address.conninfo)
     if not read_only:

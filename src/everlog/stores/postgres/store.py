@@ -9,13 +9,9 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from heapq import heapify, heappop, heapreplace
-from threading import Lock
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -23,14 +19,14 @@ from psycopg.rows import TupleRow
 
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
-from everlog.core.decide import EventRow, StaleExpectationError
+from everlog.core.decide import EventRow
 from everlog.core.event import Event, PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
-from everlog.errors import EverlogError, NotFoundError, OutcomeUnknownError
+from everlog.errors import EverlogError, NotFoundError
 from everlog.storage import (
     Adopt,
     BranchRow,
@@ -46,27 +42,21 @@ from everlog.storage import (
     Resolve,
     SessionFilter,
     SessionRow,
-    StaleLeaseError,
     Withdraw,
 )
-from everlog.stores.commit import Committer, Outcome
 from everlog.stores.feeds import check_place
 from everlog.stores.news import News
 from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.clock import Clock
-from everlog.stores.postgres.connections import AGAIN, LOCKED, RETRY_SECONDS, Connections, translate, was_lost
+from everlog.stores.postgres.connections import Connections, translate
+from everlog.stores.postgres.groups import Groups
 from everlog.stores.postgres.notify import Notifier
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row
 from everlog.stores.postgres.transaction import (
-    Mark,
-    PostgresTransaction,
     Settings,
     lineage_of,
-    locked_by,
-    locks,
 )
 from everlog.stores.rows import branch_row, session_row, snapshot_row
-from everlog.stores.transact import carry_out
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
 SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
@@ -88,15 +78,21 @@ class PostgresStorage:
     """Implements everlog.storage.Storage."""
 
     def __init__(
-        self, connections: Connections, *, store_id: str, buckets: int, clock: Clock, settings: Settings
+        self,
+        connections: Connections,
+        *,
+        store_id: str,
+        buckets: int,
+        clock: Clock,
+        settings: Settings,
+        distributed: bool,
     ) -> None:
         self.id = store_id
         self.buckets = buckets
         self.connections = connections
         self._clock = clock
         self._settings = settings
-        self._mutex = Lock()
-        self._committers: dict[int, Committer] = {}
+        self._groups = Groups(connections, clock, settings, joined=not distributed, committed=self._note_commit)
         self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
         self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
         self._lineages: dict[int, Lineage] = {}  # by branch: neither do these
@@ -113,13 +109,13 @@ class PostgresStorage:
     def write(self, request: Request) -> Receipt:
         self.connections.check_usable()
         if isinstance(request, DropSnapshots) and request.session_id is None:
-            receipts = [self._committer(bucket).write(request) for bucket in range(self.buckets)]
+            receipts = [self._groups.write(bucket, request) for bucket in range(self.buckets)]
             return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
-        return self._committer(self._bucket(request)).write(request)
+        return self._groups.write(self._bucket(request), request)
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self.connections.check_usable()
-        return self._committer(self._bucket(request)).submit(request, resolve)
+        return self._groups.submit(self._bucket(request), request, resolve)
 
     def _bucket(self, request: Request) -> int:
         if isinstance(request, Create):
@@ -132,106 +128,14 @@ class PostgresStorage:
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
         return self._home(request.session_id)
 
-    def _committer(self, bucket: int) -> Committer:
-        committer = self._committers.get(bucket)
-        if committer is None:
-            with self._mutex:
-                committer = self._committers.setdefault(bucket, Committer(partial(self._commit_group, bucket)))
-        return committer
-
-    def _commit_group(self, bucket: int, requests: Sequence[Request], limit: str = "limit_locks") -> list[Outcome]:
-        """Carry out requests in one transaction, again where another came between. limit: the query that limits waits for locks."""
-        deadline = time.monotonic() + limits.LOCK_SECONDS_MAX
-        pause = 0.002
-        while True:
-            copies = self.connections.copies  # as this attempt began: those of other buckets may stop it meanwhile
-            try:
-                return self._try_group(bucket, requests, limit)
-            except psycopg.Error as error:
-                if copies and self.connections.stop_copying(error):
-                    continue
-                if error.sqlstate == LOCKED and len(apart := _apart(requests)) > 1:
-                    return self._commit_apart(bucket, requests, apart)
-                lost = was_lost(error)
-                if (not lost and error.sqlstate not in AGAIN) or time.monotonic() >= deadline:
-                    raise translate(error) from error
-                time.sleep(0.05 if lost else random.uniform(0, pause))  # noqa: S311
-                pause = min(2 * pause, 0.5)
-
-    def _commit_apart(self, bucket: int, requests: Sequence[Request], apart: Sequence[Sequence[int]]) -> list[Outcome]:
-        """Carry out what is about one session after another: somebody holds one of them, and the others are not refused with it."""
-        outcomes = dict[int, Outcome]()
-        for places in apart:
-            try:
-                done = self._commit_group(bucket, [requests[place] for place in places], "limit_locks_briefly")
-            except EverlogError as error:
-                done = [error] * len(places)
-            outcomes.update(zip(places, done, strict=True))
-        return [outcomes[place] for place in range(len(requests))]
-
-    def _try_group(self, bucket: int, requests: Sequence[Request], limit: str) -> list[Outcome]:
-        with self.connections.writer() as connection:
-            tx = PostgresTransaction(self.connections, connection, bucket, self._clock)
-            try:
-                outcomes = self._carry_out(tx, requests, limit)
-            except BaseException:
-                _end(connection)
-                raise
-            if not tx.wrote:
-                tx.roll_back()
-                return outcomes
-            try:
-                tx.commit()
-            except psycopg.Error as error:
-                _end(connection)
-                if not was_lost(error):
-                    raise  # the server said that it was not committed
-                lost: psycopg.Error | None = error
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                lost = None
-        if lost is not None and not self._was_committed(tx.mark, bucket, requests, lost):
-            raise lost  # it is known that nothing was written: once more
+    def _note_commit(self, sweeps: bool) -> None:  # noqa: FBT001
+        """Tell of news, and destroy what a session left that has ended."""
         self._news.announce()
         if self.notifier is not None:
             self.notifier.tell()
-        if tx.sweeps:
+        if sweeps:
             with suppress(EverlogError):  # it is committed; whoever opens the store next goes on
                 self.finish_sweeps()
-        return outcomes
-
-    def _carry_out(self, tx: PostgresTransaction, requests: Sequence[Request], limit: str) -> list[Outcome]:
-        tx.begin(requests, [(limit, None), *self._settings])
-        outcomes: list[Outcome] = []
-        for request in requests:
-            try:
-                outcomes.append(carry_out(tx, request))
-            except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
-                outcomes.append(refusal)
-        return outcomes
-
-    def _was_committed(self, mark: Mark | None, bucket: int, requests: Sequence[Request], lost: psycopg.Error) -> bool:
-        """Learn whether a transaction took effect whose answer was lost: its locks are free when that is decided."""
-        if mark is None:
-            return False  # what it wrote is the same when it is written again
-        ids, branches, heavy = locked_by(requests)
-        asked = [("begin", None), ("limit_locks", None), *self._settings, *locks(bucket, ids, branches, heavy=heavy)]
-        asked += [(mark.query, mark.parameters), ("roll_back", None)]
-        statements = [(self.connections.statements[name], parameters) for name, parameters in asked]
-        deadline = time.monotonic() + 2 * RETRY_SECONDS
-        while True:
-            try:
-                with self.connections.writer() as connection:
-                    return bool(self.connections.together(connection, statements)[-2])
-            except (psycopg.Error, EverlogError) as error:
-                if time.monotonic() >= deadline:
-                    raise OutcomeUnknownError(
-                        f"the connection was lost while it was committed ({lost}), and the server cannot be asked ({error}); whether "
-                        "it took effect is not known; append again with the same key to learn"
-                    ) from lost
-            time.sleep(0.1)
 
     def finish_sweeps(self) -> None:
         """Destroy the events of deleted sessions, some at a time, each time in a transaction of its own."""
@@ -493,21 +397,11 @@ class PostgresStorage:
     def close(self) -> None:
         if self.connections.inherited():
             return  # its locks may be held by threads that this process does not have
-        for committer in list(self._committers.values()):
-            committer.close()
+        self._groups.close()
         if self.notifier is not None:
             self.notifier.close()
         self._news.close()
         self.connections.close()
-
-
-def _apart(requests: Sequence[Request]) -> list[list[int]]:
-    """Give the places of requests, those about one session together."""
-    places: dict[object, list[int]] = {}
-    for place, request in enumerate(requests):
-        about: object = request.branch if isinstance(request, Adopt) else request.session_id
-        places.setdefault(about, []).append(place)
-    return list(places.values())
 
 
 def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) -> FeedPage:
@@ -584,11 +478,3 @@ def _merge(
             heappop(heads)
     left = {bucket: rows[taken[bucket] :] for bucket, rows in found.items() if taken[bucket] < len(rows)}
     return FeedPage(events, tuple(passed.values()), more=bool(heads)), left
-
-
-def _end(connection: psycopg.Connection[Any]) -> None:
-    """Have a connection be usable again, or be closed."""
-    try:
-        connection.rollback()
-    except psycopg.Error:
-        connection.close()

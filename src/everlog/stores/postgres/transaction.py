@@ -1,6 +1,6 @@
 """One write transaction of a bucket: what `carry_out` needs, in two round trips where nothing unusual is asked for.
 
-1. Begin, locks, tips, leases, keys and the clock are asked for together, for the whole group. Sessions are locked first, in the
+1. Begin, locks, tips, leases, keys and the clock are asked for together, for the whole group (groups.py). Sessions are locked first, in the
    order of their keys; the bucket's own row behind them, and only by what is about more than one session.
 2. What is written is kept back and sent together with COMMIT; before a read that must see it, it is sent with that read.
 3. The last thing that is written is the bucket's counter with the events that it numbers, so that it is held no longer than
@@ -40,7 +40,6 @@ from everlog.storage import (
     TakeLease,
     Update,
 )
-from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import Connection, Connections
 from everlog.stores.postgres.statements import bucket_of, lease_row
 from everlog.stores.postgres.wire import Parameters
@@ -78,7 +77,7 @@ class Mark(msgspec.Struct, frozen=True):
 class PostgresTransaction:
     """Implements everlog.stores.transact.Transaction for one bucket."""
 
-    def __init__(self, connections: Connections, connection: Connection, bucket: int, clock: Clock) -> None:
+    def __init__(self, connections: Connections, connection: Connection, bucket: int) -> None:
         self.bucket = bucket
         self.now = 0
         self.sweeps = False  # whether events of deleted sessions are to be destroyed afterwards
@@ -86,7 +85,8 @@ class PostgresTransaction:
         self.wrote = False
         self._connections = connections
         self._connection = connection
-        self._clock = clock
+        self._ahead: list[tuple[str, dict[str, Any]]] = []
+        self._opening: list[tuple[str, Parameters]] = []
         self._tips: dict[int, Tip] = {}
         self._current: dict[str, Tip] = {}
         self._leases: dict[str, LeaseRow | None] = {}
@@ -105,12 +105,11 @@ class PostgresTransaction:
         self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
 
     # --- the beginning ---
-    def begin(self, requests: Sequence[Request], settings: Settings) -> None:
-        """Begin, and ask for all that the requests are sure to need."""
+    def opening(self, requests: Sequence[Request]) -> list[tuple[str, Parameters]]:
+        """Give the queries for all that the requests are sure to need, to be sent with BEGIN."""
         ids, branches, heavy = locked_by(requests)
         keyed = _keys_of(requests)
-        asked: list[tuple[str, Parameters]] = [("begin", None), *settings]
-        asked += locks(self.bucket, ids, branches, heavy=heavy)
+        asked = locks(self.bucket, ids, branches, heavy=heavy)
         here = {"bucket": self.bucket}
         packed = [bytes.fromhex(each) for each in ids]
         if ids:
@@ -118,19 +117,20 @@ class PostgresTransaction:
         if keyed:
             owners, keys = [bytes.fromhex(session) for session, _ in keyed], [key for _, key in keyed]
             asked.append(("read_keyed", here | {"ids": list(set(owners)), "owners": owners, "keys": keys}))
-        asked.append(("read_clock", None))
-        ahead = self._ahead_of(requests)
-        found = self._together([(self._connections.statements[name], given) for name, given in (*asked, *ahead)])
-        rows = {name: rows for (name, _), rows in zip(asked, found, strict=False)}
-        self.now, ticks = self._clock.learn(rows["read_clock"][0][0])
-        self._ticks = ticks
-        if heavy:
+        self._asked.update(keyed)
+        self._opening, self._ahead = asked, self._ahead_of(requests)
+        return [*self._opening, *self._ahead]
+
+    def opened(self, found: Sequence[list[Any]], now: int, ticks: Ticks) -> None:
+        """Take the answers to what `opening` asked, and the time."""
+        self.now, self._ticks = now, ticks
+        rows = {name: rows for (name, _), rows in zip(self._opening, found, strict=False)}
+        if "lock_bucket" in rows:
             self._erasures = rows["lock_bucket"][0][0]
         for row in rows.get("read_tips", ()):
             self._note_tip(row)
-        for (name, given), answer in zip(ahead, found[len(asked) :], strict=True):
+        for (name, given), answer in zip(self._ahead, found[len(self._opening) :], strict=True):
             self._note_ahead(name, given, answer)
-        self._asked.update(keyed)
         for id_, key, branch, position, count, stop in rows.get("read_keyed", ()):
             self._keyed[id_.hex(), key] = (branch, position, min(position + (count or 1), stop))
 
@@ -419,22 +419,13 @@ class PostgresTransaction:
         return len(self._fetch("drop_snapshots", chosen))
 
     # --- the end ---
-    def commit(self) -> None:
-        """Write what was kept back, and commit, in one round trip; in three where so many events are among it that COPY pays."""
-        if len(self._rows) >= COPIED_MIN and self._connections.copies:
-            self._copy()
-        self._together([*self._kept_back(), (self._connections.statements["commit"], None)])
-
-    def roll_back(self) -> None:
-        """Give up what was begun."""
-        self._connections.execute(self._connection, self._connections.statements["roll_back"])
-
-    # --- underneath ---
-    def _copy(self) -> None:
-        """Write what was kept back, its events by COPY. A server that cannot is told by FeatureNotSupported."""
+    def copy(self) -> None:
+        """Write what was kept back where so many events are among it that COPY pays. A server that cannot raises FeatureNotSupported."""
+        if len(self._rows) < COPIED_MIN or not self._connections.copies:
+            return
         rows, self._rows, tips = self._rows, [], list(self._grown.values())
         here = {"bucket": self.bucket}
-        kept = [*self._kept_back(), *_tip_statements(self._connections, here, tips)]
+        kept = [*self.kept_back(), *_tip_statements(self._connections, here, tips)]
         kept.append((self._connections.statements["count_events"], here | {"count": len(rows)}))
         first: int = self._together(kept)[-1][0][0] - len(rows) + 1
         self._connections.round_trips += 1
@@ -443,28 +434,8 @@ class PostgresTransaction:
             for feed, (branch, row) in enumerate(rows, first):
                 copy.write_row((self.bucket, feed, branch, *msgspec.structs.astuple(row)))
 
-    def _note(self, mark: Mark) -> None:
-        if self.mark is None:
-            self.mark = Mark(mark.query, {"bucket": self.bucket, **mark.parameters})
-
-    def _forget_sessions(self) -> None:
-        """Read sessions anew: what was read of them has changed."""
-        self._sessions.clear()
-        self._owners.clear()
-
-    def _write(self, query: str, parameters: dict[str, Any]) -> None:
-        self.wrote = True
-        self._pending.append((self._connections.statements[query], {"bucket": self.bucket, **parameters}))
-
-    def _fetch(self, query: str, parameters: dict[str, Any]) -> list[Any]:
-        """Read what must see all that was written so far."""
-        asked = (self._connections.statements[query], {"bucket": self.bucket, **parameters})
-        return self._together([*self._kept_back(), asked])[-1]
-
-    def _together(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[Any]]:
-        return self._connections.together(self._connection, statements)
-
-    def _kept_back(self) -> list[tuple[bytes, Parameters]]:
+    def kept_back(self) -> list[tuple[bytes, Parameters]]:
+        """Give the statements that write what was kept back; the bucket's counter is among the last."""
         statements, here = self._connections.statements, {"bucket": self.bucket}
         kept, self._pending = self._pending, []
         if self._attached:
@@ -484,6 +455,28 @@ class PostgresTransaction:
             self._rows = []
         self._grown = {}
         return kept
+
+    # --- underneath ---
+    def _note(self, mark: Mark) -> None:
+        if self.mark is None:
+            self.mark = Mark(mark.query, {"bucket": self.bucket, **mark.parameters})
+
+    def _forget_sessions(self) -> None:
+        """Read sessions anew: what was read of them has changed."""
+        self._sessions.clear()
+        self._owners.clear()
+
+    def _write(self, query: str, parameters: dict[str, Any]) -> None:
+        self.wrote = True
+        self._pending.append((self._connections.statements[query], {"bucket": self.bucket, **parameters}))
+
+    def _fetch(self, query: str, parameters: dict[str, Any]) -> list[Any]:
+        """Read what must see all that was written so far."""
+        asked = (self._connections.statements[query], {"bucket": self.bucket, **parameters})
+        return self._together([*self.kept_back(), asked])[-1]
+
+    def _together(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[Any]]:
+        return self._connections.together(self._connection, statements)
 
 
 _SNAPSHOT_COLUMNS: Final = (

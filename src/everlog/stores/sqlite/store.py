@@ -48,7 +48,7 @@ from everlog.storage import (
     StaleLeaseError,
     Withdraw,
 )
-from everlog.stores.commit import Committer, Outcome
+from everlog.stores.commit import Committer, Outcome, bytes_held
 from everlog.stores.feeds import number_after
 from everlog.stores.news import News
 from everlog.stores.rows import branch_row, session_row
@@ -83,7 +83,7 @@ class SqliteStorage:
         self.id = store_id
         self._clock = clock
         self._connections = connections
-        self._committer = Committer(self._commit_group)
+        self._committer = Committer(self._commit_group, bytes_held)
         self._data_version = -1
         self._tips = Tips()
         self._news = News(self._look)
