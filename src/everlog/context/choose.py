@@ -7,7 +7,7 @@
 3. Where messages that are not summarized need more than the budget has, the oldest are left out: at positions that are multiples of a
    power of two, so that they do not begin elsewhere at every turn.
 4. A message is taken whole, with the results of its tool uses. A result whose use lies before the messages brings its use along. Only
-   where the last message alone is too large are its texts cut.
+   where the last message alone is too large are its texts cut, and those of uses that it brings along.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from everlog.context.manifest import Plan
-from everlog.context.render import Rendered, payload_of, render, spoken_events
-from everlog.context.tokens import BYTES_PER_TOKEN, Tokens, estimated_bytes
+from everlog.context.render import Rendered, payload_of, quoted, render, spoken_events
+from everlog.context.tokens import BYTES_PER_TOKEN, Tokens, sent_bytes
 from everlog.context.tree import Node, Tree, nodes_of, read_positions, written_by
 from everlog.core.event import Event
 from everlog.errors import LimitError
@@ -83,7 +83,7 @@ class Chooser:
             plan, fixed = more, taken
         room = int(_PLANNED * (self._budget - fixed))
         retrieved = self._fitting(retrieved, int(_RETRIEVED_SHARE * room))
-        room -= sum(self._tokens.of(event.raw.decode()) for event in retrieved if event.raw is not None)
+        room -= sum(self._quoted(event) for event in retrieved)
         spread = self._spread(max(room, 0))
         plan = msgspec.structs.replace(
             plan,
@@ -105,7 +105,7 @@ class Chooser:
         if recent + min(least, share) > room:
             spread = _within(tree.roots, share, tree.frontier)
             _, first = self._recent(tree.frontier, room - spread.tokens)
-            return spread._replace(start=max(tree.frontier, _rounded(first, cut)))
+            return spread._replace(start=min(max(tree.frontier, _rounded(first, cut)), self._newest()))
         kept = max(recent, min(room // 2, self._tokens.of_bytes(int(BYTES_PER_TOKEN * _GROWTH * tree.leaf))))
         spread = _within(tree.roots, min(room - recent, max(share, room - kept)), tree.frontier)
         return self._expanded(spread, max(room - kept, 0))
@@ -115,11 +115,17 @@ class Chooser:
         stop = self._plan.cut if stop is None else stop
         spent, first = 0, stop
         for event in spoken_events(self._storage, self._view, low, stop, reverse=True):
-            spent += self._tokens.of_bytes(estimated_bytes(event.raw or b""))
+            spent += self._tokens.of_bytes(sent_bytes(event))
             if spent > room:
                 return spent, first
             first = event.position
         return spent, low
+
+    def _newest(self) -> int:
+        """Give the position of the last message that is not summarized; the cut where there is none."""
+        events = spoken_events(self._storage, self._view, self._tree.frontier, self._plan.cut, reverse=True)
+        said = (event for event in events if event.type not in {"system.message", "user.tool_confirmation"})
+        return next((event.position for event in said), self._plan.cut)
 
     def _expanded(self, spread: _Spread, room: int) -> _Spread:
         """Put messages, or finer summaries, in the place of the newest summaries as far as there is room."""
@@ -161,18 +167,20 @@ class Chooser:
             tail = [message for message in rendered.tail if message["start"] >= plan.start]
             if len(tail) > 1:
                 plan = msgspec.structs.replace(plan, start=self._later(tail, over))
+            elif tail and plan.pulled and plan.start < tail[0]["start"]:
+                plan = msgspec.structs.replace(plan, start=tail[0]["start"])
             elif retrieved:
                 retrieved.pop()
                 plan = msgspec.structs.replace(plan, retrieved=tuple(event.id for event in retrieved))
             elif (
-                tail
+                rendered.tail
                 and plan.clipped != _CLIPS[-1]
                 and not (plan.clipped == _CLIPS[3] and (plan.summaries or plan.digest))
             ):
                 at = 0 if plan.clipped is None else _CLIPS.index(plan.clipped) + 1
                 plan = msgspec.structs.replace(plan, clipped=_CLIPS[at])
             elif plan.summaries:
-                plan = msgspec.structs.replace(plan, summaries=plan.summaries[1:])
+                plan = msgspec.structs.replace(plan, summaries=plan.summaries[1 + len(plan.summaries) // 8 :])
             elif plan.digest:
                 plan = msgspec.structs.replace(plan, digest=())
             else:
@@ -216,11 +224,14 @@ class Chooser:
     def _count(self, rendered: Rendered) -> int:
         return self._tokens.of(payload_of(self._plan.format, rendered.messages()))
 
+    def _quoted(self, event: Event) -> int:
+        return self._tokens.of(quoted("Recalled from earlier", event)["content"])
+
     def _fitting(self, events: Sequence[Event], room: int) -> list[Event]:
         """Give the first of what was retrieved that fits."""
         kept: list[Event] = []
         for event in events:
-            room -= self._tokens.of((event.raw or b"").decode())
+            room -= self._quoted(event)
             if room >= 0:
                 kept.append(event)
         return kept

@@ -62,12 +62,14 @@ def render(storage: Storage, view: View, plan: Plan, pins: Sequence[Event], retr
     fold = MessagesFold([])
     for event in read_positions(storage, view, plan.pulled):
         fold.apply(event)
+    front_positions = {*plan.system}
     for event in spoken_events(storage, view, plan.start, plan.cut):
-        fold.apply(event)
+        if event.position not in front_positions:
+            fold.apply(event)
     tail = [message for message in fold.value if not _is_erased(message)]
     erased = [(message["start"], message["stop"]) for message in fold.value if _is_erased(message)]
-    if plan.clipped is not None and tail:
-        tail[-1] = clipped(tail[-1], plan.clipped)
+    if plan.clipped is not None:
+        tail = [clipped(message, plan.clipped) for message in tail]
     return Rendered(front, tail, [quoted("Recalled from earlier", event) for event in retrieved], erased)
 
 
