@@ -120,12 +120,12 @@ def _summary_message(start: int, stop: int, content: str) -> Message:
 
 
 def quoted(why: str, event: Event) -> Message:
-    """Give an event as a quotation."""
+    """Give an event as a quotation. It names no session: the event has another one's name on a fork and in a copy."""
     said = " ".join(part for part in (event.type, event.actor or "") if part)
     text = _quoted_text(event)
     return {
         "role": "summary",
-        "content": [{"type": "text", "text": f"[{why}: {said}, event {event.position} of {event.session}]\n{text}"}],
+        "content": [{"type": "text", "text": f"[{why}: {said}, event {event.position}]\n{text}"}],
         "start": event.position,
         "stop": event.position + 1,
     }
