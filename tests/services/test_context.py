@@ -1,6 +1,7 @@
 """Contexts: within the budget, valid for every provider, whole turns, and told of position by position."""
 
 import os
+import random
 from itertools import pairwise
 from pathlib import Path
 
@@ -299,7 +300,7 @@ def test_what_cannot_be_pinned_is_refused_and_says_so(store, session):
     with pytest.raises(LimitError, match="more than 100 events"):
         session.context(pins=range(300))
     with pytest.raises(LimitError, match="raise budget="):
-        session.context(200, pins=[0, 6, 12])
+        session.context(100, pins=[0, 6, 12])
     for pins in (None, 3.5):
         with pytest.raises(InvalidPlaceError, match="are no list"):
             session.context(pins=pins)
@@ -363,17 +364,35 @@ def test_what_importers_keep_beside_an_event_takes_no_room(memory):
 
 
 # --- from turn to turn ---
-@pytest.mark.parametrize("budget", [8_000, 32_000])
-@pytest.mark.parametrize("format", ["anthropic", "openai_chat"])
-def test_the_front_stays_the_same_bytes_until_something_more_is_summarized(memory, budget, format):
-    session = memory.create()
+@pytest.mark.parametrize(
+    ("budget", "format", "counter", "longest"),
+    [
+        (8_000, "anthropic", None, 0),
+        (8_000, "openai_chat", words, 0),
+        (8_000, "plain", None, 600),
+        (32_000, "openai_responses", None, 0),
+        (32_000, "anthropic", None, 1_800),
+    ],
+)
+def test_the_front_stays_the_same_bytes_until_something_more_is_summarized(memory, budget, format, counter, longest):
+    session, chance = memory.create(), random.Random(7)
     say(session, "system", "Be brief.")
     contexts, quiet = [], []
     for turn in range(200):
         talk(session, 1, first=turn)
-        contexts.append(session.context(budget, format=format).encoded)
+        say(session, "user", "word " * chance.randint(0, longest))
+        contexts.append(session.context(budget, format=format, token_counter=counter).encoded)
         quiet.append(not session.summarize())
+    assert sum(quiet) > 40
     for (before, after), still in zip(pairwise(contexts), quiet, strict=False):
         if still:
             same = next((at for at, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
             assert same >= 0.9 * len(before)
+
+
+def test_a_counter_that_counts_less_gets_more_in(memory):
+    session = memory.create()
+    talk(session, 200)
+    session.summarize()
+    one, other = session.context(8_000), session.context(8_000, token_counter=words)
+    assert len(other.encoded) > 1.5 * len(one.encoded)
