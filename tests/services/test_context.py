@@ -229,6 +229,20 @@ def test_the_last_message_is_in_even_where_it_is_larger_than_the_budget(session)
     assert "text text" in session.context().encoded.decode()
 
 
+def test_a_picture_or_a_signed_thought_is_whole_or_not_there(session):
+    say(session, "user", "Look.")
+    session.append("agent.thinking", {"text": "hm " * 4_000, "signature": "sig", "message_id": "m"})
+    session.append("agent.tool_use", {"id": "a", "name": "see", "input": {}, "message_id": "m"})
+    session.append("agent.tool_result", {"tool_use_id": "a", "content": [PICTURE, {"type": "text", "text": LONG}]})
+    for budget in (300, 1_000, 3_000, 8_000):
+        context = session.context(budget)
+        check_context(session, context)
+        assert "see" in context.encoded.decode()
+        said = context.encoded.decode()
+        assert ("QUJD" in said) == (PICTURE["source"]["data"] in said)
+        assert ('"sig"' in said) == ("hm " * 4_000 in said)
+
+
 def test_a_late_result_brings_its_use_along_and_the_manifest_claims_no_more(session):
     session.append("agent.tool_use", {"id": "far", "name": "build", "input": {}})
     say(session, "user", "Meanwhile:")
@@ -265,6 +279,22 @@ def test_hundreds_of_open_uses_and_one_turn_of_thousands_of_events_keep_the_laws
     check_context(whole, whole.context(8_000))
 
 
+def test_of_hundreds_of_late_results_the_newest_are_in_with_their_uses(memory):
+    session = memory.create()
+    session.extend([NewEvent("agent.tool_use", {"id": f"u{n}", "name": "t", "input": {}}) for n in range(300)])
+    for start in range(0, 3_000, 1_000):
+        session.extend(
+            [NewEvent("user.message", {"content": f"{n} " + "w " * 20}) for n in range(start, start + 1_000)]
+        )
+    session.extend(
+        [NewEvent("agent.tool_result", {"tool_use_id": f"u{n}", "content": "r " * 80}) for n in range(299, -1, -1)]
+    )
+    for budget in (500, 2_000, 8_000):
+        context = session.context(budget)
+        check_context(session, context)
+        assert "u0" in tool_ids(context.payload, {"tool_use": "id"})
+
+
 # --- pins and queries ---
 def test_pins_are_in_whole_wherever_they_are_from(store, session):
     rule = say(session, "user", "never touch the billing module")
@@ -299,6 +329,8 @@ def test_what_cannot_be_pinned_is_refused_and_says_so(store, session):
         session.context(pins=["type:*"])
     with pytest.raises(LimitError, match="more than 100 events"):
         session.context(pins=range(300))
+    with pytest.raises(LimitError, match="more than 100 events"):
+        session.context(pins=[0] * 10_000)
     with pytest.raises(LimitError, match="raise budget="):
         session.context(100, pins=[0, 6, 12])
     for pins in (None, 3.5):

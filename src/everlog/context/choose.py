@@ -185,6 +185,7 @@ class Chooser:
     # --- until it fits ---
     def _fit(self, plan: Plan, pins: Sequence[Event], retrieved: list[Event]) -> tuple[Plan, Rendered, int]:
         """Carry out a plan, and take away from it until it fits as it is sent."""
+        newest = self._newest()
         for _ in range(_TRIES_MAX):
             plan, rendered = self._pull(plan, pins, retrieved)
             total = self._count(rendered)
@@ -196,6 +197,8 @@ class Chooser:
                 plan = msgspec.structs.replace(plan, start=self._later(tail, over))
             elif tail and plan.pulled and plan.start < tail[0]["start"]:
                 plan = msgspec.structs.replace(plan, start=tail[0]["start"])
+            elif plan.pulled and plan.start < newest:  # late results alone: the newer half of them
+                plan = msgspec.structs.replace(plan, start=(plan.start + newest + 1) // 2)
             elif retrieved:
                 retrieved.pop()
                 plan = msgspec.structs.replace(plan, retrieved=tuple(event.id for event in retrieved))

@@ -254,10 +254,10 @@ class ContextReader(StateReader):
             raise InvalidPlaceError(
                 f"pins {pins!r:.50} are no list; nothing was made; give events, their ids or queries"
             )
-        for pin in pins:
+        for given, pin in enumerate(pins):
             for event in self._pin(view, cut, pin):
                 found[event.id] = event
-                if len(found) > PINS_MAX:
+                if max(len(found), given + 1) > PINS_MAX:
                     raise LimitError(
                         f"more than {PINS_MAX} events are pinned; nothing was made; pin fewer, or a narrower query"
                     )

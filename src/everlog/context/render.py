@@ -142,9 +142,15 @@ def _clip(block: Any, characters: int) -> Any:
     if isinstance(block, list):
         return [_clip(each, characters) for each in block]
     if isinstance(block, dict):
+        if block.get("type") in _WHOLE and len(shown(block)) > characters:
+            return {"type": "text", "text": f"[{block['type']}, which is in the session]"}
         kept = ("id", "name", "type", "tool_use_id", "signature", "encrypted", "provider", "kind", "server")
         return {name: value if name in kept else _clip(value, characters) for name, value in block.items()}
     return block
+
+
+# A picture, file or signed thought that is cut is none that a provider takes.
+_WHOLE: Final = ("image", "image_url", "input_image", "document", "thinking", "redacted_thinking")
 
 
 def _cut(text: str, characters: int) -> str:
