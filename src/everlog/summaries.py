@@ -19,12 +19,13 @@ from everlog.context.extract import LEAF_TOKENS as TEXT_TOKENS
 from everlog.context.extract import METHOD, NODE_TOKENS, extract_events, extract_summaries
 from everlog.context.reader import Context
 from everlog.context.render import SPOKEN
-from everlog.context.tokens import Tokens, next_scale
+from everlog.context.tokens import SCALE_MAX, SCALE_MIN, Tokens, next_scale, sent_bytes
 from everlog.context.tree import (
     LEAF_TOKENS,
     Node,
     Tree,
     covered_ranges,
+    free_number,
     key_of,
     range_hashes,
     read_positions,
@@ -34,7 +35,9 @@ from everlog.core.canonical import canonical_json
 from everlog.core.decide import StaleExpectationError
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
-from everlog.errors import InvalidEventError, KeyReusedError, LimitError
+from everlog.core.position import parse_event_id
+from everlog.core.values import check_value
+from everlog.errors import InvalidEventError, KeyReusedError, LimitError, ReducerError
 from everlog.reader import View
 from everlog.storage import Append
 from everlog.worker import SessionWorker
@@ -104,10 +107,16 @@ class SessionSummarizer(SessionWorker):
             raise LimitError(
                 f"fan_out {fan_out!r:.50} is not {FAN_OUT_MIN} .. {FAN_OUT_MAX}; nothing was written; give another"
             )
-        if isinstance(leaf_tokens, bool) or not LEAF_TOKENS_MIN <= leaf_tokens <= LEAF_TOKENS_MAX:
+        if (
+            isinstance(leaf_tokens, bool)
+            or not isinstance(leaf_tokens, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+            or not LEAF_TOKENS_MIN <= leaf_tokens <= LEAF_TOKENS_MAX
+        ):
             raise LimitError(
                 f"leaf_tokens {leaf_tokens!r:.50} is not {LEAF_TOKENS_MIN} .. {LEAF_TOKENS_MAX:,}; nothing was written; give another"
             )
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LimitError(f"limit {limit!r:.50} is no number of summaries; nothing was written; give 1 or more")
         written: list[Event] = []
         attempts = tries()
         view = self.view()
@@ -123,6 +132,8 @@ class SessionSummarizer(SessionWorker):
                     raise busy_with_others(self.id)
                 continue
             attempts = tries()
+            if event.repeated:  # another process wrote the very same
+                continue
             written.append(event)
             if progress is not None:
                 progress(draft.stop, view.size)
@@ -149,7 +160,12 @@ class SessionSummarizer(SessionWorker):
             raise InvalidEventError("the context is of another session; nothing was written; record it there")
         beside = {"model": model, "provider": provider, "params": params, "system": system, "tools": tools}
         data = {name: value for name, value in beside.items() if value is not None}
-        request = sha256(canonical_json({**data, "payload": context.manifest.payload})).hexdigest()
+        try:
+            request = sha256(canonical_json({**data, "payload": context.manifest.payload})).hexdigest()
+        except ReducerError as error:
+            raise InvalidEventError(
+                f"what is sent beside the context is no JSON ({error}); nothing was written; give plain values"
+            ) from error
         data |= {
             "manifest": context.manifest.to_dict(),
             "manifest_hash": context.manifest.hash,
@@ -185,7 +201,7 @@ class SessionSummarizer(SessionWorker):
             if event.type == "system.message" and event.raw is not None:
                 system.append(event.position)
             if event.type in SPOKEN and event.raw is not None:
-                covered += estimate.of_bytes(len(event.raw))
+                covered += estimate.of_bytes(sent_bytes(event))
                 _follow(open_uses, event)
         return None
 
@@ -205,15 +221,15 @@ class SessionSummarizer(SessionWorker):
         counted = usage.get("input_tokens") if isinstance(usage, dict) else None
         if not isinstance(counted, int) or not isinstance(asked, str):
             return None
-        position = asked.rpartition("_")[2]
-        found = read_positions(self.storage, self.view(), [int(position)]) if position.isdecimal() else []
+        place = parse_event_id(asked)
+        found = read_positions(self.storage, self.view(), [place.position]) if place is not None else []
         if not found or found[0].id != asked or not isinstance(found[0].data, dict):
             return None
         manifest = found[0].data.get("manifest")
         if not isinstance(manifest, dict) or manifest.get("counted") == "counter" or found[0].data.get("tools"):
             return None
         tokens, scale = manifest.get("tokens"), manifest.get("scale")
-        if not isinstance(tokens, int) or not isinstance(scale, (int, float)) or scale <= 0:
+        if not isinstance(tokens, int) or not isinstance(scale, (int, float)) or not SCALE_MIN <= scale <= SCALE_MAX:
             return None
         return next_scale(counted, round(tokens / scale))
 
@@ -228,6 +244,7 @@ class SessionSummarizer(SessionWorker):
         leaf_tokens: int,
     ) -> Event | None:
         """Append a summary; None where another process has written one meanwhile, or the line was left."""
+        number = free_number(self.storage, view, tree.number + 1)
         members = self._summarized(view, draft, summarizer)
         roots = [node for node in tree.roots if node not in draft.children]
         data = {
@@ -235,7 +252,7 @@ class SessionSummarizer(SessionWorker):
             "start": draft.start,
             "stop": draft.stop,
             "level": draft.level,
-            "number": tree.number + 1,
+            "number": number,
             "tokens": {"content": Tokens().of(members["content"]), "covered": draft.covered},
             "children": list(draft.children),
             "roots": roots,
@@ -243,7 +260,7 @@ class SessionSummarizer(SessionWorker):
             "scale": draft.scale,
             "leaf": leaf_tokens,
         }
-        new = NewEvent("summary", msgspec.to_builtins(data), actor=actor, key=key_of(tree.number + 1))
+        new = NewEvent("summary", msgspec.to_builtins(data), actor=actor, key=key_of(number))
         (prepared,) = self._prepare((new,), own_verb=True)
         ranges = covered_ranges(draft.start, draft.stop)
         hashes = range_hashes(self.storage, view, ranges)
@@ -271,7 +288,7 @@ class SessionSummarizer(SessionWorker):
         try:
             return _checked(summarizer, _awaited(summarizer(covered)))
         except Exception as error:  # noqa: BLE001  # a model that cannot be reached must not keep the log from being summarized
-            return made | {"fallback": f"{type(error).__name__}: {error}"[:1_000]}
+            return made | {"fallback": f"{type(error).__name__}: {error}"[:1_000].encode(errors="replace").decode()}
 
 
 def _run_at_end(roots: Sequence[Node]) -> list[Node]:
@@ -327,9 +344,9 @@ def _awaited(given: Any) -> Any:
     return asyncio.run(wait())
 
 
-def _checked(summarizer: Summarizer, made: Any) -> dict[str, Any]:
+def _checked(summarizer: Summarizer, given: Any) -> dict[str, Any]:
     """Give what a summarizer made as members of the event; InvalidEventError where it is no summary."""
-    members: dict[str, Any] = {"content": made} if isinstance(made, str) else dict(made)
+    members: dict[str, Any] = {"content": given} if isinstance(given, str) else dict(given)
     content = members.get("content")
     if not isinstance(content, str) or not content.strip():
         raise InvalidEventError("the summarizer gave no text")
@@ -338,5 +355,8 @@ def _checked(summarizer: Summarizer, made: Any) -> dict[str, Any]:
     usage = members.get("usage")
     if usage is not None and not isinstance(usage, Mapping):
         raise InvalidEventError("the summarizer's usage is no object")
+    check_value(usage, what="usage")
     method = members.get("method") or getattr(summarizer, "__qualname__", type(summarizer).__qualname__)
-    return {"content": content, "method": str(method)[:200]} | ({} if usage is None else {"usage": dict(usage)})
+    made = {"content": content, "method": str(method)[:200]} | ({} if usage is None else {"usage": dict(usage)})
+    msgspec.json.encode(made)  # UnicodeEncodeError for what is no text
+    return made

@@ -11,6 +11,7 @@ from everlog import aio
 from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.runs import AsyncClaim, AsyncLease, AsyncRun
 from everlog.claims import Claim
+from everlog.context.reader import ContextReader
 from everlog.errors import ConflictError
 from everlog.leases import Lease
 from everlog.preferences import Preferences
@@ -19,6 +20,7 @@ from everlog.runs import Run
 from everlog.session import Branch, Session
 from everlog.state import StateReader
 from everlog.store import Store
+from everlog.summaries import SessionSummarizer
 from everlog.worker import SessionWorker
 from everlog.writer import SessionWriter
 
@@ -54,10 +56,12 @@ SYNC_ONLY = {
     [
         (BranchReader, aio.AsyncReader),
         (StateReader, aio.AsyncReader),
+        (ContextReader, aio.AsyncReader),
         (SessionWriter, aio.AsyncSession),
         (Preferences, AsyncPreferences),
         (Branch, aio.AsyncBranch),
         (SessionWorker, aio.AsyncSession),
+        (SessionSummarizer, aio.AsyncSession),
         (Session, aio.AsyncSession),
         (Lease, AsyncLease),
         (Run, AsyncRun),
@@ -73,7 +77,8 @@ def test_both_faces_have_the_same_names_and_parameters(sync, async_):
             mine = {key: value.default for key, value in inspect.signature(one).parameters.items()}
             theirs = {key: value.default for key, value in inspect.signature(other).parameters.items()}
             assert mine == theirs, name
-    if sync not in {BranchReader, StateReader, SessionWriter, SessionWorker}:  # of a part, the other face has more
+    parts = {BranchReader, StateReader, ContextReader, SessionWriter, SessionWorker, SessionSummarizer}
+    if sync not in parts:  # of a part, the other face has more
         for name in (name for name in vars(async_) if not name.startswith("_") and name != "sync"):
             assert hasattr(sync, name) or name in sync.__init__.__code__.co_names, name
 

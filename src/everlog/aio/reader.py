@@ -162,30 +162,6 @@ class AsyncReader(Generic[R]):
         """See `BranchReader.head_at`."""
         return await self._engine.run(self.sync.head_at, place)
 
-
-class AsyncBranch(AsyncReader[Branch]):
-    """One line of events of a session, to read. The async face of `Branch`."""
-
-    @property
-    def id(self) -> str:
-        return self.sync.id
-
-    @property
-    def name(self) -> str:
-        return self.sync.name
-
-    @property
-    def base(self) -> int:
-        return self.sync.base
-
-    @property
-    def current(self) -> bool:
-        return self.sync.current
-
-    @property
-    def head(self) -> Head:
-        return self.sync.head
-
     async def context(
         self,
         budget: int = 8_000,
@@ -216,3 +192,27 @@ class AsyncBranch(AsyncReader[Branch]):
     async def expand(self, summary: Summary | PlaceLike) -> list[Summary] | list[Event]:
         """See `ContextReader.expand`."""
         return await self._engine.run(self.sync.expand, summary)
+
+
+class AsyncBranch(AsyncReader[Branch]):
+    """One line of events of a session, to read. The async face of `Branch`."""
+
+    @property
+    def id(self) -> str:
+        return self.sync.id
+
+    @property
+    def name(self) -> str:
+        return self.sync.name
+
+    @property
+    def base(self) -> int:
+        return self.sync.base
+
+    @property
+    def current(self) -> bool:
+        return self.sync.current
+
+    @property
+    def head(self) -> Head:
+        return self.sync.head

@@ -7,20 +7,20 @@
 3. Where messages that are not summarized need more than the budget has, the oldest are left out: at positions that are multiples of a
    power of two, so that they do not begin elsewhere at every turn.
 4. A message is taken whole, with the results of its tool uses. A result whose use lies before the messages brings its use along. Only
-   where the last message alone is too large are its texts cut.
+   where the last message alone is too large are its texts cut, and those of uses that it brings along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from everlog.context.manifest import Plan
-from everlog.context.render import Rendered, payload_of, render, spoken_events
-from everlog.context.tokens import BYTES_PER_TOKEN, Tokens, estimated_bytes
+from everlog.context.render import Rendered, payload_of, quoted, render, spoken_events
+from everlog.context.tokens import BYTES_PER_TOKEN, Tokens, estimated_bytes, sent_bytes
 from everlog.context.tree import Node, Tree, nodes_of, read_positions, written_by
 from everlog.core.event import Event
 from everlog.errors import LimitError
@@ -31,7 +31,8 @@ from everlog.reducers.messages import Message
 from everlog.reducers.pending import PENDING
 from everlog.storage import Storage
 
-_GROWTH: Final = 1.5  # times what a summary covers: messages grow by so much before they are summarized
+_GROWTH: Final = 2.5  # times what the finest summaries cover: messages may grow by so much before they are summarized
+_FAN_OUT: Final = 16  # that summaries of a higher level are taken to have, to tell what the finest below them cover
 _SYSTEM_SHARE: Final = 0.5
 _PLANNED: Final = 0.9  # of the budget; what is sent takes a little more than what is recorded
 _SUMMARY_SHARE: Final = 0.25  # of the budget at most, where messages want all of it
@@ -39,6 +40,8 @@ _RETRIEVED_SHARE: Final = 0.25
 _CLIPS: Final = (20_000, 8_000, 3_000, 1_000, 300, 100, 30, 0)
 _GRAIN: Final = 4  # messages begin at multiples of about so small a part of them
 _TRIES_MAX: Final = 60
+_SAMPLE_EVENTS: Final = 50  # that estimates are compared with the counter on
+_SCALE_MIN, _SCALE_MAX = 0.125, 16.0  # of a counter's tokens for each that is estimated
 
 
 class Chosen(NamedTuple):
@@ -76,6 +79,8 @@ class Chooser:
 
     def choose(self, pins: Sequence[Event], retrieved: Sequence[Event]) -> Chosen:
         """Give the plan, carried out. Raises LimitError where what must go in does not fit."""
+        if self._tokens.method == "counter":
+            self._calibrate()
         bare = msgspec.structs.replace(self._plan, system=(), start=self._plan.cut)
         pinned = self._count(self._render(bare, pins, ()))
         if pinned > self._budget:
@@ -92,7 +97,7 @@ class Chooser:
             plan, fixed = more, taken
         room = int(_PLANNED * (self._budget - fixed))
         retrieved = self._fitting(retrieved, int(_RETRIEVED_SHARE * room))
-        room -= sum(self._tokens.of(event.raw.decode()) for event in retrieved if event.raw is not None)
+        room -= sum(self._quoted(event) for event in retrieved)
         spread = self._spread(max(room, 0))
         plan = msgspec.structs.replace(
             plan,
@@ -109,14 +114,17 @@ class Chooser:
         """Give the summaries, and the position from which messages stand word for word."""
         tree, cut = self._tree, self._plan.cut
         recent, first = self._recent(tree.frontier, room)
-        least = sum(node.tokens for node in tree.roots)
+        roots = self._scaled(tree.roots)
+        least = sum(node.tokens for node in roots)
         share = int(_SUMMARY_SHARE * room)
         if recent + min(least, share) > room:
-            spread = _within(tree.roots, share, tree.frontier)
+            spread = _within(roots, share, tree.frontier)
             _, first = self._recent(tree.frontier, room - spread.tokens)
-            return spread._replace(start=max(tree.frontier, _rounded(first, cut)))
-        kept = max(recent, min(room // 2, self._tokens.of_bytes(int(BYTES_PER_TOKEN * _GROWTH * tree.leaf))))
-        spread = _within(tree.roots, min(room - recent, max(share, room - kept)), tree.frontier)
+            return spread._replace(start=min(max(tree.frontier, _rounded(first, cut)), self._newest()))
+        largest = max((node.covered // _FAN_OUT**node.level for node in roots), default=0)
+        growth = _GROWTH * max(self._tokens.of_bytes(BYTES_PER_TOKEN * tree.leaf), largest)
+        kept = max(recent, min(room // 2, int(growth)))
+        spread = _within(roots, min(room - recent, max(share, room - kept)), tree.frontier)
         return self._expanded(spread, max(room - kept, 0))
 
     def _recent(self, low: int, room: int, stop: int | None = None) -> tuple[int, int]:
@@ -124,11 +132,17 @@ class Chooser:
         stop = self._plan.cut if stop is None else stop
         spent, first = 0, stop
         for event in spoken_events(self._storage, self._view, low, stop, reverse=True):
-            spent += self._tokens.of_bytes(estimated_bytes(event.raw or b""))
+            spent += self._tokens.of_bytes(sent_bytes(event))
             if spent > room:
                 return spent, first
             first = event.position
         return spent, low
+
+    def _newest(self) -> int:
+        """Give the position of the last message that is not summarized; the cut where there is none."""
+        events = spoken_events(self._storage, self._view, self._tree.frontier, self._plan.cut, reverse=True)
+        said = (event for event in events if event.type not in {"system.message", "user.tool_confirmation"})
+        return next((event.position for event in said), self._plan.cut)
 
     def _expanded(self, spread: _Spread, room: int) -> _Spread:
         """Put messages, or finer summaries, in the place of the newest summaries as far as there is room."""
@@ -156,11 +170,31 @@ class Chooser:
             return []
         (event,) = read_positions(self._storage, self._view, [node.position])
         written = written_by(event)
-        return [] if written is None else nodes_of(written.children)
+        return [] if written is None else self._scaled(nodes_of(written.children))
+
+    def _scaled(self, nodes: Sequence[Node]) -> list[Node]:
+        """Give nodes with tokens as they are counted here."""
+        of = self._tokens.of_bytes
+        return [
+            msgspec.structs.replace(
+                node, tokens=of(BYTES_PER_TOKEN * node.tokens), covered=of(BYTES_PER_TOKEN * node.covered)
+            )
+            for node in nodes
+        ]
+
+    def _calibrate(self) -> None:
+        """Have estimates agree with the counter: on messages that are the same until something more is summarized."""
+        start, stop = (self._tree.roots[-1].start, self._tree.frontier) if self._tree.roots else (0, self._plan.cut)
+        events = islice(spoken_events(self._storage, self._view, start, stop), _SAMPLE_EVENTS)
+        sample = [event.data for event in events if event.raw is not None]
+        estimated = estimated_bytes(msgspec.json.encode(sample)) / BYTES_PER_TOKEN
+        counted = self._tokens.of(sample) if sample else estimated
+        self._tokens.scale = min(max(-(-8 * counted // estimated) / 8, _SCALE_MIN), _SCALE_MAX)
 
     # --- until it fits ---
     def _fit(self, plan: Plan, pins: Sequence[Event], retrieved: list[Event]) -> Chosen:
         """Carry out a plan, and take away from it until it fits as it is sent."""
+        newest = self._newest()
         for _ in range(_TRIES_MAX):
             plan, rendered = self._pull(plan, pins, retrieved)
             chosen = self._chosen(plan, rendered)
@@ -170,18 +204,22 @@ class Chooser:
             tail = [message for message in rendered.tail if message["start"] >= plan.start]
             if len(tail) > 1:
                 plan = msgspec.structs.replace(plan, start=self._later(tail, over))
+            elif tail and plan.pulled and plan.start < tail[0]["start"]:
+                plan = msgspec.structs.replace(plan, start=tail[0]["start"])
+            elif plan.pulled and plan.start < newest:  # late results alone: the newer half of them
+                plan = msgspec.structs.replace(plan, start=(plan.start + newest + 1) // 2)
             elif retrieved:
                 retrieved.pop()
                 plan = msgspec.structs.replace(plan, retrieved=tuple(event.id for event in retrieved))
             elif (
-                tail
+                rendered.tail
                 and plan.clipped != _CLIPS[-1]
                 and not (plan.clipped == _CLIPS[3] and (plan.summaries or plan.digest))
             ):
                 at = 0 if plan.clipped is None else _CLIPS.index(plan.clipped) + 1
                 plan = msgspec.structs.replace(plan, clipped=_CLIPS[at])
             elif plan.summaries:
-                plan = msgspec.structs.replace(plan, summaries=plan.summaries[1:])
+                plan = msgspec.structs.replace(plan, summaries=plan.summaries[1 + len(plan.summaries) // 8 :])
             elif plan.digest:
                 plan = msgspec.structs.replace(plan, digest=())
             else:
@@ -228,11 +266,14 @@ class Chooser:
     def _count(self, rendered: Rendered) -> int:
         return self._chosen(self._plan, rendered).tokens
 
+    def _quoted(self, event: Event) -> int:
+        return self._tokens.of(quoted("Recalled from earlier", event)["content"])
+
     def _fitting(self, events: Sequence[Event], room: int) -> list[Event]:
         """Give the first of what was retrieved that fits."""
         kept: list[Event] = []
         for event in events:
-            room -= self._tokens.of((event.raw or b"").decode())
+            room -= self._quoted(event)
             if room >= 0:
                 kept.append(event)
         return kept

@@ -51,8 +51,9 @@ _FACT: Final = re.compile(r"[A-Za-z_-]*\d[\w.:/-]{2,}|`[^`\n]{2,80}`|https?://\S
 _SENTENCE: Final = re.compile(r"[^.!?。！？\n]*(?:[.!?。！？](?=\S)[^.!?。！？\n]*)*[.!?。！？\n]?")
 _PATH: Final = re.compile(r"(?<![\w:/.@~-])(?:~|\.{1,2})?/?(?:[\w.@-]+/)+[\w.@-]*\.\w{1,8}\b")
 _ADDRESS: Final = re.compile(r"https?://[^\s\"'<>()\\]{3,200}")
-_LINE: Final = re.compile(r"- \[(\w+) @(\d+)(?: ([^\]]*))?\] (.*)")
-_COUNTED: Final = re.compile(r"(\S+) (\d+)(?: \((\d+) failed\))?")
+_LINE: Final = re.compile(r"- \[(\w+) @(\d{1,15})(?: ([^\]]*))?\] (.*)")
+# Bounded, so that a text of another make takes time that grows with its length only.
+_COUNTED: Final = re.compile(r"(\S{1,64}) (\d{1,15})(?: \((\d{1,15}) failed\))?")
 
 
 class _Line(NamedTuple):
@@ -226,9 +227,9 @@ def _failed(count: int) -> str:
 def _sentences(text: str) -> Iterator[str]:
     given = 0
     for found in _SENTENCE.finditer(text):
-        sentence = _one_line(found[0])
-        if len(sentence) > 1:
-            yield sentence
+        said = found[0].strip()
+        if len(said) > 1:
+            yield _one_line(said)
             given += 1
         if given >= _SENTENCES_MAX:
             return

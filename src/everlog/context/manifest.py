@@ -11,9 +11,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from everlog.core.canonical import canonical_json
+from everlog.core.position import parse_event_id
 from everlog.errors import InvalidEventError
 
 Format = Literal["anthropic", "openai_chat", "openai_responses", "plain"]
+PINS_MAX: Final = 100
+RETRIEVED_MAX: Final = 20
 FORMATS: Final = ("anthropic", "openai_chat", "openai_responses", "plain")
 VERSION: Final = 1  # of how a plan is carried out; another one may give other bytes
 Why = Literal["system", "pinned", "summary", "retrieved", "recent"]
@@ -25,7 +28,8 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
     hash: 64 hex digits: of a summary and a pin that of its event; of a message SHA-256 over the hashes of its events, of several summaries
     in one text over theirs. tokens: as counted.
-    event: the position of a summary's event; the id of a pinned one of another line. clipped: texts were cut to so many characters.
+    event: the position of a summary's event; the id of a pinned one. clipped: texts were cut to so many characters. A tool use that only
+    its result brings along is an item of its own, with the tokens of both told at its result.
     """
 
     why: Why
@@ -50,7 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     cut: the events below it are what there was. start: from here on messages stand word for word. system, summaries, pulled: positions
     of events; pulled are tool uses below `start` whose results stand behind it. digest: summaries that stand as one text of at most
-    `digest_tokens`. pins, retrieved: ids of events. clipped: the most characters of each text of the last message; None for all.
+    `digest_tokens`. pins, retrieved: ids of events. clipped: the most characters of each text that stands word for word; None for all.
     """
 
     format: Format
@@ -98,14 +102,31 @@ class Manifest(msgspec.Struct, frozen=True):
         return msgspec.json.decode(msgspec.json.encode(self))
 
 
-def read_manifest(value: Any) -> Manifest:
-    """Read a manifest as `model.request` events record it."""
+def read_manifest(value: Any, size: int) -> Manifest:
+    """Read a manifest as `model.request` events record it. size: of the line that its plan names positions of."""
     try:
-        return msgspec.convert(value, Manifest)
+        manifest = msgspec.convert(value, Manifest)
+        _check_plan(manifest.plan, size)
+        return manifest
     except msgspec.ValidationError as error:
         raise InvalidEventError(
             f"this request has no manifest that can be read ({error}); nothing was made; requests are recorded with record_request()"
         ) from error
+
+
+def _check_plan(plan: Plan, size: int) -> None:
+    """Refuse a plan that another program made up, before anything is read for it."""
+    if not 0 <= plan.start <= plan.cut <= size:
+        raise msgspec.ValidationError(f"its start and cut, {plan.start} and {plan.cut}, are not in 0 .. {size}")
+    for positions in (plan.system, plan.digest, plan.summaries, plan.pulled):
+        if len({*positions}) < len(positions) or not all(0 <= position < plan.cut for position in positions):
+            raise msgspec.ValidationError("it names positions twice, or that are not below its cut")
+    if len(plan.pins) > PINS_MAX or len(plan.retrieved) > RETRIEVED_MAX:
+        raise msgspec.ValidationError(f"it has more than {PINS_MAX} pins, or {RETRIEVED_MAX} events that were recalled")
+    if any(parse_event_id(each) is None for each in (*plan.pins, *plan.retrieved)):
+        raise msgspec.ValidationError("it names events by what is no event's id")
+    if plan.clipped is not None and plan.clipped < 0:
+        raise msgspec.ValidationError("its texts have less than no characters")
 
 
 def merged(ranges: list[LeftOut]) -> tuple[LeftOut, ...]:

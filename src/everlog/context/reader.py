@@ -11,6 +11,8 @@ import msgspec
 from everlog.context.choose import Chooser, Chosen
 from everlog.context.manifest import (
     FORMATS,
+    PINS_MAX,
+    RETRIEVED_MAX,
     VERSION,
     Format,
     Item,
@@ -39,8 +41,6 @@ from everlog.errors import InvalidEventError, InvalidPlaceError, LimitError, Not
 from everlog.reader import PlaceLike, View, head_at, resolve_cut, resolve_event
 from everlog.state import StateReader
 
-PINS_MAX: Final = 100
-RETRIEVED_MAX: Final = 20
 BUDGET_MAX: Final = 10_000_000
 _HEAD_EVENTS: Final = 100  # of a session that is not summarized, in which the system's messages are looked for
 _PARTNER_EVENTS: Final = 2_000  # behind a tool use that its result is looked for in, where it is pinned
@@ -166,13 +166,14 @@ class ContextReader(StateReader):
         """
         request = self._request_of(self.event(place))
         data: dict[str, Any] = request.data
-        manifest = read_manifest(data.get("manifest"))
+        view = self.view()
+        manifest = read_manifest(data.get("manifest"), view.size)
         if manifest.version != VERSION:
             raise InvalidEventError(
                 f"the manifest is of version {manifest.version}, and this release makes version {VERSION}; nothing was made; its items "
                 "say what went in"
             )
-        view, plan = self.view(), manifest.plan
+        plan = manifest.plan
         pins = [self._event_of(view, each) for each in plan.pins]
         retrieved = [self._event_of(view, each) for each in plan.retrieved]
         payload = payload_of(plan.format, render(self.storage, view, plan, pins, retrieved).messages())
@@ -244,10 +245,16 @@ class ContextReader(StateReader):
 
     def _pinned(self, view: View, cut: int, pins: Iterable[PinLike]) -> list[Event]:
         found: dict[str, Event] = {}
-        for pin in [pins] if isinstance(pins, (str, Event)) else pins:
+        if isinstance(pins, (str, int, Event)):
+            pins = [pins]
+        if not isinstance(pins, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidPlaceError(
+                f"pins {pins!r:.50} are no list; nothing was made; give events, their ids or queries"
+            )
+        for given, pin in enumerate(pins):
             for event in self._pin(view, cut, pin):
                 found[event.id] = event
-                if len(found) > PINS_MAX:
+                if max(len(found), given + 1) > PINS_MAX:
                     raise LimitError(
                         f"more than {PINS_MAX} events are pinned; nothing was made; pin fewer, or a narrower query"
                     )
@@ -361,13 +368,16 @@ class ContextReader(StateReader):
                     "retrieved", event.position, event.position + 1, event.hash, tokens.of(message["content"]), event_id
                 )
             )
+        items += [
+            Item("recent", event.position, event.position + 1, event.hash, 0, None, plan.clipped)
+            for event in read_positions(storage, view, plan.pulled)
+        ]
         for message in rendered.tail:
-            start, stop = message["start"], message["stop"]
-            leaves = b"".join(rendered.leaves[at] for at in range(start, stop) if at in rendered.leaves)
-            cut_to = plan.clipped if message is rendered.tail[-1] else None
-            items.append(
-                Item("recent", start, stop, sha256(leaves).hexdigest(), tokens.of(message["content"]), None, cut_to)
-            )
+            start, stop = max(message["start"], plan.start), message["stop"]
+            if start < stop:
+                leaves = b"".join(rendered.leaves[at] for at in range(start, stop) if at in rendered.leaves)
+                digest, count = sha256(leaves).hexdigest(), tokens.of(message["content"])
+                items.append(Item("recent", start, stop, digest, count, None, plan.clipped))
         return Manifest(
             VERSION,
             self.storage.session(self._session_name).id,
@@ -389,9 +399,10 @@ def _left_out(
     plan: Plan, tree: Tree, items: Sequence[Item], rendered: Rendered, system: set[int]
 ) -> tuple[LeftOut, ...]:
     """Give what is in no item, and why. system: the system's messages that found no room, which summaries say nothing of."""
-    taken = sorted((item.start, item.stop) for item in items if item.why in {"summary", "recent"})
+    taken = sorted((item.start, item.stop) for item in items if item.why in {"system", "summary", "recent"})
     unused = {node.position for node in tree.roots} - {*plan.summaries, *plan.digest}
-    left = [LeftOut("budget", position, position + 1) for position in system if position < plan.start]
+    hidden = [position for position in system if any(start <= position < stop for start, stop in taken)]
+    left = [LeftOut("budget", position, position + 1) for position in hidden if position < plan.start]
     at = 0  # up to where all is told of
     for start, stop in [*taken, (plan.cut, plan.cut)]:
         if at < start:

@@ -66,14 +66,16 @@ def render(storage: Storage, view: View, plan: Plan, pins: Sequence[Event], retr
     front += [summarized(event) for event in read_positions(storage, view, plan.summaries)]
     fold = MessagesFold([])
     leaves: dict[int, bytes] = {}
+    in_front = {*plan.system}
     pulled = read_positions(storage, view, plan.pulled)
     for event in chain(pulled, spoken_events(storage, view, plan.start, plan.cut)):
-        fold.apply(event)
-        leaves[event.position] = event.leaf
+        if event.position not in in_front:
+            fold.apply(event)
+            leaves[event.position] = event.leaf
     tail = [message for message in fold.value if not _is_erased(message)]
     erased = [(message["start"], message["stop"]) for message in fold.value if _is_erased(message)]
-    if plan.clipped is not None and tail:
-        tail[-1] = clipped(tail[-1], plan.clipped)
+    if plan.clipped is not None:
+        tail = [clipped(message, plan.clipped) for message in tail]
     return Rendered(front, tail, [quoted("Recalled from earlier", event) for event in retrieved], erased, leaves)
 
 
@@ -124,12 +126,12 @@ def _summary_message(start: int, stop: int, content: str) -> Message:
 
 
 def quoted(why: str, event: Event) -> Message:
-    """Give an event as a quotation."""
+    """Give an event as a quotation. It names no session: the event has another one's name on a fork and in a copy."""
     said = " ".join(part for part in (event.type, event.actor or "") if part)
     text = _quoted_text(event)
     return {
         "role": "summary",
-        "content": [{"type": "text", "text": f"[{why}: {said}, event {event.position} of {event.session}]\n{text}"}],
+        "content": [{"type": "text", "text": f"[{why}: {said}, event {event.position}]\n{text}"}],
         "start": event.position,
         "stop": event.position + 1,
     }
@@ -146,9 +148,15 @@ def _clip(block: Any, characters: int) -> Any:
     if isinstance(block, list):
         return [_clip(each, characters) for each in block]
     if isinstance(block, dict):
+        if block.get("type") in _WHOLE and len(shown(block)) > characters:
+            return {"type": "text", "text": f"[{block['type']}, which is in the session]"}
         kept = ("id", "name", "type", "tool_use_id", "signature", "encrypted", "provider", "kind", "server")
         return {name: value if name in kept else _clip(value, characters) for name, value in block.items()}
     return block
+
+
+# A picture, file or signed thought that is cut is none that a provider takes.
+_WHOLE: Final = ("image", "image_url", "input_image", "document", "thinking", "redacted_thinking")
 
 
 def _cut(text: str, characters: int) -> str:

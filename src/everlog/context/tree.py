@@ -4,7 +4,8 @@
    side by side. The tree's *roots* are those that no other covers; side by side they cover the log up to the *frontier*.
 2. The last summary event says what the other roots are, so that one event tells the whole tree. Summaries are numbered, and the
    number is their idempotency key: two processes that summarize at once cannot both write the next one.
-3. A root whose text was erased is as if it were not there: what it covered is not summarized.
+3. A root whose text was erased is as if it were not there: what it covered stands in its place, as far as it was summarized, and is
+   summarized again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from everlog.context.tokens import SCALE_MAX, SCALE_MIN
 from everlog.core import limits
 from everlog.core.event import Event
 from everlog.core.merkle import range_root
@@ -65,6 +67,7 @@ class Written(msgspec.Struct, frozen=True):
     start: int
     stop: int
     level: int
+    content: Any = None
     number: int = 0
     tokens: dict[str, int] = {}
     children: list[Any] = []
@@ -95,7 +98,8 @@ def written_by(event: Event) -> Written | None:
         nodes_of(written.children)
     except msgspec.ValidationError:
         return None
-    return written if written.number > 0 and event.key == key_of(written.number) else None
+    ours = written.number > 0 and event.key == key_of(written.number) and isinstance(written.content, str)
+    return written if ours else None
 
 
 def nodes_of(listed: Sequence[Any]) -> list[Node]:
@@ -118,10 +122,38 @@ def read_tree(storage: Storage, view: View, cut: int) -> Tree:
         number = max(number, _number_of(event))
         written = written_by(event)
         if written is not None:
-            roots = [*nodes_of(written.roots), node_of(event, written)]
-            return Tree(number, tuple(roots), tuple(written.system[:_SYSTEM_MAX]), written.scale, written.leaf)
+            roots = _standing(storage, view, [*nodes_of(written.roots), node_of(event, written)])
+            scale = min(max(written.scale, SCALE_MIN), SCALE_MAX)
+            return Tree(number, tuple(roots), tuple(written.system[:_SYSTEM_MAX]), scale, written.leaf)
         event = last_summary(storage, view, event.position)
     return Tree(number)
+
+
+def _standing(storage: Storage, view: View, roots: list[Node]) -> list[Node]:
+    """Give the roots that can be read and stand side by side, up to the first that does not.
+
+    In the place of one whose text was erased stand those that it covered, as the tree was before it.
+    """
+    events = {event.position: event for event in read_positions(storage, view, [node.position for node in roots])}
+    frontier = 0
+    for at, node in enumerate(roots):
+        event = events.get(node.position)
+        if (
+            event is None
+            or event.type != "summary"
+            or node.start != frontier
+            or not frontier < node.stop <= node.position
+        ):
+            return roots[:at]
+        if event.raw is None:
+            finer = list(read_tree(storage, view, node.position).roots)
+            whole = bool(finer) and finer[-1].stop == node.stop
+            return _standing(storage, view, [*finer, *roots[at + 1 :]]) if whole else finer
+        written = written_by(event)
+        if written is None or node_of(event, written) != node:
+            return roots[:at]
+        frontier = node.stop
+    return roots
 
 
 def last_summary(storage: Storage, view: View, cut: int) -> Event | None:
@@ -151,10 +183,17 @@ def _numbered(storage: Storage, view: View, cut: int, number: int) -> Event | No
     return page.events[0] if page is not None and page.events else None
 
 
+def free_number(storage: Storage, view: View, number: int) -> int:
+    """Give the first number from this one on whose key no event of another kind has taken."""
+    while (taken := _numbered(storage, view, view.size, number)) is not None and taken.type != "summary":
+        number += 1
+    return number
+
+
 def read_positions(storage: Storage, view: View, positions: Sequence[int]) -> list[Event]:
-    """Read events at single positions, in the order asked for: neighbours together."""
+    """Read events at single positions, in the order asked for, those that there are: neighbours together."""
     found: dict[int, Event] = {}
-    wanted = sorted(set(positions))
+    wanted = sorted({position for position in positions if 0 <= position < view.size})
     while wanted:
         run = 1
         while run < len(wanted) and wanted[run] == wanted[run - 1] + 1 and run < limits.PAGE_EVENTS_MAX:
