@@ -14,6 +14,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from everlog.context.reader import ContextReader
+from everlog.context.tree import summaries_over
 from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
@@ -466,16 +467,17 @@ class Session(SessionSummarizer):
     def erase(self, places: Sequence[PlaceLike], *, reason: str) -> list[int]:
         """Destroy bodies, attachments and salts of events; places, hashes and every proof stay. Give their positions.
 
-        places: events, by position, id or checkpoint's name; those erased before are left out of the result.
-        In every fork that shares an event, it is erased too. Recorded in the ledger.
-        Raises BusyError where they are erased but a reader keeps old bytes in the file's write-ahead log.
+        places: events, by position, id or checkpoint's name; those erased before are left out of the result. In every fork that shares
+        an event, it is erased too, and everywhere the summaries that stand for it. Recorded in the ledger. Raises BusyError where they
+        are erased but a reader keeps old bytes in the file's write-ahead log.
         """
         check_reason(reason)
         view = self.view()
         positions = tuple(sorted({resolve_event(self.storage, view, place) for place in places}))
-        if not positions:
-            return []
-        return list(self.storage.write(Erase(self._row.id, view.branch.key, positions, reason)).positions)
+        for session, row, found in summaries_over(self.storage, view, positions) if positions else ():
+            self.storage.write(Erase(session.id, row.key, found, reason))
+        own = Erase(self._row.id, view.branch.key, positions, reason)
+        return list(self.storage.write(own).positions) if positions else []
 
     # --- live ---
     def follow(
@@ -490,8 +492,7 @@ class Session(SessionSummarizer):
         After a rewind or switch it goes on where the new line parts from the old one, with that line's events.
         idle: end after so many seconds without an event. stop: asked at least every half second; True ends it.
         """
-        follower = Follower(self, start)
-        return follower.run(idle=idle, stop=stop)
+        return Follower(self, start).run(idle=idle, stop=stop)
 
     # --- proof ---
     def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:

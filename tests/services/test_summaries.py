@@ -380,6 +380,43 @@ def test_usage_that_is_no_json_is_recorded_as_a_failure_and_not_raised():
 
 
 # --- what was erased ---
+def test_what_is_erased_is_gone_from_every_summary_that_stood_for_it(store, session):
+    talk(session, 5)
+    session.append("user.message", {"content": "Never tell: the deploy key is in vault item 7731."})
+    talk(session, 60, first=6)
+    session.summarize(**SMALL)
+    fork = session.fork("end", id="fork")
+    talk(fork, 40, first=100)
+    fork.summarize(**SMALL)
+    session.rewind("end", reason="another line")
+    talk(session, 40, first=200)
+    session.summarize(**SMALL)
+    deeper = fork.fork("end", id="deeper")
+    talk(deeper, 40, first=300)
+    deeper.summarize(**SMALL)
+
+    def told():
+        return [
+            (line, event.position)
+            for name in ("s", "fork", "deeper")
+            for line in store.session(name).branches()
+            for event in line.events()
+            if event.raw is not None and b"7731" in event.raw
+        ]
+
+    assert {event.type for line, at in told() for event in [line.event(at)]} == {"user.message", "summary"}
+    assert deeper.erase([5], reason="asked") == [5], "asked of one line, it is gone from all"
+    assert told() == []
+    for name in ("s", "fork", "deeper"):
+        again = store.session(name)
+        assert "7731" not in str(again.context(4_000).payload)
+        again.summarize(**SMALL)
+        assert "7731" not in str(again.outline(0))
+        check_tree(again)
+    assert told() == []
+    store.verify().raise_for_faults()
+
+
 def test_what_an_erased_summary_covered_stands_in_its_place_and_is_summarized_again(session):
     talk(session, 120)
     session.summarize(**SMALL)

@@ -146,7 +146,7 @@ def _say_summaries(found: Sequence[Summary], *, full: bool, as_json: bool) -> No
 
 
 # --- contexts ------------------------------------------------------------------------------------
-@everlog.group()
+@everlog.group(epilog="Examples:  everlog context build run-42 -b 20000   |   everlog context saw run-42@118")
 def context() -> None:
     """Make a context for a model's window, and see what a model was given.
 

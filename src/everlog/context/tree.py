@@ -21,7 +21,7 @@ from everlog.core.event import Event
 from everlog.core.merkle import range_root
 from everlog.core.query import Exact, Term
 from everlog.reader import View
-from everlog.storage import Storage
+from everlog.storage import BranchRow, SessionRow, Storage
 
 SUMMARIES: Final = (Term("type", (Exact("summary"),)),)
 LEAF_TOKENS: Final = (
@@ -188,6 +188,56 @@ def free_number(storage: Storage, view: View, number: int) -> int:
     while (taken := _numbered(storage, view, view.size, number)) is not None and taken.type != "summary":
         number += 1
     return number
+
+
+def summaries_over(
+    storage: Storage, view: View, positions: Sequence[int]
+) -> list[tuple[SessionRow, BranchRow, tuple[int, ...]]]:
+    """Find the summaries of events, on every line that shares them: by session and branch, the positions of their events.
+
+    Reads the events of type `summary` behind the first of them, on each of these lines.
+    """
+    family = [storage.session_of(view.lineage.owner(positions[0]).branch)]
+    known = {family[0].key}
+    for session in family:  # grows while it is walked: forks of forks
+        forks = [fork for fork in storage.forks(session.key) if fork.key not in known]
+        known.update(fork.key for fork in forks)
+        family += forks
+    found: list[tuple[SessionRow, BranchRow, tuple[int, ...]]] = []
+    for session in family:
+        for row in storage.branches(session.key):
+            other = View(row, storage.lineage(row.key, session.name))
+            shared = {at for at in positions if at < row.size and _owner(other, at) == _owner(view, at)}
+            over = _over(storage, other, shared) if shared else ()
+            if over:
+                found.append((session, row, over))
+    return found
+
+
+def _owner(view: View, position: int) -> int:
+    return view.lineage.owner(position).branch
+
+
+def _over(storage: Storage, view: View, positions: set[int]) -> tuple[int, ...]:
+    """Give the positions of a branch's own summaries that stand for any of these events."""
+    start, found = max(view.branch.base_size, min(positions) + 1), list[int]()
+    while start < view.size:
+        page = storage.read(view.lineage, start, view.size, terms=SUMMARIES)
+        for event in page.events:
+            start_of, stop_of = _bounds(event)
+            if any(start_of <= at < stop_of for at in positions):
+                found.append(event.position)
+        if page.following is None:
+            break
+        start = page.following
+    return tuple(found)
+
+
+def _bounds(event: Event) -> tuple[int, int]:
+    """Give the range that a summary stands for, of whatever make it is; an empty one where it does not say."""
+    data: dict[str, Any] = event.data if isinstance(event.data, dict) else {}
+    start, stop = data.get("start"), data.get("stop")
+    return (start, stop) if isinstance(start, int) and isinstance(stop, int) else (0, 0)
 
 
 def read_positions(storage: Storage, view: View, positions: Sequence[int]) -> list[Event]:
