@@ -83,6 +83,7 @@ def test_what_was_erased_since_is_missed_and_that_is_said(session):
     seen = session.saw(request)
     assert not seen.exact
     assert "fact_0" not in seen.payload["messages"][0]["content"][0]["text"]
+    session.summarize(leaf_tokens=300, fan_out=3)  # those that stood for it are gone with it
     again = session.record_request(session.context(3_000), model="m")
     assert session.saw(again).exact
     last = max(item.start for item in session.saw(again).manifest.items if item.why == "recent")
