@@ -124,7 +124,9 @@ def read_tree(storage: Storage, view: View, cut: int) -> Tree:
         if written is not None:
             roots = _standing(storage, view, [*nodes_of(written.roots), node_of(event, written)])
             scale = min(max(written.scale, SCALE_MIN), SCALE_MAX)
-            return Tree(number, tuple(roots), tuple(written.system[:_SYSTEM_MAX]), scale, written.leaf)
+            frontier = roots[-1].stop if roots else 0  # behind it the system's messages are looked for again
+            system = tuple(at for at in written.system[:_SYSTEM_MAX] if at < frontier)
+            return Tree(number, tuple(roots), system, scale, written.leaf)
         event = last_summary(storage, view, event.position)
     return Tree(number)
 
