@@ -31,6 +31,7 @@ _WEIGHTS: Final = {
     "open": 8,
     "decision": 7,
     "error": 6,
+    "stated": 6,  # a fact that a person or a note said
     "fact": 5,
     "state": 4,
     "note": 4,
@@ -38,6 +39,7 @@ _WEIGHTS: Final = {
     "said": 2,
     "summary": 1,
 }
+_SHARE: Final = 0.45  # of the room that lines of one kind take past the first, where others want it
 _CONSTRAINT: Final = re.compile(
     r"\b(never|always|must(?:n't)?|do not|don't|cannot|can't|only|required?|forbidden|avoid|make sure|ensure|remember|important|prefers?|"
     r"constraint|deadline|at (?:most|least)|no more than|before you|without)\b|不要|必须|務必|禁止|必ず|しないで|ください",
@@ -164,7 +166,7 @@ def _gather_said(gathered: _Gathered, position: int, actor: str, content: Any, k
         elif kind == "user" and _GOAL.search(sentence):
             found = "goal"
         elif _FACT.search(sentence):
-            found = "fact"
+            found = "fact" if kind == "said" else "stated"
         elif first:
             found = kind
         else:
@@ -195,18 +197,22 @@ def _written(gathered: _Gathered, tokens: int) -> str:
     """Write the weightiest lines that fit, in the order of their positions, and what was counted."""
     counted = _counted(gathered)
     left = tokens * BYTES_PER_TOKEN - sum(len(line.encode()) + 1 for line in counted)
-    chosen: list[tuple[int, str]] = []
+    chosen: dict[int, str] = {}
     said: set[str] = set()
+    room, taken = left, Counter[str]()
     ranked = sorted(enumerate(gathered.lines), key=lambda each: (-_WEIGHTS[each[1].kind], each[1].position, each[0]))
-    for place, line in ranked:
-        written = str(line)
-        size = len(written.encode()) + 1
-        if size > left or line.text in said:
-            continue
-        said.add(line.text)
-        chosen.append((place, written))
-        left -= size
-    return "\n".join([written for _, written in sorted(chosen)] + counted)
+    for share in (_SHARE, 1.0):
+        for place, line in ranked:
+            written = str(line)
+            size = len(written.encode()) + 1
+            full = taken[line.kind] > 0 and taken[line.kind] + size > share * room
+            if size > left or line.text in said or full:
+                continue
+            said.add(line.text)
+            chosen[place] = written
+            taken[line.kind] += size
+            left -= size
+    return "\n".join([written for _, written in sorted(chosen.items())] + counted)
 
 
 def _counted(gathered: _Gathered) -> list[str]:
