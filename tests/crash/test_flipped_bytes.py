@@ -10,7 +10,9 @@ import msgspec
 import everlog
 from everlog.errors import CorruptionError, EverlogError
 
-STEP = 97  # every byte was tried by hand; here one in so many, each time with another bit, since all would take an hour
+STEP = (
+    151  # every byte was tried by hand; here one in so many, each time with another bit, since all would take an hour
+)
 BITS = (255, 1, 4, 32, 128, 2, 16, 64, 8)
 
 
