@@ -22,6 +22,7 @@ from everlog.context.render import SPOKEN
 from everlog.context.tokens import SCALE_MAX, SCALE_MIN, Tokens, next_scale, sent_bytes
 from everlog.context.tree import (
     LEAF_TOKENS,
+    SYSTEM_MAX,
     Node,
     Tree,
     covered_ranges,
@@ -34,7 +35,6 @@ from everlog.context.tree import (
 from everlog.core.canonical import canonical_json
 from everlog.core.decide import StaleExpectationError
 from everlog.core.event import Event, NewEvent
-from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.core.position import parse_event_id
 from everlog.core.values import check_value
 from everlog.errors import InvalidEventError, KeyReusedError, LimitError, ReducerError
@@ -69,7 +69,7 @@ Summarizer = Callable[[Covered], "str | Mapping[str, Any] | Awaitable[str | Mapp
 
 
 class _Draft(NamedTuple):
-    """A summary to be written: what it covers, and its roots once it stands."""
+    """A summary to be written: what it covers, of which level, and what the tree knows beside it."""
 
     level: int
     start: int
@@ -193,9 +193,7 @@ class SessionSummarizer(SessionWorker):
         system = list(tree.system)
         for event in self._events_from(view, start):
             if covered and _is_due(max(len(events) / LEAF_EVENTS, covered / leaf_tokens), open_uses, events[-1], event):
-                return _Draft(
-                    0, start, event.position, covered, (), tuple(events), tuple(system[: PAGE_EVENTS_MAX // 10]), scale
-                )
+                return _Draft(0, start, event.position, covered, (), tuple(events), tuple(system[:SYSTEM_MAX]), scale)
             events.append(event)
             scale = self._scaled(event) or scale
             if event.type == "system.message" and event.raw is not None:

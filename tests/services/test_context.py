@@ -428,3 +428,16 @@ def test_a_counter_that_counts_less_gets_more_in(memory):
     session.summarize()
     one, other = session.context(8_000), session.context(8_000, token_counter=words)
     assert len(other.encoded) > 1.5 * len(one.encoded)
+
+
+def test_what_stands_word_for_word_is_not_recalled_too_however_much_a_query_finds():
+    with everlog.open("memory:") as store:
+        session = store.create("s")
+        session.extend(
+            [NewEvent("user.message", {"content": f"needle_{number:03} " + "word " * 30}) for number in range(60)]
+        )
+        for budget in range(600, 3_000, 300):
+            text = str(session.context(budget, query="needle").payload)
+            found = [text.count(f"needle_{number:03} ") for number in range(60)]
+            assert max(found) == 1, (budget, found)
+            assert found[-1] == 1

@@ -24,6 +24,15 @@ from everlog.context.manifest import FORMATS, Format, Item, Manifest
 from everlog.context.reader import BUDGET_MAX, Context, Summary
 from everlog.core.event import Event
 from everlog.errors import InvalidPlaceError
+from everlog.summaries import (
+    FAN_OUT,
+    FAN_OUT_MAX,
+    FAN_OUT_MIN,
+    LEAF_TOKENS,
+    LEAF_TOKENS_MAX,
+    LEAF_TOKENS_MIN,
+    SUMMARIES_MAX,
+)
 
 _ITEMS_MAX = 200
 
@@ -31,16 +40,20 @@ _ITEMS_MAX = 200
 @everlog.command(epilog="Examples:  everlog summarize run-42   |   everlog summarize run-42 --fan-out 8 --json")
 @address_argument("session")
 @click.option(
-    "--fan-out", type=click.IntRange(2, 16), default=16, show_default=True, help="Summaries that one more covers."
+    "--fan-out",
+    type=click.IntRange(FAN_OUT_MIN, FAN_OUT_MAX),
+    default=FAN_OUT,
+    show_default=True,
+    help="Summaries that one more covers.",
 )
 @click.option(
     "--leaf-tokens",
-    type=click.IntRange(100, 100_000),
-    default=2_000,
+    type=click.IntRange(LEAF_TOKENS_MIN, LEAF_TOKENS_MAX),
+    default=LEAF_TOKENS,
     show_default=True,
     help="That the finest cover, about.",
 )
-@limit_option(10_000)
+@limit_option(SUMMARIES_MAX)
 @actor_option
 @json_option
 @click.pass_context

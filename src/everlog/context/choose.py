@@ -76,11 +76,11 @@ class Chooser:
         self._tokens = tokens
         self._plan = plan
         self._budget = budget
+        if tokens.method == "counter":
+            self._calibrate()
 
     def choose(self, pins: Sequence[Event], retrieved: Sequence[Event]) -> Chosen:
         """Give the plan, carried out. Raises LimitError where what must go in does not fit."""
-        if self._tokens.method == "counter":
-            self._calibrate()
         bare = msgspec.structs.replace(self._plan, system=(), start=self._plan.cut)
         pinned = self._count(self._render(bare, pins, ()))
         if pinned > self._budget:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +28,6 @@ from everlog.context.tokens import TokenCounter, Tokens
 from everlog.context.tree import (
     Node,
     Tree,
-    node_of,
     nodes_of,
     read_positions,
     read_tree,
@@ -149,14 +149,15 @@ class ContextReader(StateReader):
         tree = read_tree(self.storage, view, cut)
         tokens = Tokens(token_counter, tree.scale)
         pinned = self._pinned(view, cut, pins)
-        plan = Plan(format, cut, cut, self._system(view, cut, tree), tuple(event.id for event in pinned))
+        system = self._system(view, cut, tree)
+        plan = Plan(format, cut, cut, system, tuple(event.id for event in pinned))
         chooser = Chooser(self.storage, view, tree, tokens, plan, budget)
         recalled = [] if query is None else self._recalled(view, cut, query, pinned)
         chosen = chooser.choose(pinned, recalled)
-        before = [event for event in recalled if event.position < chosen.plan.start]
-        if len(before) < len(chosen.plan.retrieved):  # what stands word for word is not recalled too
-            chosen = chooser.choose(pinned, before)
-        manifest = self._manifest(view, tree, tokens, chosen, pinned, budget)
+        while any(event.position >= chosen.plan.start for event in recalled):
+            recalled = [event for event in recalled if event.position < chosen.plan.start]
+            chosen = chooser.choose(pinned, recalled)  # what stands word for word is not recalled too
+        manifest = self._manifest(view, tree, tokens, chosen, pinned, recalled, system, budget)
         return Context(format, chosen.payload, chosen.tokens, budget, manifest)
 
     def saw(self, place: PlaceLike) -> Seen:
@@ -216,7 +217,11 @@ class ContextReader(StateReader):
         events = {
             event.position: event for event in read_positions(self.storage, view, [node.position for node in nodes])
         }
-        return [_summary(events[node.position], node) for node in nodes if level is None or node.level == level]
+        return [
+            _summary(events[node.position], node)
+            for node in nodes
+            if (level is None or node.level == level) and node.position in events
+        ]
 
     def expand(self, summary: Summary | PlaceLike) -> list[Summary] | list[Event]:
         """Give what a summary stands for: summaries, or the events of its range."""
@@ -315,17 +320,21 @@ class ContextReader(StateReader):
 
     def _request_of(self, event: Event) -> Event:
         """Give the request that an event tells of, or was caused by."""
-        chain = [event, *self.causes(event.position, limit=PAGE_EVENTS_MAX)]
         asked = event.data.get("request") if event.type == "model.response" and isinstance(event.data, dict) else None
-        if isinstance(asked, str) and parse_event_id(asked) is not None:
-            chain.insert(1, self._event_of(self.view(), asked))
-        for each in chain:
+        named = [] if not isinstance(asked, str) or parse_event_id(asked) is None else [asked]
+        near = [event, *(self._event_of(self.view(), each) for each in named)]
+        for each in chain(near, self._causes_of(event)):
             if each.type == "model.request" and isinstance(each.data, dict) and "manifest" in each.data:
                 return each
         raise NotFoundError(
             f"no recorded call led to event {event.position} of session {event.session!r}; calls are recorded with record_request(), "
             "and an event names its call with caused_by="
         )
+
+    def _causes_of(self, event: Event) -> Iterator[Event]:
+        """Give the events that led to one, the nearest first; read only where they are asked for."""
+        if event.cause is not None:
+            yield from self.causes(event.position, limit=PAGE_EVENTS_MAX)
 
     def _manifest(
         self,
@@ -334,8 +343,11 @@ class ContextReader(StateReader):
         tokens: Tokens,
         chosen: Chosen,
         pins: Sequence[Event],
+        recalled: Sequence[Event],
+        system: Sequence[int],
         budget: int,
     ) -> Manifest:
+        """Say what a context is made of. recalled: first those that found room. system: the system's messages, with and without room."""
         plan, rendered = chosen.plan, chosen.rendered
         storage = self.storage
         front = iter(rendered.front[len(rendered.front) - len(plan.pins) - bool(plan.digest) - len(plan.summaries) :])
@@ -361,13 +373,9 @@ class ContextReader(StateReader):
                     event.position,
                 )
             )
-        for event_id, message in zip(plan.retrieved, rendered.beside, strict=True):
-            event = self._event_of(view, event_id)
-            items.append(
-                Item(
-                    "retrieved", event.position, event.position + 1, event.hash, tokens.of(message["content"]), event_id
-                )
-            )
+        for event, message in zip(recalled, rendered.beside, strict=False):
+            at, count = event.position, tokens.of(message["content"])
+            items.append(Item("retrieved", at, at + 1, event.hash, count, event.id))
         items += [
             Item("recent", event.position, event.position + 1, event.hash, 0, None, plan.clipped)
             for event in read_positions(storage, view, plan.pulled)
@@ -391,7 +399,7 @@ class ContextReader(StateReader):
             sha256(msgspec.json.encode(chosen.payload)).hexdigest(),
             plan,
             tuple(items),
-            _left_out(plan, tree, items, rendered, set(self._system(view, plan.cut, tree)) - {*plan.system}),
+            _left_out(plan, tree, items, rendered, {*system} - {*plan.system}),
         )
 
 
@@ -432,11 +440,7 @@ def _children(event: Event | None) -> list[Node]:
     return [] if written is None else nodes_of(written.children)
 
 
-def _summary(event: Event, node: Node | None = None) -> Summary:
-    written = written_by(event)
-    if node is None:
-        assert written is not None, "a summary that was read"
-        node = node_of(event, written)
+def _summary(event: Event, node: Node) -> Summary:
     data: dict[str, Any] = event.data if isinstance(event.data, dict) else {}
     content = data.get("content")
     return Summary(

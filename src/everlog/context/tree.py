@@ -28,7 +28,7 @@ LEAF_TOKENS: Final = (
     2_000  # estimated, of the events that one summary of level 0 covers, where nothing else is asked for
 )
 _NEAR: Final = 2_000  # positions before a cut that are looked at for the last summary before its number is searched for
-_SYSTEM_MAX: Final = 100
+SYSTEM_MAX: Final = 100
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True):
@@ -125,7 +125,7 @@ def read_tree(storage: Storage, view: View, cut: int) -> Tree:
             roots = _standing(storage, view, [*nodes_of(written.roots), node_of(event, written)])
             scale = min(max(written.scale, SCALE_MIN), SCALE_MAX)
             frontier = roots[-1].stop if roots else 0  # behind it the system's messages are looked for again
-            system = tuple(at for at in written.system[:_SYSTEM_MAX] if at < frontier)
+            system = tuple(at for at in written.system[:SYSTEM_MAX] if at < frontier)
             return Tree(number, tuple(roots), system, scale, written.leaf)
         event = last_summary(storage, view, event.position)
     return Tree(number)
