@@ -14,7 +14,6 @@ import msgspec
 from uuid_utils import uuid7
 
 from everlog.context.reader import ContextReader
-from everlog.context.tree import summaries_over
 from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, StaleExpectationError
 from everlog.core.event import Cause, Event, Head, NewEvent, PreparedEvent
@@ -46,7 +45,7 @@ from everlog.rebuild import Builder, SnapshotPolicy
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
-from everlog.storage import Append, Base, BranchRow, Create, Erase, Family, Rewind, SessionRow, Storage, Switch, Update
+from everlog.storage import Append, Base, BranchRow, Create, Family, Rewind, SessionRow, Storage, Switch, Update
 from everlog.summaries import SessionSummarizer
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
@@ -471,13 +470,12 @@ class Session(SessionSummarizer):
         an event, it is erased too, and everywhere the summaries that stand for it. Recorded in the ledger. Raises BusyError where they
         are erased but a reader keeps old bytes in the file's write-ahead log.
         """
+        from everlog.erasing import erase_events
+
         check_reason(reason)
         view = self.view()
-        positions = tuple(sorted({resolve_event(self.storage, view, place) for place in places}))
-        for session, row, found in summaries_over(self.storage, view, positions) if positions else ():
-            self.storage.write(Erase(session.id, row.key, found, reason))
-        own = Erase(self._row.id, view.branch.key, positions, reason)
-        return list(self.storage.write(own).positions) if positions else []
+        positions = [resolve_event(self.storage, view, place) for place in places]
+        return erase_events(self.storage, self._row, view, positions, reason)
 
     # --- live ---
     def follow(

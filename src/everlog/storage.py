@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from everlog.cold import ColdRequest, ColdStorage
 from everlog.core.decide import Batch, EventRow, Expected
 from everlog.core.event import Event, Head, PreparedAttachment
 from everlog.core.lease import LeaseRow, LeaseToken, Ticks
@@ -253,6 +254,7 @@ Request = (
     | Delete
     | PutSnapshots
     | DropSnapshots
+    | ColdRequest
 )
 
 
@@ -264,7 +266,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """What a request recorded: an event for each of its batch, in order, and the head after it.
 
     size, peaks, branch_id: of the branch that was appended to; `head` is folded from them when it is asked for.
-    positions: those whose bodies an Erase destroyed now. count: snapshots that were put or dropped.
+    positions: those whose bodies an Erase destroyed now. count: snapshots that were put or dropped; what a ColdRequest counts.
     """
 
     session_id: str
@@ -348,7 +350,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-class Storage(Protocol):
+class Storage(ColdStorage, Protocol):
     """One store. Every method may be called from any thread; none promises an order between calls of two threads.
 
     Errors are those of everlog.errors. After `fork()` every call that reads or writes raises UnsupportedStoreError in the

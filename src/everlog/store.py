@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING, Any
 from everlog.core import limits
 from everlog.core.decide import Batch
 from everlog.core.event import Cause, Event, NewEvent
-from everlog.core.labels import check_reason
 from everlog.core.position import check_session_id, parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
+from everlog.erasing import delete_session
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import Feed, format_cursor
 from everlog.keeper import SnapshotKeeper
 from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
 from everlog.reader import read_query
 from everlog.session import Session, SessionInfo, new_session, open_session, session_info
-from everlog.storage import Delete, Family, SessionFilter, Storage
+from everlog.storage import Family, SessionFilter, Storage
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
+    from everlog.archiving import Archived
     from everlog.audit import Report
     from everlog.claims import Claim
+    from everlog.compacting import Compacted
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
     from everlog.snapshots import SnapshotInfo
+    from everlog.stats import Stats
     from everlog.transfer import Transferred
     from everlog.woken import Woken
 
@@ -254,8 +257,7 @@ class Store:
         cascade: delete those too. Raises BusyError where it is deleted but a reader keeps old bytes in the file's log.
         """
         check_session_id(id)
-        row = self.storage.session(id)
-        self.storage.write(Delete(row.id, check_reason(reason), cascade))
+        delete_session(self.storage, self.storage.session(id), reason, cascade=cascade)
 
     # --- all sessions ---
     def find(self, key: str, *, limit: int = 100) -> list[Event]:
@@ -327,6 +329,69 @@ class Store:
         from everlog.transfer import copy_sessions
 
         return copy_sessions(self.storage, target.storage, target.settings.draw, sessions, progress=progress)
+
+    # --- storage ---
+    def compact(
+        self,
+        *,
+        older_than: float | str = "1d",
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Compacted:
+        """Pack bodies that are older than a time into compressed blocks, and give the free space back. No answer changes.
+
+        older_than: seconds, "12h", "90d"; 0 for all. The end of a session that was at work since then stays as it is. Long strings and
+        attachments that repeat are kept once. progress: called with the number of events packed. dry_run: measure only.
+        May be interrupted, run again, and run beside everything else. A store in memory never packs.
+        """
+        from everlog.compacting import compact_store
+
+        return compact_store(self.storage, older_than=older_than, dry_run=dry_run, progress=progress)
+
+    def archive(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        older_than: float | str = "90d",
+        session: Session | str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archived:
+        """Move packed blocks that are older than a time to object storage; what reads them fetches them from there.
+
+        to: s3://bucket/prefix, gs://…, az://…, or a folder; credentials come from the environment. session: that one's only; what
+        repeats in several stays then. progress: called with the number of blocks moved. Pack first: rows never move.
+        A block leaves the store when its object was read back. Raises UnavailableError, CorruptionError, UnsupportedStoreError.
+        """
+        from everlog.archiving import archive_store
+
+        return archive_store(
+            self.storage,
+            self.settings.draw,
+            os.fspath(to),
+            older_than=older_than,
+            session=self._session_key(session),
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def restore(
+        self, *, session: Session | str | None = None, progress: Callable[[int], None] | None = None
+    ) -> Archived:
+        """Bring archived blocks home, of one session or of all, and remove their objects. Other blocks of an object come with them."""
+        from everlog.archiving import restore_store
+
+        return restore_store(self.storage, session=self._session_key(session), progress=progress)
+
+    def stats(self) -> Stats:
+        """Measure the store: what it holds, how it grows, what compacting would give. Reads it whole: seconds for a gigabyte."""
+        from everlog.stats import measure_store
+
+        return measure_store(self.storage)
+
+    def _session_key(self, session: Session | str | None) -> int | None:
+        uuid = self._uuid(session)
+        return None if uuid is None else self.storage.session_by_id(uuid).key
 
     # --- underneath ---
     def _pack_cause(self, event_id: str) -> bytes:

@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from databases import open_in
 from everlog import NewEvent
+from everlog.archiving import archive_store
 from everlog.errors import EverlogError
 from everlog.rebuild import SnapshotPolicy
 from everlog.session import Settings
@@ -141,6 +142,36 @@ class Twins(RuleBasedStateMachine):
     def extend(self, name, events, key, repeats):
         new = [NewEvent(type, {"content": text}, key=own) for type, text, own in events]
         self.both(lambda store: [seen(event) for event in store.session(name).extend(new, key=key, repeats=repeats)])
+
+    @rule(name=sessions, text=st.sampled_from("xy"), key=KEYS, size=st.sampled_from([10, 20_000]))
+    def append_long(self, name, text, key, size):
+        attachments = {"a.txt": text.encode() * size, "b": text.encode()}
+        self.both(
+            lambda store: seen(
+                store.session(name).append("note", {"content": text * 20_000}, key=key, attachments=attachments)
+            )
+        )
+
+    @rule(name=sessions, position=st.integers(-4, 8))
+    def attachment(self, name, position):
+        def act(store):
+            event = store.session(name).event(position)
+            return [(each.name, event.attachment(each.name)) for each in event.attachments]
+
+        self.both(act)
+
+    @rule(what=st.sampled_from(["compact", "archive", "archive", "restore"]))
+    def store_cold(self, what):
+        """Move bodies about in one of the stores: nothing that is asked of it changes."""
+        if what == "restore":
+            self.other.restore()
+            assert not self.other.storage.objects()
+            assert not [path for path in (self.folder / "archive").rglob("*") if path.is_file()]
+            return
+        self.clock.advance(seconds=1)
+        self.other.compact(older_than=0)
+        if what == "archive":
+            archive_store(self.other.storage, os.urandom, str(self.folder / "archive"), older_than=0)
 
     @rule(name=sessions, behind=st.integers(-2, 2))
     def append_expecting(self, name, behind):

@@ -87,7 +87,10 @@ def test_a_program_may_record_and_read(addresses):
         "DELETE FROM {}.directory",
         "UPDATE {}.directory SET home = 1",
         "DELETE FROM {}.erasure",
-        "UPDATE {}.store SET version = 2",
+        "DELETE FROM {}.block",
+        "UPDATE {}.block SET content = NULL",
+        "DELETE FROM {}.dictionary",
+        "UPDATE {}.store SET version = 99",
         "DROP TABLE {}.event",
         "ALTER TABLE {}.event DISABLE TRIGGER ALL",
         "CREATE TABLE {}.mine (a int)",
@@ -131,6 +134,52 @@ def test_maintenance_erases_and_deletes_and_cannot_forge(url, addresses):
         for column in ("leaf", "nodes", "position", "feed"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"UPDATE {address.schema}.event SET {column} = {column}")
+
+
+def test_maintenance_packs_and_archives_what_programs_then_read(addresses, tmp_path):
+    with everlog.open(addresses["app"]) as store:
+        filled(store)
+        with pytest.raises(UnavailableError, match="everlog init --roles"):
+            store.compact(older_than=0)
+    with everlog.open(addresses["maintenance"]) as store:
+        assert store.compact(older_than=0).events == store.verify().events
+        with everlog.open(addresses["app"]) as other:
+            assert other.session("run-1").branch("b1")[0].data == {"content": "secret"}
+        assert store.archive(str(tmp_path / "archive"), older_than=0).blocks > 0
+    with everlog.open(addresses["app"]) as store:
+        session = store.session("run-1")
+        assert session.branch("b1")[0].attachment("a") == b"x"
+        assert session.branch("b1")[0].data == {"content": "secret"}
+    with everlog.open(addresses["maintenance"]) as store:
+        store.session("other").erase([0], reason="asked for")
+        assert not store.storage.objects()
+        assert store.session("run-1").branch("b1")[0].erased
+        assert store.verify().ok
+
+
+def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_is(url, addresses, tmp_path):
+    keep_tenants_apart(url)
+    schema = read_address(url).schema
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:  # as an older Everlog left it
+        connection.execute(f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary")
+        connection.execute(
+            "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
+        )
+    everlog.open(url).close()
+    for tenant in ("a", "b"):
+        with everlog.open(addresses["maintenance"] + f"&tenant={tenant}") as store:
+            filled(store)
+            assert store.compact(older_than=0).blocks
+            store.archive(str(tmp_path / tenant), older_than=0)
+            assert [row.url for row in store.storage.objects()] == [(tmp_path / tenant).as_uri()]
+            assert store.stats().sizes.objects == 1
+            assert store.verify().ok
+    with everlog.open(addresses["app"] + "&tenant=a") as store:
+        assert store.session("run-1").branch("b1")[0].data == {"content": "secret"}
+    with everlog.open(addresses["maintenance"] + "&tenant=b") as store:
+        store.restore()
+        assert not store.storage.objects()
+    assert [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
 
 
 def test_a_reader_reads(url, addresses):

@@ -33,7 +33,7 @@ from everlog.errors import (
 )
 from everlog.reducers.registry import find_reducer
 from everlog.stores.migrate import load_migrations
-from everlog.stores.sqlite import store as sqlite_store
+from everlog.stores.sqlite import connections
 from everlog.stores.sqlite.connections import APPLICATION_ID, refuse_old_sqlite
 from everlog.stores.sqlite.files import NETWORK_FILE_SYSTEMS, file_system_of, refuse_network_file_system
 
@@ -623,8 +623,8 @@ def test_an_erasure_that_a_reader_hinders_says_so_and_can_be_repeated(
 
 # --- what things cost ----------------------------------------------------------------------------
 def test_the_write_ahead_log_stays_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_store, "CHECKPOINT_PAGES", 40)
-    monkeypatch.setattr(sqlite_store, "RESTART_PAGES", 160)
+    monkeypatch.setattr(connections, "CHECKPOINT_PAGES", 40)
+    monkeypatch.setattr(connections, "RESTART_PAGES", 160)
     wal = path.with_name(path.name + "-wal")
     longest = 0
     with everlog.open(path, durability="relaxed") as store:
@@ -638,8 +638,8 @@ def test_the_write_ahead_log_stays_bounded(path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_write_ahead_log_starts_again_once_a_reader_lets_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_store, "CHECKPOINT_PAGES", 20)
-    monkeypatch.setattr(sqlite_store, "RESTART_PAGES", 10_000)
+    monkeypatch.setattr(connections, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(connections, "RESTART_PAGES", 10_000)
     wal = path.with_name(path.name + "-wal")
     with everlog.open(path, durability="relaxed") as store:
         session = store.create("s")

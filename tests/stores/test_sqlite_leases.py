@@ -18,7 +18,10 @@ def old(tmp_path: Path) -> Path:
     with everlog.open(path) as store:
         store.create("s", title="Title", labels={"a": "b"}).append("note", {"content": "kept"}, key="k")
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
-        raw.execute("DROP TABLE lease")
+        raw.executescript(
+            "DROP TABLE lease; DROP TABLE block; DROP TABLE sharing; DROP TABLE object; DROP TABLE dictionary"
+        )
+        raw.executescript("ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest")
         raw.execute("PRAGMA user_version = 3")
         found = raw.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'lease%'").fetchall()
     assert found == []

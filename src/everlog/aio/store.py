@@ -27,6 +27,9 @@ from everlog.transfer import Transferred
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
+    from everlog.archiving import Archived
+    from everlog.compacting import Compacted
+    from everlog.stats import Stats
 
 
 class AsyncFeed:
@@ -234,6 +237,44 @@ class AsyncStore:
         """See `Store.copy`."""
         plain = target.sync if isinstance(target, AsyncStore) else target
         return await self._engine.run(self.sync.copy, plain, sessions=sessions, progress=progress)
+
+    async def compact(
+        self,
+        *,
+        older_than: float | str = "1d",
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Compacted:
+        """See `Store.compact`."""
+        return await self._engine.run(self.sync.compact, older_than=older_than, dry_run=dry_run, progress=progress)
+
+    async def archive(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        older_than: float | str = "90d",
+        session: AsyncSession | Session | str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archived:
+        """See `Store.archive`."""
+        chosen = _plain(session)
+        return await self._engine.run(
+            self.sync.archive, to, older_than=older_than, session=chosen, dry_run=dry_run, progress=progress
+        )
+
+    async def restore(
+        self,
+        *,
+        session: AsyncSession | Session | str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archived:
+        """See `Store.restore`."""
+        return await self._engine.run(self.sync.restore, session=_plain(session), progress=progress)
+
+    async def stats(self) -> Stats:
+        """See `Store.stats`."""
+        return await self._engine.run(self.sync.stats)
 
 
 async def open_async(

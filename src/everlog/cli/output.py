@@ -73,6 +73,16 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def size_of(count: int) -> str:
+    """Give a number of bytes in words: 512 B, 4.2 kB, 1.5 GB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1_000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1_000
+    return f"{value:,.1f} TB"
+
+
 def ago(micros: int) -> str:
     """Give a length of time in words: 3 s, 12 min, 5 h, 3 d."""
     seconds = max(micros, 0) / 1_000_000

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from threading import Lock, Semaphore, Thread
 from typing import Generic, TypeVar
 
+from everlog.cold import ColdRequest, cold_bytes
 from everlog.core import limits
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
 from everlog.storage import (
@@ -224,6 +225,8 @@ def bytes_held(request: Request) -> int:
         )
     if isinstance(request, (Graft, Erase, Delete, DropSnapshots, RenewLease)):
         return 0
+    if isinstance(request, ColdRequest):
+        return cold_bytes(request)
     if isinstance(request, PutSnapshots):
         return sum(len(snapshot.content) for snapshot in request.snapshots)
     return sum(event.bytes_held for event in request.batch.events)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from everlog.cold import ColdRequest, Day, Sizes
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, StaleExpectationError, Tip, event_of
@@ -44,6 +45,7 @@ from everlog.storage import (
     Withdraw,
 )
 from everlog.stores.feeds import number_after
+from everlog.stores.never_cold import NeverCold, days_of
 from everlog.stores.order import is_chosen, rank
 from everlog.stores.rows import tip_of_branch
 from everlog.stores.shelf import Shelf
@@ -69,7 +71,7 @@ class _Branch(msgspec.Struct):
         return self.events[position - self.row.base_size]
 
 
-class MemoryStorage:
+class MemoryStorage(NeverCold):
     """Implements everlog.storage.Storage. clock: microseconds since 1970 UTC. draw: gives random bytes. ticks: for leases."""
 
     def __init__(
@@ -321,6 +323,18 @@ class MemoryStorage:
         with self._open():
             return self._erasure_count
 
+    # --- cold bodies ---
+    def sizes(self) -> Sizes:
+        with self._open():
+            rows = [row for branch in self._branches for row in branch.events]
+            attached = [own for branch in self._branches for each in branch.attachments.values() for own in each]
+            held = sum(len(row.body or b"") for row in rows) + sum(len(own.content or b"") for own in attached)
+            return Sizes(events=len(rows), sessions=len(self._names), file=held, hot=held)
+
+    def growth(self) -> list[Day]:
+        with self._open():
+            return days_of([row for branch in self._branches for row in branch.events])
+
     # --- the feed ---
     def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
         events: list[tuple[FeedPlace, Event]] = []
@@ -534,6 +548,9 @@ class _Transaction:
 
     def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
         return self._store._shelf.drop(branches, reducer)
+
+    def cold(self, request: ColdRequest) -> int:
+        raise AssertionError(f"nothing of this store is ever packed, and {type(request).__name__} was asked for")
 
     def living_forks(self, session: int) -> list[SessionRow]:
         return self._store.forks(session)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from everlog.cold import ColdRequest
 from everlog.core.decide import (
     Batch,
     Decided,
@@ -166,6 +167,10 @@ class Transaction(Protocol):
         """Drop snapshots of these branches (None for all) and this reducer (None for all); give how many."""
         ...
 
+    def cold(self, request: ColdRequest) -> int:
+        """Carry out what is asked about cold bodies; give what the receipt counts."""
+        ...
+
 
 def carry_out(tx: Transaction, request: Request) -> Receipt:
     """Carry out one request in a transaction, or raise before anything of it is written."""
@@ -200,6 +205,8 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
             branches = None if request.session_id is None else tx.branches(tx.session(request.session_id).key)
             keys = None if branches is None else [branch.key for branch in branches]
             return Receipt("", "", 0, (), count=tx.drop_snapshots(keys, request.reducer))
+        case _:
+            return Receipt("", "", 0, (), count=tx.cold(request))
 
 
 def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:

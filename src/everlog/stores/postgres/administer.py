@@ -12,28 +12,11 @@ import psycopg
 
 from everlog.errors import UnsupportedStoreError
 from everlog.stores.postgres.connections import PLAIN, translate
-from everlog.stores.postgres.opening import TABLES, read_address
+from everlog.stores.postgres.opening import read_address
+from everlog.stores.postgres.rights import TABLES, give_rights, keep_apart
 from everlog.stores.postgres.statements import Statements
 
 ROLES: Final = ("owner", "app", "maintenance", "reader")
-_GRANTS: Final = (
-    "let_in",
-    "let_create",
-    "shut_out",
-    "let_read",
-    "let_record",
-    "let_count",
-    "let_move",
-    "let_name",
-    "let_hold",
-    "let_keep",
-    "let_label",
-    "let_blank",
-    "let_clear",
-    "let_end",
-    "let_sweep",
-    "let_free",
-)
 
 
 def make_roles(url: str) -> list[str]:
@@ -53,11 +36,8 @@ def make_roles(url: str) -> list[str]:
             for role in ROLES:
                 if not connection.execute(statements["has_role"], {"name": f"{schema}_{role}"}).fetchall():
                     connection.execute(statements[f"make_{role}"])
-            for grant in _GRANTS:
-                connection.execute(statements[grant])
             connection.execute(statements["lend_owner"])
-            for (table,) in connection.execute(statements["list_tables"], {"name": schema}).fetchall():
-                connection.execute(statements.about("give_table", table))
+            give_rights(connection, schema)
             connection.execute(statements["give_schema"])
     except psycopg.Error as error:
         raise translate(error) from error
@@ -70,14 +50,8 @@ def keep_tenants_apart(url: str) -> None:
     Again does nothing more. Raises UnavailableError where this login does not own the tables.
     """
     address = read_address(url)
-    statements = Statements(address.schema, "roles.sql")
     try:
         with psycopg.connect(address.conninfo, application_name="everlog", **PLAIN) as connection:
-            for table in TABLES[1:]:
-                named = {"name": statements.schema, "table": table}
-                if not connection.execute(statements["has_policy"], named).fetchall():
-                    connection.execute(statements.about("make_policy", table))
-                connection.execute(statements.about("enable_policy", table))
-                connection.execute(statements.about("force_policy", table))
+            keep_apart(connection, address.schema, [table for tables in TABLES.values() for table in tables])
     except psycopg.Error as error:
         raise translate(error) from error

@@ -19,10 +19,12 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from everlog.cold import AwayError, ColdRequest
 from everlog.core import limits
 from everlog.core.decide import StaleExpectationError
 from everlog.errors import EverlogError, OutcomeUnknownError
 from everlog.storage import Adopt, Append, Receipt, Request, Resolve, StaleLeaseError, Withdraw
+from everlog.stores.blocks import BlockCache
 from everlog.stores.commit import Committer, Outcome, bytes_held
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import (
@@ -61,6 +63,7 @@ class Groups:
         connections: Connections,
         clock: Clock,
         settings: Settings,
+        blocks: BlockCache,
         *,
         joined: bool,
         committed: Callable[[bool], None],
@@ -68,6 +71,7 @@ class Groups:
         self._connections = connections
         self._clock = clock
         self._settings = settings
+        self._blocks = blocks
         self._committed = committed
         self._mutex = Lock()
         self._of_buckets: dict[int, Committer[Request]] = {}
@@ -183,7 +187,7 @@ class Groups:
 
     def _try(self, parts: Sequence[_Part], limit: str) -> list[Outcome]:
         with self._connections.writer() as connection:
-            txs = [PostgresTransaction(self._connections, connection, bucket) for bucket, _ in parts]
+            txs = [PostgresTransaction(self._connections, connection, bucket, self._blocks) for bucket, _ in parts]
             try:
                 outcomes = self._carry_out(connection, txs, parts, limit)
             except BaseException:
@@ -264,7 +268,7 @@ class Groups:
 def _outcome(tx: PostgresTransaction, request: Request) -> Outcome:
     try:
         return carry_out(tx, request)
-    except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
+    except (EverlogError, StaleExpectationError, StaleLeaseError, AwayError) as refusal:
         return refusal
 
 
@@ -272,7 +276,10 @@ def _apart(requests: Sequence[Request]) -> list[list[int]]:
     """Give the places of requests, those about one session together."""
     places: dict[object, list[int]] = {}
     for place, request in enumerate(requests):
-        about: object = request.branch if isinstance(request, Adopt) else request.session_id
+        if isinstance(request, ColdRequest):
+            about: object = ColdRequest  # these lock the bucket, and no session
+        else:
+            about = request.branch if isinstance(request, Adopt) else request.session_id
         places.setdefault(about, []).append(place)
     return list(places.values())
 

@@ -16,29 +16,16 @@ from psycopg.rows import TupleRow
 
 from everlog.core.lease import Ticks
 from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
+from everlog.stores.objects import Objects
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.connections import AGAIN, PLAIN, Connections, translate
+from everlog.stores.postgres.rights import after_migration
 from everlog.stores.postgres.statements import Statements
 from everlog.stores.postgres.store import PostgresStorage
 
 Connection = psycopg.Connection[TupleRow]
 
 SCHEMA: Final = "everlog"
-# Those that grow, each spread by bucket where the server is one of Citus, and each with a tenant but for the counters.
-TABLES: Final = (
-    "bucket",
-    "directory",
-    "session",
-    "label",
-    "branch",
-    "tip",
-    "event",
-    "attachment",
-    "ledger",
-    "erasure",
-    "snapshot",
-    "lease",
-)
 BUCKETS: Final = 16
 BUCKETS_MAX: Final = 1_024  # of a key's bits, ten are for the bucket
 TENANT_CHARACTERS_MAX: Final = 128
@@ -144,10 +131,11 @@ def open_postgres(
     relaxed: bool = False,
     clock: Callable[[], int] | None = None,
     ticks: Callable[[], Ticks] | None = None,
+    objects: Objects | None = None,
 ) -> PostgresStorage:
     """Open the store at an address, making it where there is none, `make` is given and the role may; bring its schema up to date.
 
-    clock, ticks: other ones than the server's, in tests only.
+    clock, ticks: other ones than the server's, in tests only; so is `objects`, another way to object storage.
     Raises NotFoundError (no store, and none is made), UnsupportedStoreError, UnavailableError, BusyError.
     """
     address = read_address(url)
@@ -177,7 +165,13 @@ def open_postgres(
     )
     connections.open()
     store = PostgresStorage(
-        connections, store_id=store_id, buckets=buckets, clock=time_of, settings=settings, distributed=distributed
+        connections,
+        store_id=store_id,
+        buckets=buckets,
+        clock=time_of,
+        settings=settings,
+        distributed=distributed,
+        objects=objects or Objects(),
     )
     if address.notify:
         store.notify_by(address.conninfo)
@@ -265,9 +259,7 @@ def _migrate(
                 }
                 connection.execute(statements["insert_store"], row)
                 connection.execute(statements["insert_buckets"], {"buckets": address.buckets})
-                if connection.execute(statements["has_citus"]).fetchall():
-                    for table in TABLES:
-                        connection.execute(statements["distribute"], {"table": f"{statements.schema}.{table}"})
             else:
                 connection.execute(script)
                 connection.execute(statements["set_version"], {"version": number})
+            after_migration(connection, statements, number)

@@ -220,7 +220,7 @@ FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, posit
 JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
 
 -- read_attachments: an event's attachments, in order
-SELECT name, size, salt, content
+SELECT name, size, salt, content, digest
 FROM {schema}.attachment
 WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s
 ORDER BY number;
@@ -352,7 +352,7 @@ FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, posit
 WHERE e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
 
 -- erase_attachments: destroy attachments and their salts
-UPDATE {schema}.attachment AS a SET content = NULL, salt = NULL
+UPDATE {schema}.attachment AS a SET content = NULL, salt = NULL, digest = NULL
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 WHERE a.bucket = %(bucket)s AND a.branch = r.branch AND a.position = r.position;
 
@@ -512,3 +512,211 @@ NOTIFY {schema}_news;
 
 -- listen: hear of what is recorded
 LISTEN {schema}_news;
+
+-- list_cold: branches of living sessions with own events that are not packed, by key
+SELECT b.branch, coalesce(b.packed, b.base_size), t.size, t.recorded
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+JOIN {schema}.session AS s ON s.bucket = b.bucket AND s.session = b.session
+WHERE b.branch > %(after)s AND t.size > coalesce(b.packed, b.base_size) AND s.deleted IS NULL
+ORDER BY b.branch
+LIMIT %(limit)s;
+
+-- read_packed: how far a branch's own events are packed, of a living session
+SELECT coalesce(b.packed, b.base_size), t.size
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = %(bucket)s AND t.branch = b.branch
+JOIN {schema}.session AS s ON s.bucket = %(bucket)s AND s.session = b.session
+WHERE b.bucket = %(bucket)s AND b.branch = %(branch)s AND s.deleted IS NULL;
+
+-- set_packed: how far a branch's own events are packed
+UPDATE {schema}.branch SET packed = %(packed)s WHERE bucket = %(bucket)s AND branch = %(branch)s;
+
+-- insert_block: a block of bodies
+INSERT INTO {schema}.block (bucket, block, branch, start, stop, kind, newest, dictionary, plain, size, checksum, content)
+VALUES (%(bucket)s, %(block)s, %(branch)s, %(start)s, %(stop)s, %(kind)s, %(newest)s, %(dictionary)s, %(plain)s, %(size)s,
+  %(checksum)s, %(content)s);
+
+-- insert_shared: what is kept once, where it is not there yet
+INSERT INTO {schema}.block (bucket, block, start, stop, digest, newest, plain, size, checksum, content)
+VALUES (%(bucket)s, %(block)s, 0, 0, %(digest)s, %(newest)s, %(plain)s, %(size)s, %(checksum)s, %(content)s)
+ON CONFLICT (bucket, tenant, digest) WHERE digest IS NOT NULL
+DO UPDATE SET newest = greatest({schema}.block.newest, excluded.newest);
+
+-- empty_rows: take bodies that are in blocks out of their rows
+UPDATE {schema}.event SET body = NULL, salt = NULL
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = ANY(%(positions)s::bigint[]);
+
+-- empty_attachments: take attachments that are kept once out of their rows
+UPDATE {schema}.attachment AS a SET content = NULL, digest = r.digest
+FROM unnest(%(positions)s::bigint[], %(numbers)s::integer[], %(digests)s::bytea[]) AS r (position, number, digest)
+WHERE a.bucket = %(bucket)s AND a.branch = %(branch)s AND a.position = r.position AND a.number = r.number;
+
+-- insert_sharings: that events hold something that is kept once
+INSERT INTO {schema}.sharing (bucket, branch, position, digest)
+SELECT %(bucket)s, %(branch)s, r.position, r.digest
+FROM unnest(%(positions)s::bigint[], %(digests)s::bytea[]) AS r (position, digest)
+ON CONFLICT (bucket, branch, position, digest) DO NOTHING;
+
+-- insert_dictionary: a dictionary
+INSERT INTO {schema}.dictionary (bucket, digest, kind, made, content)
+VALUES (%(bucket)s, %(digest)s, %(kind)s, %(made)s, %(content)s)
+ON CONFLICT (bucket, tenant, digest) DO NOTHING;
+
+-- read_dictionaries: the newest dictionary of each kind
+SELECT DISTINCT ON (kind) digest, kind, made, content FROM {schema}.dictionary WHERE bucket = 0 ORDER BY kind, made DESC;
+
+-- read_dictionary: a dictionary
+SELECT content FROM {schema}.dictionary WHERE bucket = 0 AND digest = %(digest)s;
+
+-- read_blocks_over: the blocks that hold bodies of ranges of branches' own events
+SELECT {block}, k.content
+FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
+JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = r.branch AND k.start < r.stop AND k.stop > r.start
+  AND k.start >= (
+    SELECT coalesce(max(f.start), r.start)
+    FROM {schema}.block AS f
+    WHERE f.bucket = %(bucket)s AND f.branch = r.branch AND f.start <= r.start
+  )
+ORDER BY k.branch, k.start;
+
+-- read_shared: what is kept once
+SELECT {block}, k.content FROM {schema}.block AS k WHERE k.bucket = %(bucket)s AND k.digest = %(digest)s;
+
+-- read_block: a block's content, if it is what it was
+SELECT content FROM {schema}.block WHERE bucket = %(bucket)s AND block = %(block)s AND checksum = %(checksum)s;
+
+-- list_blocks: blocks of a bucket in the store itself, by key, of one session or of all
+SELECT {block}
+FROM {schema}.block AS k
+WHERE k.bucket = %(bucket)s AND k.block > %(after)s AND k.object IS NULL AND k.newest < %(newest)s
+  AND (%(session)s::bigint IS NULL OR k.branch IN (
+    SELECT b.branch FROM {schema}.branch AS b WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+  ))
+ORDER BY k.block
+LIMIT %(limit)s;
+
+-- list_object_blocks: the blocks of an object, in the order of their places
+SELECT {block} FROM {schema}.block AS k WHERE k.object = %(object)s ORDER BY k.place;
+
+-- list_objects: objects, by id: those with blocks of one session's events, or all
+SELECT {object}
+FROM {schema}.object AS o
+WHERE %(session)s::bigint IS NULL OR (o.bucket = %(bucket)s AND o.id IN (
+  SELECT k.object
+  FROM {schema}.branch AS b
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = b.branch
+  WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+))
+ORDER BY o.id;
+
+-- read_object: an object
+SELECT {object} FROM {schema}.object AS o WHERE o.bucket = %(bucket)s AND o.id = %(id)s;
+
+-- insert_object: an object that is about to be written
+INSERT INTO {schema}.object (bucket, id, url, name, size, checksum, state, made)
+VALUES (%(bucket)s, %(id)s, %(url)s, %(name)s, %(size)s, %(checksum)s, %(state)s, %(made)s);
+
+-- set_object: what becomes of an object
+UPDATE {schema}.object SET state = %(state)s WHERE bucket = %(bucket)s AND id = %(id)s;
+
+-- delete_object: an object whose bytes are gone
+DELETE FROM {schema}.object
+WHERE bucket = %(bucket)s AND id = %(id)s
+  AND NOT EXISTS (SELECT 1 FROM {schema}.block AS k WHERE k.bucket = %(bucket)s AND k.object = %(id)s)
+RETURNING 1;
+
+-- archive_blocks: contents are in an object, where they are still what was written there
+UPDATE {schema}.block AS k SET object = %(object)s, place = r.place, content = NULL
+FROM unnest(%(blocks)s::bigint[], %(checksums)s::bytea[], %(places)s::bigint[]) AS r (block, checksum, place)
+WHERE k.bucket = %(bucket)s AND k.block = r.block AND k.checksum = r.checksum AND k.content IS NOT NULL
+RETURNING 1;
+
+-- write_block: a block's content, in the place of what it was
+UPDATE {schema}.block
+SET plain = %(plain)s, size = %(size)s, checksum = %(checksum)s, content = %(content)s, object = NULL, place = NULL
+WHERE bucket = %(bucket)s AND block = %(block)s;
+
+-- delete_block: a block of which nothing is left
+DELETE FROM {schema}.block WHERE bucket = %(bucket)s AND block = %(block)s;
+
+-- read_gone: own events of a branch in a range whose bodies were destroyed
+SELECT position FROM {schema}.event
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s AND gone IS NOT NULL;
+
+-- taint_blocks: of blocks of a range of a branch's own events, the objects that hold them
+UPDATE {schema}.object AS o SET state = 'tainted'
+WHERE o.bucket = %(bucket)s AND o.id IN (
+  SELECT k.object
+  FROM {schema}.block AS k
+  WHERE k.bucket = %(bucket)s AND k.branch = %(branch)s AND k.start < %(stop)s AND k.stop > %(start)s AND k.object IS NOT NULL
+);
+
+-- sweep_blocks: blocks of a range of a deleted session's own events
+DELETE FROM {schema}.block
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND start < %(stop)s AND stop > %(start)s;
+
+-- taint_shared: of what only events of a range hold, the objects that hold it
+UPDATE {schema}.object AS o SET state = 'tainted'
+WHERE o.bucket = %(bucket)s AND o.id IN (
+  SELECT k.object
+  FROM {schema}.sharing AS h
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.digest = h.digest
+  WHERE h.bucket = %(bucket)s AND h.branch = %(branch)s AND h.position >= %(start)s AND h.position < %(stop)s
+    AND k.object IS NOT NULL AND NOT EXISTS (
+      SELECT 1
+      FROM {schema}.sharing AS other
+      WHERE other.bucket = %(bucket)s AND other.digest = h.digest
+        AND NOT (other.branch = %(branch)s AND other.position >= %(start)s AND other.position < %(stop)s)
+    )
+);
+
+-- sweep_shared: what only events of a range hold
+DELETE FROM {schema}.block AS k
+WHERE k.bucket = %(bucket)s AND k.digest IN (
+  SELECT h.digest
+  FROM {schema}.sharing AS h
+  WHERE h.bucket = %(bucket)s AND h.branch = %(branch)s AND h.position >= %(start)s AND h.position < %(stop)s
+    AND NOT EXISTS (
+      SELECT 1
+      FROM {schema}.sharing AS other
+      WHERE other.bucket = %(bucket)s AND other.digest = h.digest
+        AND NOT (other.branch = %(branch)s AND other.position >= %(start)s AND other.position < %(stop)s)
+    )
+);
+
+-- end_sharing: that events of a range hold what is kept once, no more
+DELETE FROM {schema}.sharing
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;
+
+-- read_sharing: which of a branch's own events hold what is kept once
+SELECT DISTINCT position FROM {schema}.sharing
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = ANY(%(positions)s::bigint[]);
+
+-- read_sizes: what the store holds; walks the tables, on purpose
+SELECT
+  (SELECT count(*) FROM {schema}.event),
+  (SELECT count(*) FROM {schema}.session WHERE deleted IS NULL),
+  (SELECT coalesce(sum(octet_length(body)), 0)::bigint FROM {schema}.event)
+    + (SELECT coalesce(sum(octet_length(content)), 0)::bigint FROM {schema}.attachment),
+  (SELECT coalesce(sum(size), 0)::bigint FROM {schema}.block WHERE branch IS NOT NULL AND object IS NULL),
+  (SELECT coalesce(sum(plain), 0)::bigint FROM {schema}.block WHERE branch IS NOT NULL),
+  (SELECT coalesce(sum(size), 0)::bigint FROM {schema}.block WHERE digest IS NOT NULL AND object IS NULL),
+  (SELECT coalesce(sum(plain), 0)::bigint FROM {schema}.block WHERE digest IS NOT NULL),
+  (SELECT coalesce(sum(size), 0)::bigint FROM {schema}.block WHERE object IS NOT NULL),
+  (SELECT count(*) FROM {schema}.block),
+  (SELECT count(*) FROM {schema}.object),
+  (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(name)s AND c.relkind = 'r');
+
+-- read_growth: what was recorded on each day, with the bodies that stand in rows; walks the table, on purpose
+SELECT recorded / 86400000000, count(*), coalesce(sum(octet_length(body)), 0)::bigint
+FROM {schema}.event
+WHERE recorded IS NOT NULL
+GROUP BY 1
+ORDER BY 1;
+
+-- read_packed_growth: what blocks give back, by the day of the last event in them; walks the table, on purpose
+SELECT newest / 86400000000, sum(plain)::bigint FROM {schema}.block WHERE branch IS NOT NULL GROUP BY 1;

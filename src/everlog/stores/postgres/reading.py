@@ -19,6 +19,8 @@ from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import BranchRow, Page
+from everlog.stores.blocks import BlockCache
+from everlog.stores.postgres.cold import fill, whole_rows
 from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import bucket_of
 from everlog.stores.rows import Row, branch_row
@@ -32,7 +34,8 @@ WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)
 _SEVERAL = """unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
 JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop"""
 _SMALL = """
-SELECT e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf,
+SELECT e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key,
+  CASE WHEN octet_length(e.body) > %(share)s THEN -1 ELSE e.gone END, e.attached, e.leaf,
   CASE WHEN octet_length(e.body) <= %(share)s THEN e.body END
 FROM {range}
   {terms}
@@ -58,11 +61,12 @@ WHERE held - own <= %(bytes)s
 ORDER BY position {order}
 """
 _GONE, _BODY = 8, 11  # of a row's columns
-_NO_ROOM: Final = -1
+_NO_ROOM: Final = -1  # in the place of what became of a body: it is too large to be read here
 
 
 def read_page(
     connections: Connections,
+    blocks: BlockCache,
     lineage: Lineage,
     start: int,
     stop: int,
@@ -79,7 +83,7 @@ def read_page(
     if _is_indexed(terms):
         span = stop - start
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
-    events, full = _fetch(connections, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
+    events, full = _fetch(connections, blocks, lineage, low, high, conditions, parameters, reverse=reverse, limit=limit)
     if reverse:
         following = events[-1].position if events and (full or not terms) else low
         if not terms:
@@ -98,6 +102,7 @@ def _check_gapless(lineage: Lineage, events: Sequence[Event], low: int, high: in
 
 def _fetch(
     connections: Connections,
+    blocks: BlockCache,
     lineage: Lineage,
     low: int,
     high: int,
@@ -125,16 +130,29 @@ def _fetch(
     full = len(found) == limit or bool(found and len(found[-1][_BODY] or b"") > limits.PAGE_BYTES_MAX)
     if found and found[-1][_GONE] == _NO_ROOM:
         found, full = found[:-1], True
-    return _events(found, lineage, segments, reverse=reverse), full
+    whole = _fill(connections, blocks, lineage, found)
+    return _events(whole, lineage, segments, reverse=reverse), full or len(whole) < len(found)
 
 
 def _lacks_bodies(rows: Sequence[Row]) -> bool:
     """Tell whether bodies were too large to be read as they are."""
-    return any(row[_BODY] is None and row[_GONE] is None for row in rows)
+    return any(row[_GONE] == _NO_ROOM for row in rows)
+
+
+def _fill(connections: Connections, blocks: BlockCache, lineage: Lineage, rows: Sequence[Row]) -> Sequence[Row]:
+    """Put bodies that are in blocks into the rows of a page, as far as they fit into one."""
+    return fill(
+        blocks,
+        connections.fetch_all,
+        rows,
+        lambda row: (lineage.owner(row[0]).branch, row[0]),
+        gone=_GONE,
+        body=_BODY,
+    )
 
 
 def peek(
-    connections: Connections, session_id: str, bucket: int, lineage: Lineage, start: int, stop: int
+    connections: Connections, blocks: BlockCache, session_id: str, bucket: int, lineage: Lineage, start: int, stop: int
 ) -> tuple[BranchRow | None, list[Event] | None]:
     """Read a session's current branch, and events of a line; see Storage.peek. No branch: the session is not there."""
     segments, count = lineage.clip(start, stop), stop - start
@@ -149,7 +167,10 @@ def peek(
     branch = branch_row(found[0]) if found else None
     if branch is None or branch.key != lineage.branch or branch.size < stop or _lacks_bodies(rows):
         return branch, None
-    events = _events(rows, lineage, segments, reverse=False)
+    whole = _fill(connections, blocks, lineage, rows)
+    if len(whole) < len(rows):
+        return branch, None
+    events = _events(whole, lineage, segments, reverse=False)
     _check_gapless(lineage, events, start, stop)
     return branch, events
 
@@ -246,13 +267,18 @@ def _like(pattern: str) -> str:
     return pattern.replace("*", "%")
 
 
-def read_whole_rows(connections: Connections, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+def read_whole_rows(
+    connections: Connections, blocks: BlockCache, lineage: Lineage, start: int, stop: int
+) -> list[EventRow]:
     """Read a page of whole rows from `start` on; see Storage.rows."""
     if start >= stop:
         return []
     segments = lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX))
     given = {**ranges_of(segments), "bucket": bucket_of(lineage.branch), "bytes": limits.PAGE_BYTES_MAX}
-    rows = [EventRow(*columns) for columns in connections.fetch_all("read_rows", given)]
+    found = [EventRow(*columns) for columns in connections.fetch_all("read_rows", given)]
+    rows = whole_rows(
+        blocks, connections.fetch_all, found, lambda position: lineage.owner(position).branch, limits.PAGE_BYTES_MAX
+    )
     if not rows or any(row.position != start + place for place, row in enumerate(rows)):
         raise gap(lineage, start, stop, len(rows))
     return rows

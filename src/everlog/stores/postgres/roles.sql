@@ -53,13 +53,16 @@ GRANT UPDATE (type, actor, outcome, recorded, occurred, cause, key, key_count, k
 ON {schema}.event TO {schema}_maintenance;
 
 -- let_clear: and attachments
-GRANT UPDATE (content, salt), DELETE ON {schema}.attachment TO {schema}_maintenance;
+GRANT UPDATE (content, salt, digest), DELETE ON {schema}.attachment TO {schema}_maintenance;
+
+-- let_pack: and packs what it may destroy
+GRANT INSERT, UPDATE, DELETE ON {schema}.block, {schema}.sharing, {schema}.object, {schema}.dictionary TO {schema}_maintenance;
 
 -- let_end: and the names of sessions that end
 GRANT UPDATE (name, parent, salt, deleted) ON {schema}.session TO {schema}_maintenance;
 
 -- let_sweep: and notes how far it is
-GRANT UPDATE (swept) ON {schema}.branch TO {schema}_maintenance;
+GRANT UPDATE (swept, packed) ON {schema}.branch TO {schema}_maintenance;
 
 -- let_free: and gives names and leases back
 GRANT DELETE ON {schema}.directory, {schema}.lease TO {schema}_maintenance;

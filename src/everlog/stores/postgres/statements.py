@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from everlog.core.lease import LeaseRow
-from everlog.errors import UnsupportedStoreError
+from everlog.core.lineage import Lineage, flatten
+from everlog.errors import NotFoundError, UnsupportedStoreError
 from everlog.stores.migrate import load_migrations
 from everlog.stores.queries import load_queries
 from everlog.stores.rows import Row
@@ -29,6 +30,8 @@ _FRAGMENTS: Final = {
     "session": SESSION,
     "branch": BRANCH,
     "lease": LEASE,
+    "block": "k.block, k.branch, k.start, k.stop, k.newest, k.dictionary, k.plain, k.size, k.checksum, k.object, k.place",
+    "object": "o.id, o.bucket, o.url, o.name, o.size, o.checksum, o.state, o.made",
     "snapshot": "n.branch, n.size, n.reducer, n.version, n.fingerprint, n.base_branch, n.base_size, n.depth, n.plain, n.notes, n.taken",
 }
 SESSION_COLUMNS: Final = 12
@@ -84,3 +87,11 @@ def bucket_of(key: int) -> int:
 def lease_row(row: Row) -> LeaseRow | None:
     """Read the columns of a lease, which are all NULL where there is none."""
     return None if row[0] is None else LeaseRow(*row)
+
+
+def lineage_of(chain: Sequence[Row], session: str) -> Lineage:
+    """Flatten a branch's chain of bases, as read_chain gives it."""
+    if not chain:
+        raise NotFoundError("there is no such branch in this store")
+    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])
+    return Lineage(chain[0][0], chain[0][1].hex(), session, segments)

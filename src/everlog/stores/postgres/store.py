@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg.rows import TupleRow
 
+from everlog.cold import Archive, BringHome, ForgetObject, OpenObject, Pack, PutDictionary
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow
@@ -44,19 +45,19 @@ from everlog.storage import (
     SessionRow,
     Withdraw,
 )
+from everlog.stores.blocks import Bodies
 from everlog.stores.feeds import check_place
 from everlog.stores.news import News
+from everlog.stores.objects import Objects
 from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.clock import Clock
+from everlog.stores.postgres.cold import SWEEP, PostgresBlocks, PostgresCold, fill
 from everlog.stores.postgres.connections import Connections, translate
 from everlog.stores.postgres.groups import Groups
 from everlog.stores.postgres.notify import Notifier
-from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row
-from everlog.stores.postgres.transaction import (
-    Settings,
-    lineage_of,
-)
-from everlog.stores.rows import branch_row, session_row, snapshot_row
+from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
+from everlog.stores.postgres.transaction import Settings
+from everlog.stores.rows import Row, branch_row, session_row, snapshot_row
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
 SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
@@ -74,7 +75,7 @@ class _Ahead(NamedTuple):
     rows: list[Any]
 
 
-class PostgresStorage:
+class PostgresStorage(PostgresCold):
     """Implements everlog.storage.Storage."""
 
     def __init__(
@@ -86,13 +87,15 @@ class PostgresStorage:
         clock: Clock,
         settings: Settings,
         distributed: bool,
+        objects: Objects,
     ) -> None:
+        super().__init__(connections, objects, buckets)
         self.id = store_id
-        self.buckets = buckets
-        self.connections = connections
         self._clock = clock
         self._settings = settings
-        self._groups = Groups(connections, clock, settings, joined=not distributed, committed=self._note_commit)
+        self._groups = Groups(
+            connections, clock, settings, self._blocks, joined=not distributed, committed=self._note_commit
+        )
         self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
         self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
         self._lineages: dict[int, Lineage] = {}  # by branch: neither do these
@@ -111,11 +114,12 @@ class PostgresStorage:
         if isinstance(request, DropSnapshots) and request.session_id is None:
             receipts = [self._groups.write(bucket, request) for bucket in range(self.buckets)]
             return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
-        return self._groups.write(self._bucket(request), request)
+        return self._blocks.fetching(lambda: self._groups.write(self._bucket(request), request))
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self.connections.check_usable()
-        return self._groups.submit(self._bucket(request), request, resolve)
+        again = self._blocks.resolving(request, self.submit, resolve)
+        return self._groups.submit(self._bucket(request), request, again)
 
     def _bucket(self, request: Request) -> int:
         if isinstance(request, Create):
@@ -123,8 +127,14 @@ class PostgresStorage:
             if base is not None:
                 return bucket_of(base.branch)
             return self.connections.bucket_of_name(request.name) if parent is None else self._home(parent)
-        if isinstance(request, Adopt):
+        if isinstance(request, (Adopt, Pack)):
             return bucket_of(request.branch)
+        if isinstance(request, PutDictionary):
+            return 0
+        if isinstance(request, OpenObject):
+            return request.object.bucket
+        if isinstance(request, (Archive, BringHome, ForgetObject)):
+            return request.bucket
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
         return self._home(request.session_id)
 
@@ -152,6 +162,7 @@ class PostgresStorage:
         bounds = {"bucket": bucket, "branch": branch, "start": start, "stop": stop}
         swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
         asked: list[tuple[str, Any]] = [("begin", None), *self._settings]
+        asked += [("lock_bucket", bounds), *((name, bounds) for name in SWEEP)]
         asked += [("sweep_events", bounds), ("sweep_attachments", bounds)]
         asked += [("set_swept", swept), ("commit", None)]
         try:
@@ -253,7 +264,10 @@ class PostgresStorage:
         return branch_row(row)
 
     def peek(self, session_id: str, lineage: Lineage, start: int, stop: int) -> tuple[BranchRow, list[Event] | None]:
-        branch, events = reading.peek(self.connections, session_id, self._home(session_id), lineage, start, stop)
+        home = self._home(session_id)
+        branch, events = self._blocks.fetching(
+            lambda: reading.peek(self.connections, self._blocks, session_id, home, lineage, start, stop)
+        )
         if branch is None:
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
         if events is not None:
@@ -288,12 +302,18 @@ class PostgresStorage:
         reverse: bool = False,
         limit: int = limits.PAGE_EVENTS_MAX,
     ) -> Page:
-        page = reading.read_page(self.connections, lineage, start, stop, terms=terms, reverse=reverse, limit=limit)
+        page = self._blocks.fetching(
+            lambda: reading.read_page(
+                self.connections, self._blocks, lineage, start, stop, terms=terms, reverse=reverse, limit=limit
+            )
+        )
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
 
     def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
-        return reading.read_whole_rows(self.connections, lineage, start, stop)
+        return self._blocks.fetching(
+            lambda: reading.read_whole_rows(self.connections, self._blocks, lineage, start, stop)
+        )
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
         positions = [node_position(level, index) for level, index in places]
@@ -318,7 +338,15 @@ class PostgresStorage:
         return low
 
     def find_key(self, key: str, limit: int) -> list[Event]:
-        rows = self.connections.fetch_all("read_named", {"key": key, "limit": limit})
+        def read() -> list[Any]:
+            rows = self.connections.fetch_all("read_named", {"key": key, "limit": limit})
+            return [
+                row
+                for found in rows  # each may be in a bucket of its own
+                for row in fill(self._blocks, self.connections.fetch_all, [found], _named_place, gone=12, body=15)
+            ]
+
+        rows = self._blocks.fetching(read)
         return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]
 
     def _event_of_branch(
@@ -333,7 +361,16 @@ class PostgresStorage:
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         branch = lineage.owner(position).branch
         given = {"bucket": bucket_of(branch), "branch": branch, "position": position}
-        return [PreparedAttachment(*row) for row in self.connections.fetch_all("read_attachments", given)]
+
+        def read() -> list[PreparedAttachment]:
+            bodies = Bodies(self._blocks, PostgresBlocks(self.connections.fetch_all))
+            found: list[PreparedAttachment] = []
+            for name, size, salt, content, digest in self.connections.fetch_all("read_attachments", given):
+                kept = content if digest is None else bodies.shared(branch, digest)
+                found.append(PreparedAttachment(name, size, salt, kept))
+            return found
+
+        return self._blocks.fetching(read)
 
     # --- snapshots ---
     def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
@@ -353,7 +390,7 @@ class PostgresStorage:
 
     # --- the feed ---
     def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
-        return read_feed(self, after, limit)
+        return self._blocks.fetching(lambda: read_feed(self, after, limit))
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         return tuple(FeedPlace(*row) for row in self.connections.fetch_all("read_feed_ends"))
@@ -404,6 +441,11 @@ class PostgresStorage:
         self.connections.close()
 
 
+def _named_place(row: Row) -> tuple[int, int]:
+    """Give branch and position of a row of read_named."""
+    return row[3], row[4]
+
+
 def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) -> FeedPage:
     """Read a page of the feed: what is new in each bucket, in the order of its numbers, merged by the time recorded."""
     places = {place.bucket: place for place in after}
@@ -445,7 +487,16 @@ def _read_buckets(
     leaves = dict(found.pop(0)) if after else {}
     for place in after:
         check_place(place, leaves.get(place.bucket))
-    return dict(zip(starts, found, strict=True))
+    share = limits.PAGE_BYTES_MAX // len(starts) if starts else 0
+    return {
+        bucket: fill(store._blocks, connections.fetch_all, rows, _fed_place, gone=13, body=16, bytes_max=share)
+        for bucket, rows in zip(starts, found, strict=True)
+    }
+
+
+def _fed_place(row: Row) -> tuple[int, int]:
+    """Give branch and position of a row of read_feed."""
+    return row[1], row[5]
 
 
 def _merge(

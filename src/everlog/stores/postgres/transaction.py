@@ -10,16 +10,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from everlog.cold import ColdRequest
 from everlog.core import limits
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
 from everlog.core.event import PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
-from everlog.core.lineage import Lineage, flatten
+from everlog.core.lineage import Lineage
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
@@ -40,8 +42,10 @@ from everlog.storage import (
     TakeLease,
     Update,
 )
+from everlog.stores.blocks import BlockCache
+from everlog.stores.postgres.cold import ColdWriter, whole_rows
 from everlog.stores.postgres.connections import Connection, Connections
-from everlog.stores.postgres.statements import bucket_of, lease_row
+from everlog.stores.postgres.statements import bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.wire import Parameters
 from everlog.stores.rows import Row, branch_row, session_row, tip_of_branch
 from everlog.stores.transact import NewBranch
@@ -77,7 +81,7 @@ class Mark(msgspec.Struct, frozen=True):
 class PostgresTransaction:
     """Implements everlog.stores.transact.Transaction for one bucket."""
 
-    def __init__(self, connections: Connections, connection: Connection, bucket: int) -> None:
+    def __init__(self, connections: Connections, connection: Connection, bucket: int, blocks: BlockCache) -> None:
         self.bucket = bucket
         self.now = 0
         self.sweeps = False  # whether events of deleted sessions are to be destroyed afterwards
@@ -85,6 +89,7 @@ class PostgresTransaction:
         self.wrote = False
         self._connections = connections
         self._connection = connection
+        self._blocks = blocks
         self._ahead: list[tuple[str, dict[str, Any]]] = []
         self._opening: list[tuple[str, Parameters]] = []
         self._tips: dict[int, Tip] = {}
@@ -271,7 +276,8 @@ class PostgresTransaction:
 
     def _rows_of(self, branch: int, start: int, stop: int) -> list[EventRow]:
         bounds = {"branches": [branch], "starts": [start], "stops": [stop], "bytes": limits.APPEND_BYTES_MAX}
-        return [EventRow(*row) for row in self._fetch("read_rows", bounds)]
+        rows = [EventRow(*row) for row in self._fetch("read_rows", bounds)]
+        return whole_rows(self._blocks, self._fetch, rows, lambda _: branch, limits.APPEND_BYTES_MAX)
 
     def _lineage(self, branch: int) -> Lineage:
         return lineage_of(self._fetch("read_chain", {"branch": branch}), "")
@@ -373,11 +379,16 @@ class PostgresTransaction:
         if not there:
             return []
         places = {"branches": [owner for _, owner, _ in there], "positions": [position for position, _, _ in there]}
+        cold, owned = self._cold(), dict[int, list[int]]()
+        for position, owner, _ in there:
+            owned.setdefault(owner, []).append(position)
+        destroying = [cold.erasing(owner, positions) for owner, positions in owned.items()]
         self._write("erase_events", places)
         self._write("erase_attachments", places)
-        for owner in dict.fromkeys(places["branches"]):
-            first = min(position for position, each, _ in there if each == owner)
-            self._write("erase_snapshots", {"branch": owner, "position": first})  # which are those of all behind it
+        for owner, own in owned.items():
+            self._write("erase_snapshots", {"branch": owner, "position": own[0]})  # which are those of all behind it
+        for destroy in destroying:
+            destroy()
         self._write("raise_erasures", {})
         return [(position, leaf) for position, _, leaf in there]
 
@@ -417,6 +428,16 @@ class PostgresTransaction:
     def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
         chosen = {"branches": None if branches is None else list(branches), "reducer": reducer}
         return len(self._fetch("drop_snapshots", chosen))
+
+    # --- cold bodies ---
+    def cold(self, request: ColdRequest) -> int:
+        assert self._erasures is not None, "these requests lock the bucket"
+        self.wrote = True
+        return self._cold().carry_out(request, self._erasures)
+
+    def _cold(self) -> ColdWriter:
+        new_key = partial(self._connections.new_key, self.bucket)
+        return ColdWriter(self._blocks, self._fetch, self._write, new_key, now=self.now)
 
     # --- the end ---
     def copy(self) -> None:
@@ -516,9 +537,9 @@ def locked_by(requests: Sequence[Request]) -> tuple[list[str], list[int], bool]:
         elif isinstance(request, Create):
             if request.forked_from is not None:
                 ids[request.forked_from] = None
-        elif request.session_id is not None:
+        elif not isinstance(request, ColdRequest) and request.session_id is not None:
             ids[request.session_id] = None
-    return list(ids), list(branches), any(isinstance(request, _HEAVY) for request in requests)
+    return list(ids), list(branches), any(isinstance(request, (*_HEAVY, ColdRequest)) for request in requests)
 
 
 def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str]]:
@@ -567,14 +588,6 @@ def _attachment_columns(attached: Sequence[tuple[int, int, int, PreparedAttachme
         "salt": [item.salt for _, _, _, item in attached],
         "content": [item.content for _, _, _, item in attached],
     }
-
-
-def lineage_of(chain: Sequence[Row], session: str) -> Lineage:
-    """Flatten a branch's chain of bases, as read_chain gives it."""
-    if not chain:
-        raise NotFoundError("there is no such branch in this store")
-    segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])
-    return Lineage(chain[0][0], chain[0][1].hex(), session, segments)
 
 
 def _no_session(session_id: str) -> NotFoundError:

@@ -18,6 +18,7 @@ from threading import Condition, Lock, RLock
 import apsw
 import msgspec
 
+from everlog.cold import AwayError
 from everlog.core import limits
 from everlog.errors import (
     BusyError,
@@ -36,6 +37,8 @@ APPLICATION_ID = 0x4576_6C67  # "Evlg"
 PAGE_BYTES = 8192  # twice as fast as 4096 with 1 kB rows (measured)
 READERS_MAX = 4
 BUSY_MILLISECONDS = 5_000
+CHECKPOINT_PAGES = 2_000  # WAL pages (16 MiB) after which a commit copies them into the file
+RESTART_PAGES = 8_192  # WAL pages (64 MiB) after which it waits for readers, so that the WAL starts again (law 13)
 CACHE_KIBIBYTES = 16 * 1024  # of the writer; the session's memory bound stays far above it
 
 UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError)  # what stands in a row is not what was written
@@ -152,6 +155,20 @@ class Connections:
             except apsw.Error:
                 self.drop_writer()
 
+    def keep_wal_short(self) -> None:
+        """Copy the write-ahead log into the file where it has grown. Call with the turn taken."""
+        pages, connection = self.wal_pages, self._writer
+        if pages < CHECKPOINT_PAGES or connection is None:
+            return
+        mode = apsw.SQLITE_CHECKPOINT_PASSIVE if pages < RESTART_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
+        connection.set_busy_timeout(0)  # a long reader of another program must not make every commit wait
+        try:
+            connection.wal_checkpoint(mode=mode)
+        except apsw.Error:
+            return  # what was committed is safe in the WAL; the next commit tries again, or fails itself
+        finally:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+
     def _note_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         """SQLite's hook after a commit. It replaces the automatic checkpoint, which the store does itself."""
         self.wal_pages = pages
@@ -170,6 +187,9 @@ class Connections:
             sound = True
         except EverlogError as error:
             sound = not isinstance(error.__cause__, apsw.Error)
+            raise
+        except AwayError:
+            sound = True
             raise
         finally:
             with self._lock:
@@ -318,6 +338,9 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
     migrations = load_migrations("everlog.stores.sqlite")
     if empty and application == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # what compacting frees can be given back a part at a time
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != ("wal",):
         raise UnsupportedStoreError(

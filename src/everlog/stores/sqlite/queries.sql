@@ -75,13 +75,16 @@ FROM event
 WHERE branch = :branch AND position >= :start AND position < :stop
 ORDER BY position;
 
--- read_leaf: leaf, nodes and time of one event (event_position)
-SELECT leaf, nodes, recorded, gone
+-- read_leaf: leaf, nodes and time of one event, what became of its body, and its commitments (event_position)
+SELECT leaf, nodes, recorded, gone, commitments
 FROM event
 WHERE branch = :branch AND position = :position;
 
+-- read_leaves: the leaves of a range of one branch's own events (event_position)
+SELECT leaf FROM event WHERE branch = :branch AND position >= :start AND position < :stop ORDER BY position;
+
 -- read_attachments: an event's attachments, in order (attachment_number)
-SELECT name, size, salt, content
+SELECT name, size, salt, content, digest
 FROM attachment
 WHERE branch = :branch AND position = :position
 ORDER BY number;
@@ -213,10 +216,12 @@ INSERT INTO attachment (branch, position, number, name, size, salt, content)
 VALUES (:branch, :position, :number, :name, :size, :salt, :content);
 
 -- erase_event: destroy a body and its salt (event_position)
-UPDATE event SET body = NULL, salt = NULL, gone = 1 WHERE branch = :branch AND position = :position;
+UPDATE event
+SET body = NULL, salt = NULL, gone = 1, commitments = coalesce(commitments, :commitments)
+WHERE branch = :branch AND position = :position;
 
 -- erase_attachments: destroy attachments and their salts (attachment_number)
-UPDATE attachment SET content = NULL, salt = NULL WHERE branch = :branch AND position = :position;
+UPDATE attachment SET content = NULL, salt = NULL, digest = NULL WHERE branch = :branch AND position = :position;
 
 -- end_session: destroy what a session is called
 UPDATE session
@@ -366,3 +371,169 @@ DELETE FROM lease WHERE session = :session;
 
 -- read_lease_sums: every lease with its checksum (the table)
 SELECT checksum, session, number, nonce, holder, boot, until, ttl, taken, floor FROM lease;
+
+-- list_cold: branches of living sessions with own events that are not packed, by key (the table of branches)
+SELECT b.branch, coalesce(b.packed, b.base_size), b.size, b.recorded
+FROM branch AS b
+JOIN session AS s ON s.session = b.session
+WHERE b.branch > :after AND b.size > coalesce(b.packed, b.base_size) AND s.deleted IS NULL
+ORDER BY b.branch
+LIMIT :limit;
+
+-- read_packed: how far a branch's own events are packed, of a living session (primary keys)
+SELECT coalesce(b.packed, b.base_size), b.size
+FROM branch AS b
+JOIN session AS s ON s.session = b.session
+WHERE b.branch = :branch AND s.deleted IS NULL;
+
+-- set_packed: how far a branch's own events are packed (primary key)
+UPDATE branch SET packed = :packed WHERE branch = :branch;
+
+-- insert_block: a block of bodies, or what is kept once and was not there yet
+INSERT INTO block (branch, start, stop, digest, kind, newest, dictionary, plain, size, checksum, content)
+VALUES (:branch, :start, :stop, :digest, :kind, :newest, :dictionary, :plain, :size, :checksum, :content)
+ON CONFLICT (digest) WHERE digest IS NOT NULL DO UPDATE SET newest = max(newest, excluded.newest);
+
+-- read_range: rows of a branch's own events, in the order of the feed, those with bodies without them (event_position)
+SELECT feed, branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone,
+  attached, commitments, leaf, nodes
+FROM event
+WHERE branch = :branch AND position >= :start AND position < :stop AND body IS NOT NULL
+ORDER BY feed;
+
+-- delete_range: rows that are written again (event_position)
+DELETE FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND body IS NOT NULL;
+
+-- insert_range: a row in its place in the feed, without its body
+-- Not an UPDATE: SQLite leaves a page whose rows have shrunk as it is, nine tenths empty (measured); a page that rows are deleted
+-- from is merged with others.
+INSERT INTO event (feed, branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers,
+  gone, attached, commitments, leaf, nodes)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- empty_attachment: take an attachment that is kept once out of its row (attachment_number)
+UPDATE attachment SET content = NULL, digest = :digest
+WHERE branch = :branch AND position = :position AND number = :number;
+
+-- insert_sharing: that an event holds something that is kept once
+INSERT INTO sharing (branch, position, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- insert_dictionary: a dictionary
+INSERT INTO dictionary (digest, kind, made, content) VALUES (:digest, :kind, :made, :content) ON CONFLICT DO NOTHING;
+
+-- read_dictionaries: the newest dictionary of each kind (the table: a few rows)
+SELECT digest, kind, max(made), content FROM dictionary GROUP BY kind;
+
+-- read_dictionary: a dictionary (primary key)
+SELECT content FROM dictionary WHERE digest = :digest;
+
+-- read_block_at: the block that may hold the body of an event (block_place)
+SELECT block, branch, start, stop, newest, dictionary, plain, size, checksum, object, place, content
+FROM block
+WHERE branch = :branch AND start <= :position
+ORDER BY start DESC
+LIMIT 1;
+
+-- read_blocks_between: the blocks of a branch's own events that lie in a range (block_place)
+SELECT block, branch, start, stop, newest, dictionary, plain, size, checksum, object, place, content
+FROM block
+WHERE branch = :branch AND start >= :start AND start < :stop
+ORDER BY start;
+
+-- read_shared: what is kept once (block_digest)
+SELECT block, branch, start, stop, newest, dictionary, plain, size, checksum, object, place, content
+FROM block
+WHERE digest = :digest;
+
+-- read_block: a block's content, if it is what it was (primary key)
+SELECT content FROM block WHERE block = :block AND checksum = :checksum;
+
+-- list_blocks: blocks in the store itself, by key (primary key)
+SELECT block, branch, start, stop, newest, dictionary, plain, size, checksum, object, place
+FROM block
+WHERE block > :after AND object IS NULL AND newest < :newest
+ORDER BY block
+LIMIT :limit;
+
+-- list_session_blocks: blocks of a session's events in the store itself, by key (branch_number, block_place)
+SELECT b.block, b.branch, b.start, b.stop, b.newest, b.dictionary, b.plain, b.size, b.checksum, b.object, b.place
+FROM branch AS own
+CROSS JOIN block AS b ON b.branch = own.branch
+WHERE own.session = :session AND b.block > :after AND b.object IS NULL AND b.newest < :newest
+ORDER BY b.block
+LIMIT :limit;
+
+-- list_object_blocks: the blocks of an object, in the order of their places (block_object)
+SELECT block, branch, start, stop, newest, dictionary, plain, size, checksum, object, place
+FROM block
+WHERE object = :object
+ORDER BY place;
+
+-- list_objects: every object, by id (the table)
+SELECT id, 0, url, name, size, checksum, state, made FROM object ORDER BY id;
+
+-- list_session_objects: objects that hold blocks of a session's events (branch_number, block_place)
+SELECT DISTINCT o.id, 0, o.url, o.name, o.size, o.checksum, o.state, o.made
+FROM branch AS own
+CROSS JOIN block AS b ON b.branch = own.branch
+CROSS JOIN object AS o ON o.id = b.object
+WHERE own.session = :session
+ORDER BY o.id;
+
+-- read_object: an object (primary key)
+SELECT id, 0, url, name, size, checksum, state, made FROM object WHERE id = :id;
+
+-- insert_object: an object that is about to be written
+INSERT INTO object (id, url, name, size, checksum, state, made)
+VALUES (:id, :url, :name, :size, :checksum, :state, :made);
+
+-- set_object: what becomes of an object (primary key)
+UPDATE object SET state = :state WHERE id = :id;
+
+-- delete_object: an object whose bytes are gone (block_object)
+DELETE FROM object WHERE id = :id AND NOT EXISTS (SELECT 1 FROM block WHERE object = :id);
+
+-- archive_block: a block's content is in an object, if it is still what was written there (primary key)
+UPDATE block
+SET object = :object, place = :place, content = NULL
+WHERE block = :block AND checksum = :checksum AND content IS NOT NULL;
+
+-- write_block: a block's content, in the place of what it was (primary key)
+UPDATE block
+SET plain = :plain, size = :size, checksum = :checksum, content = :content, object = NULL, place = NULL
+WHERE block = :block;
+
+-- delete_block: a block of which nothing is left (primary key)
+DELETE FROM block WHERE block = :block;
+
+-- read_gone: own events of a branch in a range whose bodies were destroyed (event_position)
+SELECT position FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND gone IS NOT NULL;
+
+-- end_sharing: that an event of a range holds what is kept once, no more (primary key)
+DELETE FROM sharing WHERE branch = :branch AND position >= :start AND position < :stop RETURNING digest;
+
+-- is_shared: whether an event still holds what is kept once (sharing_digest)
+SELECT 1 FROM sharing WHERE digest = :digest LIMIT 1;
+
+-- read_sizes: what the store holds; walks the tables, on purpose
+SELECT
+  (SELECT count(*) FROM event),
+  (SELECT count(*) FROM session WHERE deleted IS NULL),
+  (SELECT coalesce(sum(length(body)), 0) FROM event) + (SELECT coalesce(sum(length(content)), 0) FROM attachment),
+  (SELECT coalesce(sum(size), 0) FROM block WHERE branch IS NOT NULL AND object IS NULL),
+  (SELECT coalesce(sum(plain), 0) FROM block WHERE branch IS NOT NULL),
+  (SELECT coalesce(sum(size), 0) FROM block WHERE digest IS NOT NULL AND object IS NULL),
+  (SELECT coalesce(sum(plain), 0) FROM block WHERE digest IS NOT NULL),
+  (SELECT coalesce(sum(size), 0) FROM block WHERE object IS NOT NULL),
+  (SELECT count(*) FROM block),
+  (SELECT count(*) FROM object);
+
+-- read_growth: what was recorded on each day, with the bodies that stand in rows; walks the table, on purpose
+SELECT recorded / 86400000000, count(*), coalesce(sum(length(body)), 0)
+FROM event
+WHERE recorded IS NOT NULL
+GROUP BY 1
+ORDER BY 1;
+
+-- read_packed_growth: what blocks give back, by the day of the last event in them; walks the table, on purpose
+SELECT newest / 86400000000, sum(plain) FROM block WHERE branch IS NOT NULL GROUP BY 1;

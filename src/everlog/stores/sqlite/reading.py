@@ -20,10 +20,12 @@ from everlog.core import limits
 from everlog.core.decide import EventRow
 from everlog.core.event import Cause, Event
 from everlog.core.lineage import Lineage, Segment
+from everlog.core.merkle import node_in_row, node_position
 from everlog.core.position import parse_event_id
 from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import Page
+from everlog.stores.blocks import TWIG_LEAVES, TWIG_LEVELS, Bodies, Twigs, twig
 from everlog.stores.sqlite.run import Row, fetch_each, fetch_one
 
 INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
@@ -47,6 +49,7 @@ WHERE e.branch = s.value ->> '$[0]'
 
 def read_page(
     connection: apsw.Connection,
+    bodies: Bodies,
     lineage: Lineage,
     start: int,
     stop: int,
@@ -62,7 +65,7 @@ def read_page(
     index = _index_of(terms)
     if index is not None and _few(connection, lineage, start, stop, conditions, parameters, index):
         return _read_indexed(
-            connection, lineage, start, stop, conditions, parameters, index, reverse=reverse, limit=limit
+            connection, bodies, lineage, start, stop, conditions, parameters, index, reverse=reverse, limit=limit
         )
     span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
@@ -70,25 +73,29 @@ def read_page(
     rows = connection.execute(
         _READ.format(columns=_COLUMNS, index="", terms=conditions), {"segments": _encode(segments), **parameters}
     )
+    events = _decoded(rows, bodies, lineage, segments)
     if reverse:
-        return _collect_reverse(rows, lineage, segments, low=low, start=start, limit=limit, gapless=not terms)
-    return _collect(rows, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
+        return _collect_reverse(events, lineage, segments, low=low, start=start, limit=limit, gapless=not terms)
+    return _collect(events, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
 
 
-def _decoded(rows: Iterable[Row], lineage: Lineage, segments: Sequence[Segment]) -> Iterator[Event]:
+def _decoded(rows: Iterable[Row], bodies: Bodies, lineage: Lineage, segments: Sequence[Segment]) -> Iterator[Event]:
     """Give the events of rows, which come in the order of the segments."""
     session, branch = lineage.session, lineage.branch_id
     remaining = iter(segments)
-    writer, segment_stop = "", -1
+    writer, owner, segment_stop = "", 0, -1
     for row in rows:
         while row[0] >= segment_stop:
             segment = next(remaining)
-            writer, segment_stop = segment.writer, segment.stop
-        yield Event(session, branch, writer, *row)
+            writer, owner, segment_stop = segment.writer, segment.branch, segment.stop
+        columns: Row = row
+        if row[11] is None and row[8] is None:
+            columns = (*row[:11], bodies.body(owner, row[0]))
+        yield Event(session, branch, writer, *columns)
 
 
 def _collect(
-    rows: Iterable[Row],
+    decoded: Iterable[Event],
     lineage: Lineage,
     segments: Sequence[Segment],
     *,
@@ -100,7 +107,7 @@ def _collect(
     """Take events from the front of a window that ends at `high`, up to a page."""
     events: list[Event] = []
     held = 0
-    for event in _decoded(rows, lineage, segments):
+    for event in decoded:
         held += len(event.raw or b"")
         if held > limits.PAGE_BYTES_MAX and events:
             break
@@ -116,7 +123,7 @@ def _collect(
 
 
 def _collect_reverse(
-    rows: Iterable[Row],
+    decoded: Iterable[Event],
     lineage: Lineage,
     segments: Sequence[Segment],
     *,
@@ -128,7 +135,7 @@ def _collect_reverse(
     """Take a page from the end of a window that starts at `low`: read in its order, since the other way would need a sort."""
     kept: deque[Event] = deque()
     held = read = 0
-    for event in _decoded(rows, lineage, segments):
+    for event in decoded:
         kept.append(event)
         read += 1
         held += len(event.raw or b"")
@@ -142,6 +149,7 @@ def _collect_reverse(
 
 def _read_indexed(
     connection: apsw.Connection,
+    bodies: Bodies,
     lineage: Lineage,
     start: int,
     stop: int,
@@ -162,7 +170,8 @@ def _read_indexed(
         segment = lineage.owner(position)
         one = Segment(segment.branch, segment.writer, position, position + 1)
         rows = connection.execute(_READ.format(columns=_COLUMNS, index="", terms=""), {"segments": _encode([one])})
-        event = _collect(rows, lineage, [one], high=position + 1, stop=position + 1, limit=1, gapless=True).events[0]
+        decoded = _decoded(rows, bodies, lineage, [one])
+        event = _collect(decoded, lineage, [one], high=position + 1, stop=position + 1, limit=1, gapless=True).events[0]
         held += len(event.raw or b"")
         if held > limits.PAGE_BYTES_MAX and events:
             break
@@ -248,20 +257,23 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
             return f"coalesce(e.outcome, 'none') = :{name}"
 
 
-def read_whole_rows(connection: apsw.Connection, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+def read_whole_rows(
+    connection: apsw.Connection, bodies: Bodies, lineage: Lineage, start: int, stop: int
+) -> list[EventRow]:
     """Read a page of whole rows from `start` on; see Storage.rows."""
     rows: list[EventRow] = []
     held = 0
+    twigs = Twigs(read_leaves(connection, lineage, start - start % TWIG_LEAVES, start))
     for segment in lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
         at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
         for columns in fetch_each(connection, "read_rows", at):
-            row = EventRow(*columns)
+            row = bodies.whole(segment.branch, EventRow(*columns))
             held += len(row.body or b"")
             if held > limits.PAGE_BYTES_MAX and rows:
                 return rows
             if row.position != start + len(rows):
                 raise _gap(lineage, start, segment.stop, len(rows))
-            rows.append(row)
+            rows.append(twigs.grown(row))
     if start < stop and not rows:
         raise _gap(lineage, start, stop, 0)
     return rows
@@ -273,15 +285,40 @@ def read_leaf(connection: apsw.Connection, lineage: Lineage, position: int) -> t
     row = fetch_one(connection, "read_leaf", at)
     if row is None:
         raise _gap(lineage, position, position + 1, 0)
-    leaf, nodes, recorded, _ = row
+    leaf, nodes, recorded, _, _ = row
     return leaf, nodes, recorded or 0
 
 
-def read_feed(connection: apsw.Connection, after: int, limit: int) -> tuple[list[tuple[Any, ...]], bool]:
+def read_leaves(connection: apsw.Connection, lineage: Lineage, start: int, stop: int) -> list[bytes]:
+    """Read the leaves of [start, stop), in order."""
+    leaves: list[bytes] = []
+    for segment in lineage.clip(start, stop):
+        at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
+        leaves += [leaf for (leaf,) in fetch_each(connection, "read_leaves", at)]
+    if len(leaves) != stop - start:
+        raise _gap(lineage, start, stop, len(leaves))
+    return leaves
+
+
+def read_node(connection: apsw.Connection, lineage: Lineage, level: int, index: int) -> bytes:
+    """Read a node of the lineage's tree, or make it from its leaves where it left its row."""
+    leaf, stored, _ = read_leaf(connection, lineage, node_position(level, index))
+    node = node_in_row(level, leaf, stored)
+    if node or level > TWIG_LEVELS:
+        return node
+    return twig(read_leaves(connection, lineage, index << level, (index + 1) << level))
+
+
+def read_feed(
+    connection: apsw.Connection, bodies: Bodies, after: int, limit: int
+) -> tuple[list[tuple[Any, ...]], bool]:
     """Read a page of feed rows, and whether more may follow."""
     rows: list[tuple[Any, ...]] = []
     held = 0
-    for row in fetch_each(connection, "read_feed", {"after": after, "limit": limit}):
+    for columns in fetch_each(connection, "read_feed", {"after": after, "limit": limit}):
+        row = columns
+        if row[13] is None and row[10] is None:
+            row = (*row[:13], bodies.body(row[1], row[2]))
         held += len(row[13] or b"")
         if held > limits.PAGE_BYTES_MAX and rows:
             return rows, True

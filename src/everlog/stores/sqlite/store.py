@@ -15,13 +15,13 @@ from typing import Any
 
 import apsw
 
+from everlog.cold import AwayError
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, StaleExpectationError
 from everlog.core.event import Event, PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.lineage import Lineage
-from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.core.snapshot import Snapshot
 from everlog.errors import (
@@ -48,14 +48,17 @@ from everlog.storage import (
     StaleLeaseError,
     Withdraw,
 )
+from everlog.stores.blocks import Bodies
 from everlog.stores.commit import Committer, Outcome, bytes_held
 from everlog.stores.feeds import number_after
 from everlog.stores.news import News
+from everlog.stores.objects import Objects
 from everlog.stores.rows import branch_row, session_row
 from everlog.stores.sqlite import files, listing, reading, snapshots
-from everlog.stores.sqlite.connections import BUSY_MILLISECONDS, UNREADABLE, Connections, translate
+from everlog.stores.sqlite.cold import ColdWriter, SqliteCold
+from everlog.stores.sqlite.connections import UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
-from everlog.stores.sqlite.run import fetch_all, fetch_one, fetch_row, run
+from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
     Tips,
@@ -68,21 +71,25 @@ from everlog.stores.sqlite.transaction import (
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import carry_out
 
-CHECKPOINT_PAGES = 2_000  # WAL pages (16 MiB) after which a commit copies them into the file
-RESTART_PAGES = 8_192  # WAL pages (64 MiB) after which it waits for readers, so that the WAL starts again (law 13)
 SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroys
 
 
-class SqliteStorage:
+class SqliteStorage(SqliteCold):
     """Implements everlog.storage.Storage on one file. Open with `open_sqlite`."""
 
     def __init__(
-        self, connections: Connections, *, store_id: str, clock: Callable[[], int], ticks: Callable[[], Ticks]
+        self,
+        connections: Connections,
+        *,
+        store_id: str,
+        clock: Callable[[], int],
+        ticks: Callable[[], Ticks],
+        objects: Objects,
     ) -> None:
         self.ticks = ticks
         self.id = store_id
         self._clock = clock
-        self._connections = connections
+        super().__init__(connections, objects)
         self._committer = Committer(self._commit_group, bytes_held)
         self._data_version = -1
         self._tips = Tips()
@@ -91,11 +98,11 @@ class SqliteStorage:
     # --- writing ---
     def write(self, request: Request) -> Receipt:
         self._connections.check_process()
-        return self._committer.write(request)
+        return self._blocks.fetching(lambda: self._committer.write(request))
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self._connections.check_process()
-        return self._committer.submit(request, resolve)
+        return self._committer.submit(request, self._blocks.resolving(request, self.submit, resolve))
 
     def _commit_group(self, requests: Sequence[Request]) -> list[Outcome]:
         with self._connections.writing:
@@ -103,11 +110,11 @@ class SqliteStorage:
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
-                tx = SqliteTransaction(connection, self._tips, now=self._clock(), ticks=self.ticks)
+                tx = SqliteTransaction(connection, self._tips, self._blocks, now=self._clock(), ticks=self.ticks)
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.changed:
                     self._news.announce()
-                    self._keep_wal_short(connection)
+                    self._connections.keep_wal_short()
             finally:
                 turn.release()
             if tx.traces:
@@ -134,7 +141,7 @@ class SqliteStorage:
             for request in requests:
                 try:
                     outcomes.append(carry_out(tx, request))
-                except (EverlogError, StaleExpectationError, StaleLeaseError) as refusal:
+                except (EverlogError, StaleExpectationError, StaleLeaseError, AwayError) as refusal:
                     outcomes.append(refusal)
             tx.flush()
         except BaseException as error:
@@ -161,19 +168,6 @@ class SqliteStorage:
                 f"the commit to {self._connections.path} failed ({error}); whether it took effect is not known; append again "
                 "with the same key to learn"
             ) from error
-
-    def _keep_wal_short(self, connection: apsw.Connection) -> None:
-        pages = self._connections.wal_pages
-        if pages < CHECKPOINT_PAGES:
-            return
-        mode = apsw.SQLITE_CHECKPOINT_PASSIVE if pages < RESTART_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
-        connection.set_busy_timeout(0)  # a long reader of another program must not make every commit wait
-        try:
-            connection.wal_checkpoint(mode=mode)
-        except apsw.Error:
-            return  # what was committed is safe in the WAL; the next commit tries again, or fails itself
-        finally:
-            connection.set_busy_timeout(BUSY_MILLISECONDS)
 
     def _truncate_wal(self, connection: apsw.Connection) -> None:
         """Take what was destroyed out of the WAL too, which still holds the pages as they were."""
@@ -219,6 +213,7 @@ class SqliteStorage:
                 branch, start, size = row
                 stop = min(size, start + SWEEP_EVENTS)
                 bounds = {"branch": branch, "start": start, "stop": stop}
+                ColdWriter(connection, self._blocks, now=self._clock()).sweep(branch, start, stop)
                 run(connection, "sweep_events", bounds)
                 run(connection, "sweep_attachments", bounds)
                 run(connection, "set_swept", {"branch": branch, "swept": stop})
@@ -322,22 +317,23 @@ class SqliteStorage:
         reverse: bool = False,
         limit: int = limits.PAGE_EVENTS_MAX,
     ) -> Page:
-        with self._connections.reader() as connection:
-            page = reading.read_page(connection, lineage, start, stop, terms=terms, reverse=reverse, limit=limit)
+        def read(connection: apsw.Connection, bodies: Bodies) -> Page:
+            return reading.read_page(
+                connection, bodies, lineage, start, stop, terms=terms, reverse=reverse, limit=limit
+            )
+
+        page = self._reading(read)
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
 
     def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
-        with self._connections.reader() as connection:
-            return reading.read_whole_rows(connection, lineage, start, stop)
+        return self._reading(
+            lambda connection, bodies: reading.read_whole_rows(connection, bodies, lineage, start, stop)
+        )
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        nodes: list[bytes] = []
         with self._connections.reader() as connection:
-            for level, index in places:
-                leaf, stored, _ = reading.read_leaf(connection, lineage, node_position(level, index))
-                nodes.append(node_in_row(level, leaf, stored))
-        return nodes
+            return [reading.read_node(connection, lineage, level, index) for level, index in places]
 
     def leaf_at(self, lineage: Lineage, position: int) -> tuple[bytes, int]:
         with self._connections.reader() as connection:
@@ -356,9 +352,14 @@ class SqliteStorage:
         return low
 
     def find_key(self, key: str, limit: int) -> list[Event]:
-        with self._connections.reader() as connection:
-            rows = fetch_all(connection, "read_named", {"key": key, "limit": limit})
-        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]
+        def read(connection: apsw.Connection, bodies: Bodies) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = []
+            for row in fetch_each(connection, "read_named", {"key": key, "limit": limit}):
+                away = row[15] is None and row[12] is None
+                found.append((*row[:15], bodies.body(row[3], row[4])) if away else row)
+            return found
+
+        return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in self._reading(read)]
 
     def _event_of_branch(
         self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[Any, ...]
@@ -370,10 +371,17 @@ class SqliteStorage:
         return event
 
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
-        at = {"branch": lineage.owner(position).branch, "position": position}
-        with self._connections.reader() as connection:
-            rows = fetch_all(connection, "read_attachments", at)
-        return [PreparedAttachment(*row) for row in rows]
+        branch = lineage.owner(position).branch
+
+        def read(connection: apsw.Connection, bodies: Bodies) -> list[PreparedAttachment]:
+            found: list[PreparedAttachment] = []
+            at = {"branch": branch, "position": position}
+            for name, size, salt, content, digest in fetch_each(connection, "read_attachments", at):
+                kept = content if digest is None else bodies.shared(branch, digest)
+                found.append(PreparedAttachment(name, size, salt, kept))
+            return found
+
+        return self._reading(read)
 
     # --- snapshots ---
     def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
@@ -391,14 +399,16 @@ class SqliteStorage:
 
     # --- the feed ---
     def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
-        with self._connections.reader() as connection:
+        names: dict[int, tuple[Any, ...]] = {}
+
+        def read(connection: apsw.Connection, bodies: Bodies) -> tuple[list[tuple[Any, ...]], bool]:
             start = number_after(after, partial(_feed_leaf, connection))
-            rows, full = reading.read_feed(connection, start, limit)
-            names: dict[int, tuple[Any, ...]] = {}
-            for row in rows:
-                branch: int = row[1]
-                if branch not in names:
-                    names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
+            rows, full = reading.read_feed(connection, bodies, start, limit)
+            for branch in {row[1] for row in rows}:
+                names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
+            return rows, full
+
+        rows, full = self._reading(read)
         places = [FeedPlace(0, row[0], row[12]) for row in rows]
         events: list[tuple[FeedPlace, Event]] = []
         for place, (_, branch, *columns) in zip(places, rows, strict=True):
@@ -467,10 +477,11 @@ def open_sqlite(
     read_only: bool = False,
     relaxed: bool = False,
     disk: files.Disk = files.SYSTEM,
+    objects: Objects | None = None,
 ) -> SqliteStorage:
     """Open the store at a path, making it where there is none; finish what a deletion left unfinished.
 
-    disk: where the files lie; another than the system's in tests only.
+    disk: where the files lie; objects: how object storage is spoken to; others than the system's in tests only.
     Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
     """
     connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed, disk=disk)
@@ -482,7 +493,7 @@ def open_sqlite(
     with connections.reader() as connection:
         row = fetch_one(connection, "read_store")
     assert row is not None, "a store that was made has a row of its own"
-    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock, ticks=ticks)
+    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock, ticks=ticks, objects=objects or Objects())
     if not read_only:
         with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
             store.remove_traces()

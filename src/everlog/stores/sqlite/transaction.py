@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import apsw
 import msgspec
 
+from everlog.cold import ColdRequest
 from everlog.core import limits
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
 from everlog.core.event import PreparedAttachment
@@ -22,7 +24,9 @@ from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
 from everlog.storage import BranchRow, Create, SessionRow
+from everlog.stores.blocks import BlockCache
 from everlog.stores.rows import branch_row, session_row, tip_of_branch
+from everlog.stores.sqlite.cold import ColdWriter, bodies
 from everlog.stores.sqlite.damage import checksum_of
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
@@ -65,11 +69,14 @@ class Tips:
 class SqliteTransaction:
     """Implements everlog.stores.transact.Transaction."""
 
-    def __init__(self, connection: apsw.Connection, tips: Tips, *, now: int, ticks: Callable[[], Ticks]) -> None:
+    def __init__(
+        self, connection: apsw.Connection, tips: Tips, blocks: BlockCache, *, now: int, ticks: Callable[[], Ticks]
+    ) -> None:
         self.now = now
         self.ticks = ticks
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
         self._connection = connection
+        self._blocks = blocks
         self._tips = tips.by_branch
         self._current = tips.by_session
         self._lineages = tips.lineages
@@ -170,14 +177,22 @@ class SqliteTransaction:
                 if row is not None:
                     position, count = row
                     covered = min(position + (count or 1), segment.stop)  # a cut may lie within the append
-                    rows = list(
-                        read_own_rows(
-                            self._connection, segment.branch, position, covered, bytes_max=limits.APPEND_BYTES_MAX
-                        )
-                    )
+                    rows = self._own_rows(segment.branch, position, covered)
                     found[key] = RecordedEvents(segment.writer, rows)
                     break
         return found
+
+    def _own_rows(self, branch: int, start: int, stop: int) -> list[EventRow]:
+        """Read whole rows of one branch's own events; ends after the row whose body passes APPEND_BYTES_MAX in all."""
+        found = bodies(self._connection, self._blocks)
+        rows: list[EventRow] = []
+        held = 0
+        for columns in fetch_each(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
+            rows.append(found.whole(branch, EventRow(*columns)))
+            held += len(rows[-1].body or b"")
+            if held > limits.APPEND_BYTES_MAX:
+                break
+        return rows
 
     def living_forks(self, session: int) -> list[SessionRow]:
         return read_forks(self._connection, session)
@@ -273,21 +288,29 @@ class SqliteTransaction:
 
     def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         self.flush()
-        self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
         lineage = read_lineage(self._connection, branch, "")
-        erased: list[tuple[int, bytes]] = []
-        for position in sorted(set(positions)):
-            at = {"branch": lineage.owner(position).branch, "position": position}
-            leaf, _, _, gone = fetch_row(self._connection, "read_leaf", at)
+        cold = ColdWriter(self._connection, self._blocks, now=self.now)
+        erasing: list[tuple[bytes, dict[str, Any]]] = []
+        for position in sorted(set(positions)):  # all is read, maybe from object storage, before anything is written
+            at: dict[str, Any] = {"branch": lineage.owner(position).branch, "position": position}
+            leaf, _, _, gone, commitments = fetch_row(self._connection, "read_leaf", at)
             if gone is None:
-                run(self._connection, "erase_event", at)
-                run(self._connection, "erase_attachments", at)
-                run(self._connection, "erase_snapshots", at)
-                erased.append((position, leaf))
-        if erased:
+                at["commitments"] = commitments or cold.commitment(at["branch"], position)
+                erasing.append((leaf, at))
+        self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
+        owned: dict[int, list[int]] = {}
+        for _, row in erasing:
+            at = {"branch": row["branch"], "position": row["position"]}
+            run(self._connection, "erase_event", row)
+            run(self._connection, "erase_attachments", at)
+            run(self._connection, "erase_snapshots", at)
+            owned.setdefault(row["branch"], []).append(row["position"])
+        for owner, own in owned.items():
+            cold.erase(owner, own)
+        if erasing:
             self.changed = True
             run(self._connection, "raise_erasures")
-        return erased
+        return [(row["position"], leaf) for leaf, row in erasing]
 
     def end_session(self, session: int) -> None:
         self.flush()
@@ -329,6 +352,13 @@ class SqliteTransaction:
     def drop_snapshots(self, branches: Sequence[int] | None, reducer: str | None) -> int:
         self.changed = True
         return drop_snapshots(self._connection, branches, reducer)
+
+    # --- cold bodies ---
+    def cold(self, request: ColdRequest) -> int:
+        self.flush()
+        self.changed = True
+        writer = ColdWriter(self._connection, self._blocks, now=self.now)
+        return writer.carry_out(request, self.erasures(0))
 
     def _leave_traces(self) -> None:
         """Note, in the same transaction, what is owed after it: whoever opens the store next pays it, if this process dies."""
@@ -416,19 +446,6 @@ def read_lineage(connection: apsw.Connection, branch: int, session: str) -> Line
         raise NotFoundError("there is no such branch in this store")
     segments = flatten([(key, writer.hex(), base_size) for key, _, writer, base_size in chain])
     return Lineage(branch, chain[0][1].hex(), session, segments)
-
-
-def read_own_rows(
-    connection: apsw.Connection, branch: int, start: int, stop: int, *, bytes_max: int
-) -> Iterator[EventRow]:
-    """Read whole rows of one branch's own events; ends after the row whose body passes bytes_max in all."""
-    held = 0
-    for row in fetch_each(connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
-        event = EventRow(*row)
-        held += len(event.body or b"")
-        yield event
-        if held > bytes_max:
-            return
 
 
 def _no_session(session_id: str) -> NotFoundError:

@@ -1,0 +1,37 @@
+"""Erasing: what is destroyed, and all that was derived from it.
+
+1. The store destroys bodies, salts, attachments, snapshots and what blocks hold, in one transaction with the ledger's record.
+2. Summaries that stand for an event are erased with it, on every line that shares it, and before it: whoever is stopped between
+   has erased too much rather than too little.
+3. Objects of an archive that hold what was destroyed are replaced at once. Where that fails it is said, and done by whoever erases,
+   archives or restores next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from everlog.archiving import finish
+from everlog.context.tree import summaries_over
+from everlog.core.labels import check_reason
+from everlog.reader import View
+from everlog.storage import Delete, Erase, SessionRow, Storage
+
+
+def erase_events(storage: Storage, session: SessionRow, view: View, positions: Sequence[int], reason: str) -> list[int]:
+    """Erase events of a branch; give the positions of those that were there. See `Session.erase`."""
+    check_reason(reason)
+    if not positions:
+        return []
+    wanted = tuple(sorted(set(positions)))
+    for other, row, found in summaries_over(storage, view, wanted):
+        storage.write(Erase(other.id, row.key, found, reason))
+    erased = storage.write(Erase(session.id, view.branch.key, wanted, reason)).positions
+    finish(storage)
+    return list(erased)
+
+
+def delete_session(storage: Storage, session: SessionRow, reason: str, *, cascade: bool) -> None:
+    """End a session. See `Store.delete`."""
+    storage.write(Delete(session.id, check_reason(reason), cascade))
+    finish(storage)

@@ -1,0 +1,253 @@
+"""Bodies that left their rows, found again: the same for every store, over the few reads that a store gives.
+
+1. What was decoded is kept by the checksum of its bytes, up to CACHE_BYTES a store, so a block that was written again is read again.
+2. Content that is in object storage and not in this process raises AwayError, and is fetched where no transaction is open.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Container, Sequence
+from hashlib import sha256
+from threading import Lock, Thread
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from everlog.cold import AwayError, ObjectRow, StoredBlock
+from everlog.core.block import Codec, Compressed, Entry, unpack_shared
+from everlog.core.decide import EventRow
+from everlog.core.header import commit_body
+from everlog.core.merkle import DIGEST_BYTES, push_leaf
+from everlog.errors import CorruptionError, EverlogError, UnavailableError
+from everlog.storage import Receipt, Request, Resolve, Withdraw
+from everlog.stores.objects import Objects
+
+CACHE_BYTES: Final = 16 * 1024 * 1024
+TWIG_LEVELS: Final = 6
+TWIG_LEAVES: Final = 1 << TWIG_LEVELS
+_FETCHES_MAX: Final = 64  # objects that one page of events may be spread over
+
+T = TypeVar("T")
+
+
+class BlockSource(Protocol):
+    """What a store reads of blocks in one transaction. A block comes with its content, None where that is archived."""
+
+    def block_at(self, branch: int, position: int) -> tuple[StoredBlock, bytes | None] | None: ...
+
+    def shared(self, branch: int, digest: bytes) -> tuple[StoredBlock, bytes | None] | None: ...
+
+    def dictionary(self, digest: bytes) -> bytes | None: ...
+
+    def object(self, block: StoredBlock) -> ObjectRow | None: ...
+
+
+class BlockCache:
+    """What one store has decoded lately, and the codecs of its dictionaries. Safe for threads."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._kept: OrderedDict[bytes, tuple[int, object]] = OrderedDict()
+        self._held = 0
+        self._codecs: dict[bytes | None, Codec] = {None: Codec()}
+        self._lock = Lock()
+
+    def decoded(self, checksum: bytes, cost: int, decode: Callable[[], T]) -> T:
+        """Give what a content decodes to. cost: bytes that it takes."""
+        with self._lock:
+            kept = self._kept.get(checksum)
+            if kept is not None:
+                self._kept.move_to_end(checksum)
+                return kept[1]  # pyright: ignore[reportReturnType]  # a checksum is of one kind of content
+        value = decode()
+        with self._lock:
+            if checksum not in self._kept and cost <= CACHE_BYTES:
+                self._kept[checksum] = (cost, value)
+                self._held += cost
+            while self._held > CACHE_BYTES:
+                self._held -= self._kept.popitem(last=False)[1][0]
+        return value
+
+    def fetching(self, read: Callable[[], T]) -> T:
+        """Read, again each time that it needs an object of object storage, which is fetched while no transaction is open.
+
+        Raises what fetching raised, where the store still says that it is there.
+        """
+        failed: tuple[bytes, EverlogError] | None = None
+        for _ in range(_FETCHES_MAX):
+            try:
+                return read()
+            except AwayError as away:
+                if failed is not None and failed[0] == away.object.id:
+                    raise failed[1] from None
+                try:
+                    self.objects.get(away.object)
+                except EverlogError as error:
+                    failed = (away.object.id, error)  # it may have been brought home meanwhile
+        raise UnavailableError(
+            f"more than {_FETCHES_MAX} objects of object storage are needed for one read; nothing was changed; restore the session's "
+            "archive, or read fewer events at a time"
+        )
+
+    def resolving(self, request: Request, submit: Callable[[Request, Resolve], Withdraw], resolve: Resolve) -> Resolve:
+        """Give what is to be called with a queued request's outcome: where an object is needed, it is fetched and the request queued again."""
+
+        def fetch(away: AwayError) -> None:
+            try:
+                self.objects.get(away.object)
+                submit(request, resolve)
+            except EverlogError as error:
+                resolve(error)
+
+        def resolved(outcome: Receipt | Exception) -> None:
+            if isinstance(outcome, AwayError):  # not here: this thread commits for others
+                Thread(target=fetch, args=(outcome,), name="everlog-fetch", daemon=True).start()
+            else:
+                resolve(outcome)
+
+        return resolved
+
+    def codec(self, source: BlockSource, digest: bytes | None) -> Codec:
+        """Give the codec of a dictionary. Reading with it is safe for threads, packing is not."""
+        found = self._codecs.get(digest)
+        if found is None:
+            assert digest is not None, "the codec without a dictionary is always there"
+            content = source.dictionary(digest)
+            if content is None:
+                raise CorruptionError(
+                    f"the dictionary {digest.hex()} that blocks were packed with is not in the store; nothing was changed; restore a "
+                    "backup"
+                )
+            found = self._codecs[digest] = Codec(content)
+        return found
+
+
+class Bodies:
+    """Finds bodies that left their rows, in one read transaction; the block found last is at hand for the next."""
+
+    def __init__(self, cache: BlockCache, source: BlockSource) -> None:
+        self._cache = cache
+        self._source = source
+        self._branch = 0
+        self._start = self._stop = -1
+        self._entries: dict[int, Entry] = {}
+
+    def find(self, branch: int, position: int) -> tuple[bytes, bytes] | None:
+        """Give an event's body and its salt; None where no block holds it. branch: that owns it. Raises AwayError, CorruptionError."""
+        if branch != self._branch or not self._start <= position < self._stop:
+            found = self._source.block_at(branch, position)
+            if found is None:
+                return None
+            self._entries = self.entries(*found)
+            self._branch, self._start, self._stop = branch, found[0].start, found[0].stop
+        entry = self._entries.get(position)
+        if entry is None:
+            return None
+        return entry.body(lambda digest: self.shared(branch, digest)), entry.salt
+
+    def body(self, branch: int, position: int) -> bytes | None:
+        """Give an event's body alone; None where no block holds it."""
+        found = self.find(branch, position)
+        return None if found is None else found[0]
+
+    def whole(self, branch: int, row: EventRow) -> EventRow:
+        """Give a row with the body, the salt and the commitment that left it."""
+        if row.body is not None or row.gone is not None:
+            return row
+        found = self.find(branch, row.position)
+        if found is None:
+            return row
+        body, salt = found
+        commitments = commit_body(salt, body) if row.commitments is None else row.commitments
+        return msgspec.structs.replace(row, body=body, salt=salt, commitments=commitments)
+
+    def shared(self, branch: int, digest: bytes) -> bytes:
+        """Give what is kept once by the hash of its bytes. branch: of an event that holds it. Raises AwayError, CorruptionError."""
+        found = self._source.shared(branch, digest)
+        if found is None:
+            raise CorruptionError(
+                f"content {digest.hex()} that events hold is not in the store; nothing was changed; restore a backup"
+            )
+        block, content = found
+
+        def decode() -> bytes:
+            return unpack_shared(self.checked(block, content), block.plain)
+
+        return self._cache.decoded(block.checksum, block.plain, lambda: _sound(decode, block))
+
+    def entries(self, block: StoredBlock, content: bytes | None) -> dict[int, Entry]:
+        """Decode a block; its entries by position."""
+
+        def decode() -> dict[int, Entry]:
+            codec = self._cache.codec(self._source, block.dictionary)
+            return {entry.position: entry for entry in codec.unpack(self.checked(block, content), block.plain)}
+
+        return self._cache.decoded(block.checksum, block.plain, lambda: _sound(decode, block))
+
+    def checked(self, block: StoredBlock, content: bytes | None) -> bytes:
+        """Give the bytes of a block, from where it is archived if they are not in the store, when they are what was written."""
+        if content is None and block.object is not None and block.place is not None:
+            row = self._source.object(block)
+            if row is None:
+                raise _damaged(block, "its object is not known")
+            held = self._cache.objects.held(row)
+            if held is None:
+                raise AwayError(row)
+            content = held[block.place : block.place + block.size]
+        if content is None or sha256(content).digest() != block.checksum:
+            raise _damaged(block, "its bytes are not what was written")
+        return content
+
+    def without(self, block: StoredBlock, content: bytes | None, gone: Container[int]) -> Compressed | None:
+        """Give a block written again without the bodies at some positions; None where none is left."""
+        left = [entry for position, entry in sorted(self.entries(block, content).items()) if position not in gone]
+        if not left:
+            return None
+        # A codec of its own: the cache's may be packing in another thread.
+        dictionary = None if block.dictionary is None else self._source.dictionary(block.dictionary)
+        return Codec(dictionary).pack(left)
+
+
+class Twigs:
+    """The nodes of the lowest levels, which leave the rows with the bodies, made again from the leaves as rows are read in order."""
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        """leaves: from the last position that 64 divides up to the first row."""
+        self._peaks: list[bytes] = []
+        for position, leaf in enumerate(leaves):
+            push_leaf(self._peaks, position, leaf)
+
+    def grown(self, row: EventRow) -> EventRow:
+        """Give the next row with the nodes that left it."""
+        place = row.position % TWIG_LEAVES
+        if place == 0:
+            self._peaks.clear()
+        nodes = push_leaf(self._peaks, place, row.leaf)
+        return row if row.nodes or not nodes else msgspec.structs.replace(row, nodes=nodes)
+
+
+def stays(nodes: bytes) -> bytes:
+    """Give what stays in a row of its nodes: all where one is above the lowest levels, else none."""
+    return nodes if len(nodes) > TWIG_LEVELS * DIGEST_BYTES else b""
+
+
+def twig(leaves: Sequence[bytes]) -> bytes:
+    """Give the node over 2, 4 … 64 leaves."""
+    peaks: list[bytes] = []
+    for position, leaf in enumerate(leaves):
+        push_leaf(peaks, position, leaf)
+    assert len(peaks) == 1, "a node is over a power of two of leaves"
+    return peaks[0]
+
+
+def _sound(decode: Callable[[], T], block: StoredBlock) -> T:
+    try:
+        return decode()
+    except ValueError as error:
+        raise _damaged(block, str(error)) from error
+
+
+def _damaged(block: StoredBlock, why: str) -> CorruptionError:
+    what = "what is kept once" if block.branch is None else f"the bodies of positions {block.start} to {block.stop - 1}"
+    return CorruptionError(f"block {block.key} with {what} is damaged: {why}; nothing was changed; restore a backup")
