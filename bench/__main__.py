@@ -20,6 +20,7 @@ from bench.contexts import contexts
 from bench.postgres import postgres
 from bench.states import conversation, states
 from bench.steps import steps
+from bench.storage import storage
 from bench.work import WORK, Row
 
 ALL = WORK | {
@@ -27,6 +28,7 @@ ALL = WORK | {
     "conversation": conversation,
     "steps": steps,
     "contexts": contexts,
+    "storage": storage,
     "postgres": postgres,
 }
 

@@ -31,7 +31,7 @@ from everlog.core.merkle import DIGEST_BYTES
 from everlog.stores.blocks import BlockCache, Bodies, stays
 from everlog.stores.objects import Objects, ObjectStorage
 from everlog.stores.sqlite.connections import Connections, translate
-from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
+from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 
 T = TypeVar("T")
 _INCREMENTAL: Final = 2  # SQLite's number for the way of vacuuming that stores are made with
@@ -296,14 +296,15 @@ class ColdWriter:
         row = fetch_one(self._connection, "read_object", {"id": request.object})
         if row is None or ObjectRow(*row).state != "writing":
             return 0  # another process took it for abandoned, and removes it
-        moved = 0
+        leaving: list[Row] = []
         for block, checksum, place in request.places:
             at = {"block": block, "checksum": checksum, "object": request.object, "place": place}
-            run(self._connection, "archive_block", at)
-            moved += self._connection.changes()
-        state = "kept" if moved == len(request.places) else "tainted"
+            leaving += fetch_all(self._connection, "read_leaving", at)
+        run_many(self._connection, "delete_block", [{"block": row[0]} for row in leaving])
+        run_many(self._connection, "insert_archived", leaving)
+        state = "kept" if len(leaving) == len(request.places) else "tainted"
         run(self._connection, "set_object", {"id": request.object, "state": state})
-        return moved
+        return len(leaving)
 
     def _bring_home(self, request: BringHome) -> int:
         if fetch_one(self._connection, "read_object", {"id": request.object}) is None:

@@ -493,10 +493,14 @@ UPDATE object SET state = :state WHERE id = :id;
 -- delete_object: an object whose bytes are gone (block_object)
 DELETE FROM object WHERE id = :id AND NOT EXISTS (SELECT 1 FROM block WHERE object = :id);
 
--- archive_block: a block's content is in an object, if it is still what was written there (primary key)
-UPDATE block
-SET object = :object, place = :place, content = NULL
+-- read_leaving: a block without its content, which is in an object, if it is still what was written there (primary key)
+SELECT block, branch, start, stop, digest, kind, newest, dictionary, plain, size, checksum, :object, :place
+FROM block
 WHERE block = :block AND checksum = :checksum AND content IS NOT NULL;
+
+-- insert_archived: a block whose content is in an object; not an UPDATE: see insert_range
+INSERT INTO block (block, branch, start, stop, digest, kind, newest, dictionary, plain, size, checksum, object, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- write_block: a block's content, in the place of what it was (primary key)
 UPDATE block
