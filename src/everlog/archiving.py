@@ -52,15 +52,16 @@ def archive_store(
     *,
     older_than: float | str = OLDER_THAN,
     session: int | None = None,
+    wanted: Callable[[StoredBlock], bool] = lambda _: True,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Archived:
-    """Move blocks of older events to a place for objects. See `Store.archive`. session: its key, or None for all."""
+    """Move blocks of older events to a place for objects. See `Store.archive`. session: its key, or None for all. wanted: tells which."""
     url = check_url(url)
     before = cutoff_of(storage, older_than)
     blocks = moved = objects = 0
     for bucket in storage.all_buckets():
-        for chosen in _by_object(_blocks(storage, bucket, before, session)):
+        for chosen in _by_object(filter(wanted, blocks_here(storage, bucket, before, session))):
             count, size = len(chosen), sum(block.size for block in chosen)
             if not dry_run:
                 count, size = _move(storage, draw, url, bucket, chosen)
@@ -91,7 +92,8 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _blocks(storage: Storage, bucket: int, before: int, session: int | None) -> Iterator[StoredBlock]:
+def blocks_here(storage: Storage, bucket: int, before: int, session: int | None = None) -> Iterator[StoredBlock]:
+    """Give the blocks in the store itself whose events are all older. before: microseconds. session: its key, or None for all."""
     after = -1
     while page := storage.blocks(bucket, after, before, session, _BLOCKS):
         yield from page
