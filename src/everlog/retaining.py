@@ -15,6 +15,7 @@ from everlog.archiving import archive_store, blocks_here
 from everlog.cold import StoredBlock
 from everlog.compacting import cold_branches, compact_store, packed_until
 from everlog.core import limits
+from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.prepare import Draw
 from everlog.core.retention import ACTING, Action, Policies, Policy
 from everlog.erasing import erase_events
@@ -173,7 +174,9 @@ class Run:
                     for page in self.due(policy, found):
                         tally.add_found(found.session.name, page)
             case "archive":
-                self.count_cold(policy, self.ranges_by_branch(policy, tally), tally)
+                ranges = self.ranges_by_branch(policy, tally)
+                self.count_unpacked(policy, ranges, tally)
+                self.count_packed(policy, ranges, tally)
             case _:
                 return tally.work(sessions=sum(1 for _ in self._matching(policy)))
         return tally.work()
@@ -193,9 +196,10 @@ class Run:
         return {found.view.branch.key: found for found in self.ranges(policy, tally)}
 
     def _matching(self, policy: Policy) -> Iterator[Listed]:
+        """Give the sessions that a policy matches, but for the one that holds the policies."""
         chosen = SessionFilter(policy.sessions(self.now), order="created", limit=limits.SESSIONS_PAGE_MAX)
         while page := self.storage.sessions(chosen):
-            yield from page
+            yield from (each for each in page if each.session.name != POLICIES)
             chosen = msgspec.structs.replace(chosen, after=(page[-1].session, page[-1].branch))
 
     def _ranges_of(self, listed: Listed, before: int, tally: _Tally) -> list[_Range]:
@@ -237,14 +241,20 @@ class Run:
                 if event.raw is not None
             ]
 
-    def count_cold(self, policy: Policy, ranges: dict[int, _Range], tally: _Tally) -> None:
-        """Count what archiving would pack and move."""
+    def count_unpacked(self, policy: Policy, ranges: dict[int, _Range], tally: _Tally) -> None:
+        """Count what packing would take first. A block that would hold protected events too is not moved."""
         before = policy.before(self.now)
         for branch in cold_branches(self.storage):
-            if branch.branch in ranges:
-                found = ranges[branch.branch]
+            found = ranges.get(branch.branch)
+            if found is not None:
                 stop = packed_until(self.storage, branch, found.view.lineage, before)
-                self._count_moved(tally, found, max(branch.start, found.start), stop, 0)
+                protected = max(0, found.start - branch.start)
+                start = branch.start + -(-protected // BLOCK_EVENTS_MAX) * BLOCK_EVENTS_MAX
+                self._count_moved(tally, found, start, stop, 0)
+
+    def count_packed(self, policy: Policy, ranges: dict[int, _Range], tally: _Tally) -> None:
+        """Count what archiving would move."""
+        before = policy.before(self.now)
         for bucket in self.storage.all_buckets():
             for block in blocks_here(self.storage, bucket, before):
                 if _moves(block, ranges) and block.branch is not None:
@@ -324,10 +334,10 @@ def _archive(draw: Draw, run: Run, policy: Policy, tally: _Tally) -> dict[str, i
     assert policy.to is not None, "it was checked"
     assert policy.older_than is not None, "it was checked"
     ranges = run.ranges_by_branch(policy, tally)
-    run.count_cold(policy, ranges, tally)
+    compact_store(run.storage, older_than=policy.older_than, branches=ranges)
+    run.count_packed(policy, ranges, tally)
     if not tally.work().events:
         return {}
-    compact_store(run.storage, older_than=policy.older_than, branches=ranges)
     moved = archive_store(
         run.storage, draw, policy.to, older_than=policy.older_than, wanted=lambda block: _moves(block, ranges)
     )

@@ -104,7 +104,7 @@ class Retention:
     def remove(self, name: str, *, reason: str, actor: str | None = None) -> None:
         """Remove a policy; what it held is held no more. Recorded, with the reason. NotFoundError where there is none."""
         check_reason(reason)
-        missing = NotFoundError(f"there is no policy {name!r:.100}; nothing was removed; see policies()")
+        missing = NotFoundError(f"there is no retention policy {name!r:.100}; nothing was removed")
         for _ in tries():
             try:
                 session = self._store.session(POLICIES)

@@ -77,6 +77,8 @@ def say_error(error: EverlogError) -> None:
             members["holder"] = error.holder
         if isinstance(error, FencedError) and error.until is not None:
             members["until"] = format_micros(error.until)
+        if isinstance(error, HeldError) and error.policy is not None:
+            members["policy"] = error.policy
         note(compact(members))
     else:
         note(f"everlog: {visible(message)}")
