@@ -289,7 +289,7 @@ import sys
 import everlog
 with everlog.open(sys.argv[1]) as store:
     print("ready", flush=True)
-    store.retention.apply(progress=lambda count: print(count, flush=True))
+    store.retention.apply(progress=lambda count: (print(count, flush=True), input()))
 """
 
 
@@ -304,12 +304,16 @@ def test_a_run_that_is_killed_is_finished_by_the_next_one(tmp_path):
         store.retention.set("q", action="archive", query="session:cold-*", older_than="0s", to=cold)
     source = Random(7)
     for _ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], stdout=subprocess.PIPE, text=True)
+        words = [sys.executable, "-c", PROGRAM, str(path)]
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert child.stdout.readline() == "ready\n"
-        for _ in range(source.randrange(3, 15)):
-            child.stdout.readline()
+        for _ in range(source.randrange(3, 12)):
+            assert child.stdout.readline()
+            child.stdin.write("go on\n")
+            child.stdin.flush()
         child.kill()
         child.wait(DEADLINE_SECONDS)
+        child.stdin.close()
         child.stdout.close()
     with everlog.open(path) as store:
         assert 0 < left(store) < 180
