@@ -59,6 +59,8 @@ class Protectors:
         A session that is protected itself is so on all its branches; else it is what protected forks of it share.
         """
         protected: dict[int, tuple[int, Protection]] = {}
+        if not self.policies and session.name != POLICIES:
+            return protected
         for sharing in self.family(session):
             protection = self.of(sharing, self._storage.current_branch(sharing.id))
             if protection is None:
@@ -113,10 +115,9 @@ def check_events_held(storage: Storage, view: View, positions: Sequence[int]) ->
     holds = Protectors(storage, policies, "hold")
     for segment in view.lineage.clip(positions[0], positions[-1] + 1):
         own = [at for at in positions if segment.start <= at < segment.stop]
-        owner = storage.session_of(segment.branch) if own else None
-        if owner is None or not (holds.policies or owner.name == POLICIES):
+        if not own:
             continue
-        stop, protection = holds.shared(owner).get(segment.branch, (0, None))
+        stop, protection = holds.shared(storage.session_of(segment.branch)).get(segment.branch, (0, None))
         if protection is not None and own[0] < stop:
             raise _held(protection, f"event {own[0]} of session {view.lineage.session!r}", "erased")
 
