@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.contexts import contexts
 from bench.postgres import postgres
+from bench.proofs import proofs
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.storage import storage
@@ -30,6 +31,7 @@ ALL = WORK | {
     "contexts": contexts,
     "storage": storage,
     "postgres": postgres,
+    "proofs": proofs,
 }
 
 

@@ -7,6 +7,7 @@ from everlog.compare import Difference
 from everlog.context.manifest import Manifest
 from everlog.context.reader import Context, Seen, Summary
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
+from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, ProvenEvent, RangeProof, read_proof
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
 from everlog.core.upcast import upcast
@@ -51,12 +52,15 @@ __all__ = [
     "Attachment",
     "Branch",
     "Claim",
+    "ConsistencyProof",
     "Context",
     "Covered",
     "Difference",
     "Event",
+    "EventProof",
     "EverlogError",
     "Feed",
+    "ForkProof",
     "Head",
     "Lease",
     "LeaseInfo",
@@ -65,7 +69,9 @@ __all__ = [
     "NewEvent",
     "Pending",
     "Preferences",
+    "ProvenEvent",
     "Query",
+    "RangeProof",
     "Reason",
     "Reducer",
     "Run",
@@ -82,6 +88,7 @@ __all__ = [
     "open",
     "open_async",
     "parse_query",
+    "read_proof",
     "reducer",
     "upcast",
 ]

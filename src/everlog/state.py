@@ -20,7 +20,8 @@ from everlog.core.snapshot import Notes
 from everlog.core.upcast import is_upcast
 from everlog.errors import InvalidPlaceError, LimitError, StateMismatchError
 from everlog.explain import WHY_MAX, Reason, bisect, why
-from everlog.reader import BranchReader, PlaceLike, View, resolve_cut
+from everlog.proving import ProofReader
+from everlog.reader import PlaceLike, View, resolve_cut
 from everlog.rebuild import Builder, Built, SnapshotPolicy, nearest_snapshot, take_event
 from everlog.reducers.anthropic import as_anthropic
 from everlog.reducers.document import DOCUMENT
@@ -107,7 +108,7 @@ class Messages(State):
         return as_openai_responses(self.value)
 
 
-class StateReader(BranchReader):
+class StateReader(ProofReader):
     """A line of events whose states can be rebuilt, compared and explained."""
 
     _policy: SnapshotPolicy

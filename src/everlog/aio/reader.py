@@ -12,8 +12,10 @@ from everlog.context.manifest import Format
 from everlog.context.reader import Change, Context, ContextReader, PinLike, Seen, Summary
 from everlog.context.tokens import TokenCounter
 from everlog.core.event import Event, Head, StateHash
+from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, RangeProof
 from everlog.core.query import Query
 from everlog.explain import Reason
+from everlog.proving import ProofReader
 from everlog.reader import PlaceLike
 from everlog.session import Branch
 from everlog.state import Messages, ReducerLike, State, StateReader
@@ -176,6 +178,25 @@ class AsyncReader(Generic[R]):
         return await self._engine.run(
             self.sync.context, budget, at=at, pins=pins, query=query, format=format, token_counter=token_counter
         )
+
+    async def prove(self, place: PlaceLike, *, at: PlaceLike | Head = "end", body: bool = True) -> EventProof:
+        """See `ProofReader.prove`."""
+        return await self._engine.run(self.sync.prove, place, at=at, body=body)
+
+    async def prove_range(
+        self, start: PlaceLike, stop: PlaceLike, *, at: PlaceLike | Head = "end", body: bool = True
+    ) -> RangeProof:
+        """See `ProofReader.prove_range`."""
+        return await self._engine.run(self.sync.prove_range, start, stop, at=at, body=body)
+
+    async def prove_consistency(self, old: PlaceLike | Head, new: PlaceLike | Head = "end") -> ConsistencyProof:
+        """See `ProofReader.prove_consistency`."""
+        return await self._engine.run(self.sync.prove_consistency, old, new)
+
+    async def prove_fork(self, other: ProofReader | AsyncReader[Any]) -> ForkProof:
+        """See `ProofReader.prove_fork`."""
+        plain = other.sync if isinstance(other, AsyncReader) else other
+        return await self._engine.run(self.sync.prove_fork, plain)
 
     async def saw(self, place: PlaceLike) -> Seen:
         """See `ContextReader.saw`."""

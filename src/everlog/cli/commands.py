@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
-from everlog.cli import checking, contexts, moving, reading, retaining, states, storing, topics, waking, writing
+from everlog.cli import checking, contexts, moving, proofs, reading, retaining, states, storing, topics, waking, writing
 from everlog.cli.main import everlog
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "contexts",
     "everlog",
     "moving",
+    "proofs",
     "reading",
     "retaining",
     "states",
@@ -27,6 +28,6 @@ _ORDER = (
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
     *("stats", "compact", "archive", "restore", "retain"),
-    *("export", "copy", "verify", "init", "doctor", "help", "completion"),
+    *("export", "copy", "verify", "prove", "check-proof", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

@@ -52,6 +52,14 @@ SESSIONS_PAGE_MAX = 1_000
 QUERY_CHARACTERS_MAX = 4_096
 QUERY_TERMS_MAX = 64
 
+# --- proofs --------------------------------------------------------------------------------------
+KEY_NAME_CHARACTERS_MAX = 255  # of a log or a witness: what a cosignature may name
+NOTE_BYTES_MAX = 256 * 1024  # 16 signatures, which must be read, of the largest kind
+NOTE_SIGNATURES_MAX = 100
+PATH_DIGESTS_MAX = 63  # of a proof in a tree of at most 2^63 leaves
+PROOF_BYTES_MAX = 64 * 1024 * 1024  # of a file: 1,000 headers, and bodies as a page holds them, in JSON within JSON
+PROOF_EVENTS_MAX = PAGE_EVENTS_MAX  # that a proof of a range holds
+
 # --- waiting -------------------------------------------------------------------------------------
 LOCK_SECONDS_MAX = 10.0  # how long a writer waits for its turn before BusyError
 STEP_NAME_CHARACTERS_MAX = 128

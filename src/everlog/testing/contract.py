@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from everlog.testing.appending import AppendContract
 from everlog.testing.leasing import LeasingContract
+from everlog.testing.proving import ProofContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract):
+class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract, ProofContract):
     """Every promise of a store, a test each. A subclass gives `open_store`."""

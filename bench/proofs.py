@@ -1,0 +1,54 @@
+"""Proofs of a long session: made from the store, and checked, each at random places."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import everlog
+from bench.work import Row, timed
+
+BATCH = 10_000
+RANGE = 100
+EVENT = everlog.NewEvent("user.message", {"content": "x" * 100})
+
+
+def proofs(folder: Path, quick: bool) -> Iterator[Row]:
+    """Of 1,000,000 events: an event, a range, consistency; each made and checked."""
+    size, count = (100_000, 200) if quick else (1_000_000, 1_000)
+    with everlog.open(folder / "proofs.db", durability="relaxed") as store:
+        session = store.create("long")
+        for _ in range(size // BATCH):
+            session.extend([EVENT] * BATCH)
+        head = session.head
+        places = random.Random(7)
+
+        def measured(make: Callable[[], Any], check: Callable[[Any], Any]) -> tuple[float, float]:
+            made: list[Any] = []
+            making = statistics.median(timed(lambda: made.append(make())) for _ in range(count))
+            return making * 1e3, statistics.median(timed(lambda proof=proof: check(proof)) for proof in made) * 1e6
+
+        making, checking = measured(
+            lambda: session.prove(places.randrange(size)),
+            lambda proof: proof.verify(head),
+        )
+        yield Row(f"proof of one of {size:,} events", making, "ms", None, "", "< 1", making < 1)
+        yield Row("the same, checked with its body", checking, "µs", None, "", "< 50", checking < 50)
+
+        def grown() -> Any:
+            return session.prove_consistency(1 + places.randrange(size))
+
+        making, checking = measured(grown, lambda proof: proof.verify(old=proof.old, new=head))
+        yield Row(f"proof that {size:,} events extend an older head", making, "ms", None, "", "< 1", making < 1)
+        yield Row("the same, checked", checking, "µs", None, "", "< 50", checking < 50)
+
+        def spanned() -> Any:
+            start = places.randrange(size - RANGE)
+            return session.prove_range(start, start + RANGE)
+
+        making, checking = measured(spanned, lambda proof: proof.verify(head))
+        yield Row(f"proof of a range of {RANGE} of them", making, "ms")
+        yield Row("the same, checked with bodies", checking, "µs")
