@@ -5,12 +5,13 @@
    last leaf and base.
 2. It goes on after a fault and names each exactly; it streams, a page of rows at a time.
 3. A body that is missing is *erased* where the ledger says so, *withheld* where it came so, and a fault otherwise.
-4. What it did not check is said too: without a seal, a rewrite of everything by whoever holds the file is not excluded.
+4. The ledger is checked with the store (ledger_audit.py), and what no seal covers is counted.
+5. What it did not check is said too: without a seal, a rewrite of everything by whoever holds the file is not excluded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -22,8 +23,10 @@ from everlog.core.ledger import LEDGER_FORMAT
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING
-from everlog.errors import CorruptionError, EverlogError, TamperedError
+from everlog.errors import CorruptionError, EverlogError, InvalidEventError, TamperedError
+from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, check_ledger, covered
 from everlog.reader import View, base_at
+from everlog.seals import Seal
 from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
 
 FAULTS_MAX = 1_000  # after so many, more are counted but not listed
@@ -58,8 +61,8 @@ class Fault(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What verification found. ok: no fault. Counts are of events, branches and sessions looked at.
 
-    erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet.
-    unchecked: what could not be checked, in words.
+    erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
+    under a key that the caller pinned. unchecked: what could not be checked, in words.
     """
 
     ok: bool
@@ -72,6 +75,7 @@ class Report(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...]
     fault_count: int
     unchecked: tuple[str, ...]
+    seals: int = 0
 
     def raise_for_faults(self) -> None:
         """Raise TamperedError where there is a fault."""
@@ -90,6 +94,9 @@ class _Checker:
         self.progress = progress
         self.faults: list[Fault] = []
         self.fault_count = self.events = self.branches = self.sessions = self.erased = self.withheld = 0
+        self.unsealed = 0
+        self.ledger: LedgerFound | None = None  # where it was checked
+        self.sealed = 0  # records of the ledger that a seal covers
         self._record: tuple[int, frozenset[str]] = (0, frozenset())  # the erase record read last
         self._branches_seen: set[int] = set()
 
@@ -120,7 +127,6 @@ class _Checker:
             self.progress(self.events)
 
     def report(self) -> Report:
-        unchecked = ["no seal was supplied: a rewrite of the whole store by whoever can write its file is not excluded"]
         return Report(
             not self.fault_count,
             self.events,
@@ -128,21 +134,55 @@ class _Checker:
             self.sessions,
             self.erased,
             self.withheld,
-            self.events,
+            self.unsealed,
             tuple(self.faults),
             self.fault_count,
-            tuple(unchecked),
+            tuple(self._unchecked()),
+            0 if self.ledger is None else self.ledger.seals,
         )
 
+    def _unchecked(self) -> Iterator[str]:
+        """Say what this verification leaves open."""
+        ledger = self.ledger
+        if ledger is None:
+            yield "the ledger and its seals: verify the whole store, with the key that seals it"
+        elif ledger.seals:
+            yield (
+                "whoever holds both the store and its key can rewrite both: compare with seals that were kept elsewhere, if these were not"
+            )
+        elif ledger.unknown:
+            yield "no key is pinned that signed its seals: a rewrite of the whole store, seals too, is not excluded"
+        else:
+            yield "no seal was supplied: a rewrite of the whole store by whoever can write its file is not excluded"
+        if ledger is not None and ledger.seals and ledger.unknown:
+            yield f"{ledger.unknown} seals of keys that are not pinned"
+        if ledger is not None and ledger.older:
+            yield f"seals before the last {SEALS_CHECKED_MAX}, which those extend"
+        if ledger is not None and ledger.pending:
+            yield "records of the ledger that have no place in it yet: seal"
 
-def verify_store(storage: Storage, *, progress: Progress | None = None) -> Report:
-    """Verify every living session of a store, and that each stored branch belongs to one that was made here."""
+
+def verify_store(
+    storage: Storage, *, keys: Sequence[str] = (), seals: Sequence[Seal] = (), progress: Progress | None = None
+) -> Report:
+    """Verify every living session of a store, that each stored branch belongs to one that was made here, and the ledger.
+
+    keys: verifier keys that are trusted to seal it. seals: that were kept elsewhere.
+    """
     checker = _Checker(storage, progress)
+
+    def fault(what: str) -> None:
+        checker.fault("", "", None, what)
+
     try:
         for what in storage.damage():
-            checker.fault("", "", None, what)
-    except EverlogError as error:
-        checker.fault("", "", None, f"cannot be read: {error}")
+            fault(what)
+        checker.ledger = check_ledger(storage, keys=keys, seals=seals, fault=fault)
+        checker.sealed = checker.ledger.sealed
+    except InvalidEventError:
+        raise  # it is about a key that the caller gave
+    except (EverlogError, *_DAMAGED) as error:
+        fault(f"cannot be read: {error}")
     return _verify(checker, all_sessions(storage))
 
 
@@ -160,8 +200,10 @@ def all_sessions(storage: Storage) -> Iterator[SessionRow]:
 
 
 def verify_sessions(storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None) -> Report:
-    """Verify sessions, each with all its branches and what they share."""
-    return _verify(_Checker(storage, progress), sessions)
+    """Verify sessions, each with all its branches and what they share. Seals count as they are kept: who signed them is not checked."""
+    checker = _Checker(storage, progress)
+    checker.sealed = next((row.size for row in storage.seals(limits.SAFE_INTEGER_MAX, 1)), 0)
+    return _verify(checker, sessions)
 
 
 def _verify(checker: _Checker, sessions: Iterable[SessionRow]) -> Report:
@@ -211,6 +253,8 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
         position += len(rows)
         checker.counted(len(rows))
     _check_tip(checker, session, branch, peaks, previous, recorded)
+    reached = covered(checker.storage, branch.id, branch.size, checker.sealed)
+    checker.unsealed += branch.size - max(branch.base_size, min(reached, branch.size))
 
 
 def _state_at_base(storage: Storage, branch: BranchRow, lineage: Lineage) -> tuple[list[bytes], bytes | None, int]:

@@ -55,7 +55,7 @@ def open_store(
     policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
     if read_only:
         policy = msgspec.structs.replace(policy, automatic=False)
-    return Store(storage, Settings(os.urandom, body_bytes_max, policy), url=shown_place(place))
+    return Store(storage, Settings(os.urandom, body_bytes_max, policy, default_keys), url=shown_place(place))
 
 
 def default_store() -> str:
@@ -66,6 +66,16 @@ def default_store() -> str:
     import platformdirs
 
     return str(Path(platformdirs.user_data_dir("everlog", appauthor=False)) / "everlog.db")
+
+
+def default_keys() -> Path:
+    """Give $EVERLOG_KEYS, else the folder of keys in the user's data folder."""
+    chosen = os.environ.get("EVERLOG_KEYS")
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("everlog", appauthor=False)) / "keys"
 
 
 def _open_storage(place: str, durability: Durability, *, make: bool, read_only: bool) -> Storage:

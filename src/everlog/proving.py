@@ -7,20 +7,23 @@ from functools import partial
 from everlog.core.decide import EventRow, header_of
 from everlog.core.event import Head
 from everlog.core.header import encode_header
-from everlog.core.limits import PROOF_EVENTS_MAX
+from everlog.core.ledger import HeadRecord, read_record
+from everlog.core.limits import PROOF_EVENTS_MAX, SAFE_INTEGER_MAX
 from everlog.core.lineage import common_ancestor
-from everlog.core.merkle import leaf_hash
+from everlog.core.merkle import inclusion_proof, leaf_hash
 from everlog.core.proof import (
     ConsistencyProof,
     EventProof,
     ForkProof,
     ProvenEvent,
     RangeProof,
+    by_one_read,
     prove_consistency,
     prove_event,
     prove_range,
 )
-from everlog.errors import CorruptionError, InvalidPlaceError, LimitError
+from everlog.core.sealed_proof import SealedProof
+from everlog.errors import CorruptionError, InvalidPlaceError, LimitError, NotFoundError
 from everlog.reader import BranchReader, PlaceLike, View, head_at, resolve_cut, resolve_event
 from everlog.storage import Storage
 
@@ -36,6 +39,14 @@ class ProofReader(BranchReader):
         view = self.view()
         position = resolve_event(self.storage, view, place)
         return _prove_event(self.storage, view, position, self._size_at(view, at), body=body)
+
+    def prove_sealed(self, place: PlaceLike, *, body: bool = True) -> SealedProof:
+        """Prove that an event stands in this line, up to a seal: it is checked with the key of the ledger alone, offline.
+
+        body: show the event's body and its salt too. NotFoundError where no seal covers it yet.
+        """
+        view = self.view()
+        return _prove_sealed(self.storage, view, resolve_event(self.storage, view, place), body=body)
 
     def prove_range(
         self, start: PlaceLike, stop: PlaceLike, *, at: PlaceLike | Head = "end", body: bool = True
@@ -67,6 +78,26 @@ def _prove_event(storage: Storage, view: View, position: int, size: int, *, body
     _check_within(position, position + 1, size)
     (event,) = _proven(storage, view, position, position + 1, body=body)
     return prove_event(event, position, head_at(storage, view, size), partial(storage.tree_nodes, view.lineage))
+
+
+def _prove_sealed(storage: Storage, view: View, position: int, *, body: bool) -> SealedProof:
+    seal = next(iter(storage.seals(SAFE_INTEGER_MAX, 1)), None)
+    index = None if seal is None else storage.head_place(view.branch.id, position + 1, seal.size)
+    if seal is None or index is None:
+        raise NotFoundError(
+            f"no seal covers event {position} of session {view.lineage.session!r} on this line yet; nothing was made; seal first: "
+            "`everlog seal`"
+        )
+    record = storage.placed(index, index + 1)[0].record
+    try:
+        head = read_record(record, HeadRecord).head
+    except ValueError as error:
+        raise CorruptionError(
+            f"the ledger's record {index} is not what the index of heads says ({error}); nothing was made; `everlog verify`"
+        ) from error
+    inner = _prove_event(storage, view, position, head.size, body=body)
+    path = by_one_read(lambda node: inclusion_proof(index, seal.size, node), storage.ledger_nodes)
+    return SealedProof(inner.event, inner.path, record, index, tuple(path), seal.note)
 
 
 def _prove_range(storage: Storage, view: View, start: int, stop: int, size: int, *, body: bool) -> RangeProof:

@@ -20,6 +20,7 @@ from everlog.core.lineage import Lineage
 from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
 from everlog.core.snapshot import Snapshot
+from everlog.sealed import LedgerEntry, SealedStorage, SealRequest
 
 
 # --- what is stored ------------------------------------------------------------------------------
@@ -255,6 +256,7 @@ Request = (
     | PutSnapshots
     | DropSnapshots
     | ColdRequest
+    | SealRequest
 )
 
 
@@ -266,7 +268,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """What a request recorded: an event for each of its batch, in order, and the head after it.
 
     size, peaks, branch_id: of the branch that was appended to; `head` is folded from them when it is asked for.
-    positions: those whose bodies an Erase destroyed now. count: snapshots that were put or dropped; what a ColdRequest counts.
+    positions: those whose bodies an Erase destroyed now. count: snapshots that were put or dropped; what a ColdRequest or a SealRequest counts.
     """
 
     session_id: str
@@ -342,15 +344,7 @@ class FeedPage(msgspec.Struct, frozen=True):
     more: bool
 
 
-class LedgerEntry(msgspec.Struct, frozen=True):
-    """A pending record: its number, canonical bytes, and the reason given, which is not part of what is hashed."""
-
-    number: int
-    record: bytes
-    reason: str | None
-
-
-class Storage(ColdStorage, Protocol):
+class Storage(ColdStorage, SealedStorage, Protocol):
     """One store. Every method may be called from any thread; none promises an order between calls of two threads.
 
     Errors are those of everlog.errors. After `fork()` every call that reads or writes raises UnsupportedStoreError in the
@@ -528,7 +522,7 @@ class Storage(ColdStorage, Protocol):
 
     # --- the rest ---
     def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
-        """Read the ledger's pending records by number."""
+        """Read the ledger's records by number, but for those that the sealer added."""
         ...
 
     def erasure(self, leaf: bytes) -> LedgerEntry | None:

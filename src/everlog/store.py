@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
     from everlog.retention import Retention
+    from everlog.sealing import Sealer
+    from everlog.seals import Seal
+    from everlog.signing import Keys
     from everlog.snapshots import SnapshotInfo
     from everlog.stats import Stats
     from everlog.transfer import Transferred
@@ -301,11 +305,65 @@ class Store:
         """Give the cursor after the last event recorded so far."""
         return format_cursor(self.storage.feed_end())
 
-    def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
-        """Re-derive every session from the stored bytes and compare; see `everlog.audit.Report`."""
-        from everlog.audit import verify_store
+    def verify(
+        self,
+        *,
+        keys: Sequence[str] = (),
+        seals: Sequence[str | os.PathLike[str]] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Re-derive every session and the ledger from the stored bytes and compare; see `everlog.audit.Report`.
 
-        return verify_store(self.storage, progress=progress)
+        keys: verifier keys that the caller trusts to seal this ledger. seals: files of seals that were kept elsewhere, as `seals.txt` is one.
+        """
+        from everlog.audit import verify_store
+        from everlog.seals import read_seals_files
+
+        return verify_store(self.storage, keys=keys, seals=read_seals_files(seals), progress=progress)
+
+    # --- seals ---
+    def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
+        """The keys that seal this store's ledger, in a folder outside it; by default $EVERLOG_KEYS, else beside the user's data."""
+        from everlog.signing import Keys
+
+        chosen = self.settings.keys_folder() if folder is None else Path(folder)
+        return Keys(chosen, self.id, draw=self.settings.draw, clock=self.storage.now)
+
+    def seal(
+        self,
+        *,
+        keys: Keys | str | os.PathLike[str] | None = None,
+        witnesses: Sequence[str] = (),
+        to: Sequence[str] = (),
+    ) -> Seal:
+        """Seal all that was recorded until now: sign the head of the ledger, which holds the head of every branch.
+
+        keys: as `keys()` gives them, or their folder. witnesses: KEY@URL of each that is to cosign it. to: where else it is sent, see
+        `everlog help seals`. Where nothing is new it gives the last seal. NotFoundError where there is no key; TamperedError where the ledger
+        does not extend what was sealed last.
+        """
+        return self.sealer(keys=keys, witnesses=witnesses, to=to).seal()
+
+    def sealer(
+        self,
+        *,
+        keys: Keys | str | os.PathLike[str] | None = None,
+        witnesses: Sequence[str] = (),
+        to: Sequence[str] = (),
+    ) -> Sealer:
+        """Give what seals, once with `seal()` or again and again with `run()`; see `seal`."""
+        from everlog.sealing import Sealer
+        from everlog.signing import Keys
+        from everlog.witnesses import Witness
+
+        chosen = keys if isinstance(keys, Keys) else self.keys(keys)
+        return Sealer(self.storage, chosen, witnesses=[Witness.parse(each) for each in witnesses], to=to)
+
+    def seals(self, *, limit: int = 50) -> list[Seal]:
+        """List the seals that are kept in the store, the last first. Who signed them is told by checking them: `verify`."""
+        from everlog.seals import list_seals
+
+        return list_seals(self.storage, limit)
 
     # --- moving ---
     def import_bundle(

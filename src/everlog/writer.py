@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -63,12 +64,14 @@ STATES_KEPT = 4  # of different reducers, which a handle remembers for its next 
 class Settings(msgspec.Struct, frozen=True):
     """What `open` chose for a store.
 
-    draw: gives random bytes. body_bytes_max: of one event. snapshots: when they are taken.
+    draw: gives random bytes. body_bytes_max: of one event. snapshots: when they are taken. keys_folder: gives where the keys of seals
+    are, where no other is named.
     """
 
     draw: Draw
     body_bytes_max: int = limits.BODY_BYTES_MAX
     snapshots: SnapshotPolicy = SnapshotPolicy()
+    keys_folder: Callable[[], Path] = Path.cwd
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from everlog.context.tokens import TokenCounter
 from everlog.core.event import Event, Head, StateHash
 from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, RangeProof
 from everlog.core.query import Query
+from everlog.core.sealed_proof import SealedProof
 from everlog.explain import Reason
 from everlog.proving import ProofReader
 from everlog.reader import PlaceLike
@@ -182,6 +183,10 @@ class AsyncReader(Generic[R]):
     async def prove(self, place: PlaceLike, *, at: PlaceLike | Head = "end", body: bool = True) -> EventProof:
         """See `ProofReader.prove`."""
         return await self._engine.run(self.sync.prove, place, at=at, body=body)
+
+    async def prove_sealed(self, place: PlaceLike, *, body: bool = True) -> SealedProof:
+        """See `ProofReader.prove_sealed`."""
+        return await self._engine.run(self.sync.prove_sealed, place, body=body)
 
     async def prove_range(
         self, start: PlaceLike, stop: PlaceLike, *, at: PlaceLike | Head = "end", body: bool = True

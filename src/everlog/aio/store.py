@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
     from everlog.archiving import Archived
     from everlog.compacting import Compacted
+    from everlog.sealing import Sealer
+    from everlog.seals import Seal
+    from everlog.signing import Keys
     from everlog.stats import Stats
 
 
@@ -218,9 +221,43 @@ class AsyncStore:
         """See `Store.cursor`."""
         return await self._engine.run(self.sync.cursor)
 
-    async def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
+    async def verify(
+        self,
+        *,
+        keys: Sequence[str] = (),
+        seals: Sequence[str | os.PathLike[str]] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
         """See `Store.verify`."""
-        return await self._engine.run(self.sync.verify, progress=progress)
+        return await self._engine.run(self.sync.verify, keys=keys, seals=seals, progress=progress)
+
+    def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
+        """See `Store.keys`."""
+        return self.sync.keys(folder)
+
+    async def seal(
+        self,
+        *,
+        keys: Keys | str | os.PathLike[str] | None = None,
+        witnesses: Sequence[str] = (),
+        to: Sequence[str] = (),
+    ) -> Seal:
+        """See `Store.seal`."""
+        return await self._engine.run(self.sync.seal, keys=keys, witnesses=witnesses, to=to)
+
+    def sealer(
+        self,
+        *,
+        keys: Keys | str | os.PathLike[str] | None = None,
+        witnesses: Sequence[str] = (),
+        to: Sequence[str] = (),
+    ) -> Sealer:
+        """See `Store.sealer`. What it gives blocks: run it in a thread."""
+        return self.sync.sealer(keys=keys, witnesses=witnesses, to=to)
+
+    async def seals(self, *, limit: int = 50) -> list[Seal]:
+        """See `Store.seals`."""
+        return await self._engine.run(self.sync.seals, limit=limit)
 
     async def import_bundle(
         self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int], None] | None = None

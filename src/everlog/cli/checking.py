@@ -19,15 +19,39 @@ if TYPE_CHECKING:
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 
 
-@everlog.command(epilog="Examples:  everlog verify   |   everlog verify run-42 --json")
+@everlog.command(
+    epilog="Examples:  everlog verify   |   everlog verify run-42 --json   |   everlog verify --key 'everlog/30cb…+530d903a+Aeky…' --seals copy.txt"
+)
 @address_argument(required=False)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="A verifier key that you trust to seal this store; may be given again.",
+)
+@click.option(
+    "--seals",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file of seals that was kept elsewhere; may be given again.",
+)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, address: str | None, as_json: bool) -> None:
-    """Re-derive every hash from the stored bytes, of one session or of all, and say what does not hold."""
+def verify(
+    ctx: click.Context, address: str | None, keys: tuple[str, ...], seals: tuple[Path, ...], as_json: bool
+) -> None:
+    """Re-derive every hash from the stored bytes, of one session or of all, and say what does not hold.
+
+    Of the whole store the ledger is checked too, and its seals: with --key, that the key signed them.
+    """
+    if address is not None and (keys or seals):
+        raise click.UsageError("--key and --seals are about the whole store: leave out the address")
     with opened(ctx) as store, progress_bar("verifying", None) as progress:
-        what = store if address is None else locate_session(store, address)
-        report = what.verify(progress=advance(progress))
+        if address is None:
+            report = store.verify(keys=keys, seals=seals, progress=advance(progress))
+        else:
+            report = locate_session(store, address).verify(progress=advance(progress))
     if as_json:
         say_json(report)
     else:
@@ -41,6 +65,8 @@ def verify(ctx: click.Context, address: str | None, as_json: bool) -> None:
             f"{report.erased} erased, {report.withheld} withheld"
         )
         say(f"not sealed yet: {report.unsealed} events")
+        if report.seals:
+            say(f"seals of your keys: {report.seals}")
         for text in report.unchecked:
             say(f"not checked: {text}")
     if not report.ok:

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
-from everlog.cli import checking, contexts, moving, proofs, reading, retaining, states, storing, topics, waking, writing
+from everlog.cli import (
+    checking,
+    contexts,
+    moving,
+    proofs,
+    reading,
+    retaining,
+    sealing,
+    states,
+    storing,
+    topics,
+    waking,
+    writing,
+)
 from everlog.cli.main import everlog
 
 __all__ = [
@@ -14,6 +27,7 @@ __all__ = [
     "proofs",
     "reading",
     "retaining",
+    "sealing",
     "states",
     "storing",
     "topics",
@@ -28,6 +42,7 @@ _ORDER = (
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
     *("stats", "compact", "archive", "restore", "retain"),
-    *("export", "copy", "verify", "prove", "check-proof", "init", "doctor", "help", "completion"),
+    *("prove", "check-proof", "keys", "seal", "seals", "witness"),
+    *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from everlog.cli.output import say, say_json, visible
 from everlog.core.event import Head
 from everlog.core.limits import PROOF_BYTES_MAX
 from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, Proof, RangeProof, describe, read_proof
+from everlog.core.sealed_proof import SealedProof, read_sealed_proof
 from everlog.errors import NotFoundError, UnavailableError
 from everlog.session import Branch, Session
 from everlog.store import Store
@@ -18,7 +20,7 @@ from everlog.store import Store
 
 @everlog.command(
     epilog="Examples:  everlog prove run-42@17 --to 17.proof   |   everlog prove run-42@10 --stop 20   |   "
-    "everlog prove run-42 --since 1200:9f86…   |   everlog prove run-42 --fork run-43"
+    "everlog prove run-42 --since 1200:9f86…   |   everlog prove run-42 --fork run-43   |   everlog prove run-42@17 --sealed --to 17.tlog-proof"
 )
 @address_argument()
 @click.option("--stop", metavar="CUT", help="A range: from the address up to this cut, at most 1,000 events.")
@@ -26,6 +28,7 @@ from everlog.store import Store
     "--since", metavar="HEAD", help="That the line still begins with all that it was at this head, SIZE:ROOT."
 )
 @click.option("--fork", metavar="ADDRESS", help="That this line and another are the same up to where they part.")
+@click.option("--sealed", is_flag=True, help="Up to a seal: it is checked with the ledger's verifier key alone.")
 @click.option("--at", metavar="CUT", default="end", help="The head that it is proved for; that of the end by default.")
 @click.option("--no-body", is_flag=True, help="Show headers only, and no body.")
 @click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file; printed by default.")
@@ -37,6 +40,7 @@ def prove(
     stop: str | None,
     since: str | None,
     fork: str | None,
+    sealed: bool,
     at: str,
     no_body: bool,
     to: Path | None,
@@ -47,18 +51,20 @@ def prove(
     Whoever has the head, SIZE:ROOT, checks it with `everlog check-proof`, without the store. A proof that shows a body holds the body
     and its salt: what was handed on cannot be erased.
     """
-    if sum(option is not None for option in (stop, since, fork)) > 1:
-        raise click.UsageError("--stop, --since and --fork are three kinds of proof: give one")
+    if sum(map(bool, (stop, since, fork, sealed))) > 1:
+        raise click.UsageError("--stop, --since, --fork and --sealed are kinds of proof: give one")
     with opened(ctx) as store:
         _, line, place = locate(store, address)
         if since is not None or fork is not None:
             if place is not None:
                 raise click.UsageError(f"{address} names a place, and a proof with --since or --fork is of a line")
-            proof: Proof = (
+            proof: Proof | SealedProof = (
                 line.prove_consistency(Head.parse(since), at) if since is not None else _fork(store, line, fork)
             )
         elif place is None:
             raise click.UsageError(f"{address} names no event; add @PLACE, or give --since or --fork")
+        elif sealed:
+            proof = line.prove_sealed(place, body=not no_body)
         elif stop is not None:
             proof = line.prove_range(place, stop, at=at, body=not no_body)
         else:
@@ -67,7 +73,7 @@ def prove(
     if to is not None:
         _write(to, encoded)
     if as_json:
-        say_json(describe(proof) | {"path": None if to is None else str(to), "bytes": len(encoded)})
+        say_json(_described(proof) | {"path": None if to is None else str(to), "bytes": len(encoded)})
     elif to is None:
         say(encoded.decode().rstrip("\n"))
     else:
@@ -104,22 +110,45 @@ def read_file(path: Path) -> bytes:
 
 @everlog.command(
     name="check-proof",
-    epilog="Examples:  everlog check-proof 17.proof --head 1200:9f86…   |   everlog check-proof grown.proof --old 10:ab… --head 20:cd…",
+    epilog="Examples:  everlog check-proof 17.proof --head 1200:9f86…   |   everlog check-proof grown.proof --old 10:ab… --head 20:cd…   |   everlog check-proof 17.tlog-proof --key 'everlog/30cb…+530d903a+Aeky…'",
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--head", metavar="HEAD", help="The head that you trust, SIZE:ROOT; of a fork, that of its one line.")
 @click.option("--old", metavar="HEAD", help="Of a proof of consistency: the older head, which you hold too.")
 @click.option("--other", metavar="HEAD", help="Of a proof of a fork: the head of its other line.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Of a sealed proof: the verifier key that you trust.")
+@click.option(
+    "--witness", "witnesses", multiple=True, metavar="KEY", help="A verifier key of a witness that you trust."
+)
+@click.option("--quorum", type=click.IntRange(0), default=0, help="How many of those witnesses must have cosigned.")
 @json_option
-def check_proof(file: Path, head: str | None, old: str | None, other: str | None, as_json: bool) -> None:
-    """Check a proof against heads that you hold. It needs no store, and believes nothing that the file says of heads."""
-    proof = read_proof(read_file(file))
-    _verify(proof, head=head, old=old, other=other)
+def check_proof(
+    file: Path,
+    head: str | None,
+    old: str | None,
+    other: str | None,
+    keys: tuple[str, ...],
+    witnesses: tuple[str, ...],
+    quorum: int,
+    as_json: bool,
+) -> None:
+    """Check a proof against heads that you hold, or a sealed one against a key. It needs no store, and trusts nothing in the file."""
+    raw = read_file(file)
+    proof: Proof | SealedProof
+    if raw.startswith(b"c2sp.org/"):
+        proof = read_sealed_proof(raw)
+        if not keys:
+            raise click.UsageError("a sealed proof is checked against a verifier key that you trust: give --key")
+        proof.verify(keys, witnesses=witnesses, quorum=quorum)
+    else:
+        proof = read_proof(raw)
+        _verify(proof, head=head, old=old, other=other)
     if as_json:
-        say_json({"ok": True} | describe(proof))
+        say_json({"ok": True} | _described(proof))
         return
     say(f"{click.style('good', fg='green')}: {_in_words(proof)}")
-    events = (proof.event,) if isinstance(proof, EventProof) else proof.events if isinstance(proof, RangeProof) else ()
+    one = isinstance(proof, (EventProof, SealedProof))
+    events = (proof.event,) if one else proof.events if isinstance(proof, RangeProof) else ()
     for event in events:
         say(visible(event.header if event.body is None else f"{event.header} {event.body}"))
 
@@ -142,8 +171,16 @@ def _given(head: str | None, option: str, proof: Proof) -> Head:
     return Head.parse(head)
 
 
-def _in_words(proof: Proof) -> str:
+def _described(proof: Proof | SealedProof) -> dict[str, Any]:
+    if not isinstance(proof, SealedProof):
+        return describe(proof)
+    return {"proof": "sealed", "position": proof.position, "head": str(proof.head), "record": proof.index}
+
+
+def _in_words(proof: Proof | SealedProof) -> str:
     match proof:
+        case SealedProof():
+            return f"event {proof.position} stands in the line with head {proof.head}, which is sealed"
         case EventProof():
             return f"event {proof.position} stands in the line with head {proof.head}"
         case RangeProof():

@@ -145,12 +145,37 @@ def _exit_codes() -> str:
     )
 
 
+SEALS = """
+SEALS are signed statements of all that a store holds at one time.
+
+  everlog keys new            make a key, outside the store; prints its verifier key NAME+ID+KEY
+  everlog seal                sign the head of the ledger; with --every 1s again and again
+  everlog prove RUN@17 --sealed --to 17.tlog-proof
+                              a file that proves an event to whoever has the verifier key
+  everlog check-proof 17.tlog-proof --key KEY
+  everlog verify --key KEY    the store against its ledger, and the ledger against its seals
+
+What a seal is worth depends on where copies of it are. Whoever has both the store and its key can write both anew, and
+whoever has the store alone can put back an older one with its older seals. So have copies where they cannot be changed:
+
+  seals.txt                   beside the key: every seal, appended. Check it with verify --seals
+  --to FILE                   another file, on another disk
+  --to https://…              posted there, as text
+  --to s3://bucket/prefix     an object each; gs:// and az:// too
+  --witness KEY@URL           a witness (everlog witness, or any that speaks C2SP tlog-witness) that remembers, and cosigns
+                              only what extends what it saw
+
+A key that gives way to another signs it (keys rotate). After a theft or a loss the ledger goes on under another origin
+(keys revoke). Formats: C2SP signed-note, tlog-checkpoint, tlog-proof, tlog-cosignature; trees are those of RFC 6962.
+"""
+
 TOPICS = {
     "addresses": ADDRESSES,
     "places": PLACES,
     "queries": QUERIES,
     "states": STATES,
     "waking": WAKING,
+    "seals": SEALS,
     "formats": FORMATS,
     "environment": ENVIRONMENT,
     "exit-codes": _exit_codes(),

@@ -1,6 +1,7 @@
 """The ledger's records: what happened to sessions themselves, as canonical JSON (FORMAT §4).
 
-1. A record is written as *pending* in the same transaction as what it records; sealing gives it its place in the tree.
+1. A record is written as *pending* in the same transaction as what it records; sealing gives it its place in the tree. Records of
+   heads and of keys are the sealer's own, and have one at once.
 2. The ledger is for ever, so names, titles and labels stand in it only as a commitment under a salt that `delete`
    destroys.
 3. Members are in alphabetical order, so that msgspec's bytes are RFC 8785's.
@@ -10,8 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hmac import new as hmac
+from typing import Final, Literal, TypeVar
 
 import msgspec
+
+from everlog.core.event import Head
 
 LEDGER_FORMAT = "everlog/1/ledger"
 
@@ -60,12 +64,63 @@ class DeleteRecord(msgspec.Struct, frozen=True, kw_only=True):
     v: str = LEDGER_FORMAT
 
 
-LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord
+class HeadRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A branch had this head. base, base_size: of what it shares with the branch below it, where there is one."""
+
+    base: str | msgspec.UnsetType = msgspec.UNSET
+    base_size: int | msgspec.UnsetType = msgspec.UNSET
+    branch: str
+    kind: str = "head"
+    root: str
+    session: str
+    size: int
+    t: int
+    v: str = LEDGER_FORMAT
+
+    @property
+    def head(self) -> Head:
+        return Head(self.size, self.root)
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From here on the ledger is sealed under this verifier key: its first, one that another gave way to, or one after another was revoked.
+
+    previous: the verifier key before it. signature: base64, of that one over `rotation_message`; a revoked key signs nothing.
+    """
+
+    action: Literal["add", "rotate", "revoke"]
+    key: str
+    kind: str = "key"
+    previous: str | msgspec.UnsetType = msgspec.UNSET
+    signature: str | msgspec.UnsetType = msgspec.UNSET
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord | HeadRecord | KeyRecord
+R = TypeVar("R", HeadRecord, KeyRecord)
+_KINDS: Final[dict[type, str]] = {HeadRecord: "head", KeyRecord: "key"}
 
 
 def encode_record(record: LedgerRecord) -> bytes:
     """Give the canonical bytes of a record, the leaf's content in the ledger's tree."""
     return _encode(record)
+
+
+def read_record(raw: bytes, kind: type[R]) -> R:
+    """Read a record that is of a kind; ValueError where it is not, or its bytes are not the canonical ones."""
+    try:
+        record = msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"it is not such a record: {error}") from error
+    if record.v != LEDGER_FORMAT or record.kind != _KINDS[kind] or _encode(record) != raw:
+        raise ValueError(f"it is not a canonical record of kind {_KINDS[kind]} of {LEDGER_FORMAT}")
+    return record
+
+
+def rotation_message(key: str) -> bytes:
+    """Give what a key signs to have another, a verifier key, go on in its place."""
+    return b"everlog/1/key\x00" + key.encode()
 
 
 def commit_session(salt: bytes, name: str, title: str | None, labels: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from everlog.cold import ColdRequest, cold_bytes
 from everlog.core import limits
 from everlog.errors import BusyError, OutcomeUnknownError, UnavailableError
+from everlog.sealed import PlaceRecords, PutSeal
 from everlog.storage import (
     Adopt,
     Delete,
@@ -227,6 +228,8 @@ def bytes_held(request: Request) -> int:
         return 0
     if isinstance(request, ColdRequest):
         return cold_bytes(request)
+    if isinstance(request, (PlaceRecords, PutSeal)):
+        return 0
     if isinstance(request, PutSnapshots):
         return sum(len(snapshot.content) for snapshot in request.snapshots)
     return sum(event.bytes_held for event in request.batch.events)

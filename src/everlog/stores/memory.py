@@ -21,19 +21,19 @@ from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, StaleExpectationError, Tip, event_of
 from everlog.core.event import DELETED, ERASED, Event, PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
-from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
+from everlog.core.ledger import LedgerRecord
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Query, Term, compile_query
 from everlog.core.snapshot import Snapshot
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
+from everlog.sealed import BranchHead, Changed, SealRequest
 from everlog.storage import (
     BranchRow,
     Create,
     Family,
     FeedPage,
     FeedPlace,
-    LedgerEntry,
     Listed,
     Page,
     Receipt,
@@ -45,9 +45,10 @@ from everlog.storage import (
     Withdraw,
 )
 from everlog.stores.feeds import number_after
+from everlog.stores.ledger_memory import MemoryLedger
 from everlog.stores.never_cold import NeverCold, days_of
 from everlog.stores.order import is_chosen, rank
-from everlog.stores.rows import tip_of_branch
+from everlog.stores.rows import leaf_only, tip_of_branch
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
@@ -71,12 +72,13 @@ class _Branch(msgspec.Struct):
         return self.events[position - self.row.base_size]
 
 
-class MemoryStorage(NeverCold):
+class MemoryStorage(NeverCold, MemoryLedger):
     """Implements everlog.storage.Storage. clock: microseconds since 1970 UTC. draw: gives random bytes. ticks: for leases."""
 
     def __init__(
         self, *, clock: Callable[[], int], draw: Callable[[int], bytes], ticks: Callable[[], Ticks] = read_ticks
     ) -> None:
+        super().__init__()
         self.id = draw(16).hex()
         self._clock = clock
         self.ticks = ticks
@@ -93,8 +95,6 @@ class MemoryStorage(NeverCold):
         self._branches: list[_Branch] = []  # by key
         self._keyed: dict[str, dict[int, int]] = {}  # by idempotency key: position by branch, in the order recorded
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
-        self._ledger: list[LedgerEntry] = []
-        self._erasures: dict[bytes, LedgerEntry] = {}  # by leaf
         self._erasure_count = 0
         self._shelf = Shelf()
         self._leases: dict[str, LeaseRow] = {}  # by session id
@@ -371,15 +371,25 @@ class MemoryStorage(NeverCold):
             self._changed.wait_for(lambda: self._commits > seen or self._closed, timeout)
             return self._commits
 
+    # --- the ledger ---
+    def changed(self, feeds: Sequence[tuple[int, int]]) -> Changed:
+        with self._open():
+            start = dict(feeds).get(0, 0)
+            read = self._feed[start : start + limits.SCAN_EVENTS_MAX]
+            end = start + len(read)
+            return Changed(frozenset(branch for branch, _ in read), ((0, end),), end < len(self._feed))
+
+    def branch_heads(self, branches: Sequence[int]) -> list[BranchHead]:
+        with self._open():
+            rows = [(self._branches[key].row, self._sessions[self._branches[key].row.session]) for key in branches]
+            bases = [None if row.base is None else self._branches[row.base].row.id for row, _ in rows]
+            return [
+                BranchHead(row.id, session.row.id, row.head(), base, row.base_size)
+                for (row, session), base in zip(rows, bases, strict=True)
+                if not session.deleted
+            ]
+
     # --- the rest ---
-    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
-        with self._open():
-            return self._ledger[after : after + limit]
-
-    def erasure(self, leaf: bytes) -> LedgerEntry | None:
-        with self._open():
-            return self._erasures.get(leaf)
-
     def damage(self) -> Iterator[str]:
         return iter(())
 
@@ -568,17 +578,16 @@ class _Transaction:
                 del positions[row.key]
                 if not positions:
                     del self._store._keyed[key]
-            branch.events = [_leaf_only(event) for event in branch.events]
+            branch.events = [leaf_only(event) for event in branch.events]
             branch.attachments = {}
         self.drop_snapshots(ended.branches, None)
         self._store._erasure_count += 1
 
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
-        ledger = self._store._ledger
-        ledger.append(LedgerEntry(len(ledger) + 1, encode_record(record), reason))
-        if isinstance(record, EraseRecord):
-            for _, leaf in record.events:
-                self._store._erasures.setdefault(bytes.fromhex(leaf), ledger[-1])
+        self._store.insert_ledger(record, reason)
+
+    def seal(self, request: SealRequest) -> int:
+        return self._store.seal(request, self.now)
 
     def _replace(self, session: int, **members: Any) -> None:
         kept = self._sessions[session]
@@ -589,11 +598,3 @@ class _Transaction:
         branch.row = msgspec.structs.replace(
             branch.row, size=tip.size, peaks=b"".join(tip.peaks), leaf=tip.leaf, recorded=tip.recorded
         )
-
-
-def _leaf_only(row: EventRow) -> EventRow:
-    """Give what is left of a deleted event."""
-    return EventRow(
-        row.position, None, None, None, None, None, None, None, None, None, None, DELETED, None, None, row.leaf, row.nodes,
-        None, None,
-    )  # fmt: skip

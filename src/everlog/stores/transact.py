@@ -42,6 +42,7 @@ from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.merkle import push_leaf, split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError, SessionExistsError
+from everlog.sealed import PlaceRecords, PutSeal, SealRequest
 from everlog.storage import (
     Adopt,
     Append,
@@ -171,6 +172,10 @@ class Transaction(Protocol):
         """Carry out what is asked about cold bodies; give what the receipt counts."""
         ...
 
+    def seal(self, request: SealRequest) -> int:
+        """Carry out what is asked about the ledger's tree; give what the receipt counts."""
+        ...
+
 
 def carry_out(tx: Transaction, request: Request) -> Receipt:
     """Carry out one request in a transaction, or raise before anything of it is written."""
@@ -205,6 +210,8 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
             branches = None if request.session_id is None else tx.branches(tx.session(request.session_id).key)
             keys = None if branches is None else [branch.key for branch in branches]
             return Receipt("", "", 0, (), count=tx.drop_snapshots(keys, request.reducer))
+        case PlaceRecords() | PutSeal():
+            return Receipt("", "", 0, (), count=tx.seal(request))
         case _:
             return Receipt("", "", 0, (), count=tx.cold(request))
 

@@ -17,8 +17,17 @@ from everlog.testing.leasing import LeasingContract
 from everlog.testing.proving import ProofContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
+from everlog.testing.sealing import SealContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract, ProofContract):
+class StoreContract(
+    AppendContract,
+    ReadContract,
+    SessionContract,
+    LeasingContract,
+    RetentionContract,
+    ProofContract,
+    SealContract,
+):
     """Every promise of a store, a test each. A subclass gives `open_store`."""

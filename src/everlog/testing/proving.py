@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from everlog.core.event import Head
-from everlog.core.proof import read_proof
+from everlog.core.proof import EventProof, read_proof
 from everlog.errors import InvalidPlaceError, LimitError, NotFoundError, TamperedError
 from everlog.testing.start import ContractStart, note
 
@@ -20,7 +20,9 @@ class ProofContract(ContractStart):
         proof = ten.prove(3)
         ten.append("note", {"content": "later"})
         proof.verify(head)
-        read_proof(proof.encode()).verify(head)
+        read = read_proof(proof.encode())
+        assert isinstance(read, EventProof)
+        read.verify(head)
         assert (proof.position, proof.head) == (3, head)
         assert '"content":"n3"' in (proof.event.body or "")
         with pytest.raises(TamperedError, match="of another head"):

@@ -23,6 +23,7 @@ from everlog.cold import AwayError, ColdRequest
 from everlog.core import limits
 from everlog.core.decide import StaleExpectationError
 from everlog.errors import EverlogError, OutcomeUnknownError
+from everlog.sealed import SealRequest
 from everlog.storage import Adopt, Append, Receipt, Request, Resolve, StaleLeaseError, Withdraw
 from everlog.stores.blocks import BlockCache
 from everlog.stores.commit import Committer, Outcome, bytes_held
@@ -36,7 +37,8 @@ from everlog.stores.postgres.connections import (
     translate,
     was_lost,
 )
-from everlog.stores.postgres.transaction import Mark, PostgresTransaction, Settings, locked_by, locks
+from everlog.stores.postgres.locking import locked_by, locks
+from everlog.stores.postgres.transaction import Mark, PostgresTransaction, Settings
 from everlog.stores.transact import carry_out
 
 APART_SECONDS: Final = 1.0
@@ -276,7 +278,7 @@ def _apart(requests: Sequence[Request]) -> list[list[int]]:
     """Give the places of requests, those about one session together."""
     places: dict[object, list[int]] = {}
     for place, request in enumerate(requests):
-        if isinstance(request, ColdRequest):
+        if isinstance(request, ColdRequest | SealRequest):
             about: object = ColdRequest  # these lock the bucket, and no session
         else:
             about = request.branch if isinstance(request, Adopt) else request.session_id

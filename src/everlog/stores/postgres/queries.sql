@@ -720,3 +720,87 @@ ORDER BY 1;
 
 -- read_packed_growth: what blocks give back, by the day of the last event in them; walks the table, on purpose
 SELECT newest / 86400000000, sum(plain)::bigint FROM {schema}.block WHERE branch IS NOT NULL GROUP BY 1;
+
+-- insert_pending: that a record has no place in the ledger's tree yet
+INSERT INTO {schema}.pending (bucket, entry) VALUES (%(bucket)s, %(entry)s);
+
+-- read_tree: the ledger's tree; no row before its first record has a place
+SELECT size, peaks, feeds FROM {schema}.tree
+WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- insert_tree: the ledger's tree, where there is none yet
+INSERT INTO {schema}.tree (bucket, size, peaks, feeds) VALUES (%(bucket)s, 0, '', '[]') ON CONFLICT (bucket, tenant) DO NOTHING;
+
+-- fill_pending: what was recorded before the tree had any place
+INSERT INTO {schema}.pending (bucket, entry)
+SELECT bucket, entry FROM {schema}.ledger WHERE tenant = coalesce(current_setting('everlog.tenant', true), '')
+ON CONFLICT (bucket, entry) DO NOTHING;
+
+-- set_tree: after records got their places
+UPDATE {schema}.tree SET size = %(size)s, peaks = %(peaks)s, feeds = %(feeds)s
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- read_pending: records without a place, as they were made: a key is bucket * 2^53 + a number that the clock gave
+SELECT l.entry, l.record, l.reason
+FROM {schema}.pending AS p
+JOIN {schema}.ledger AS l ON l.bucket = p.bucket AND l.entry = p.entry
+WHERE p.tenant = coalesce(current_setting('everlog.tenant', true), '')
+ORDER BY l.entry %% 9007199254740992, l.entry
+LIMIT %(limit)s;
+
+-- read_first_pending: the same before the tree has any place: then no record has one
+SELECT entry, record, reason FROM {schema}.ledger
+WHERE tenant = coalesce(current_setting('everlog.tenant', true), '')
+ORDER BY entry %% 9007199254740992, entry
+LIMIT %(limit)s;
+
+-- drop_pending: records that got their places
+DELETE FROM {schema}.pending
+WHERE bucket = ANY(%(buckets)s::smallint[]) AND entry = ANY(%(entries)s::bigint[]);
+
+-- insert_placed: records' places
+INSERT INTO {schema}.placed (bucket, place, entry, record, branch, size, leaf, nodes)
+SELECT %(bucket)s, n.place, n.entry, n.record, n.branch, n.size, n.leaf, n.nodes
+FROM unnest(%(places)s::bigint[], %(entries)s::bigint[], %(records)s::bytea[], %(branches)s::bytea[], %(sizes)s::bigint[],
+  %(leaves)s::bytea[], %(nodes)s::bytea[]) AS n (place, entry, record, branch, size, leaf, nodes);
+
+-- read_placed: records by their places
+SELECT entry, record, leaf, nodes, branch, size FROM {schema}.placed
+WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND place >= %(start)s AND place < %(stop)s
+ORDER BY place;
+
+-- read_placed_nodes: leaves of the ledger's tree and the nodes that they complete
+SELECT place, leaf, nodes FROM {schema}.placed
+WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND place = ANY(%(places)s::bigint[]);
+
+-- read_head_place: the first record that says that a branch had a size, or a larger one
+SELECT place FROM {schema}.placed
+WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND branch = %(branch)s AND size >= %(size)s
+  AND place < %(below)s
+ORDER BY size, place
+LIMIT 1;
+
+-- read_fed_branches: branches that events were added to in a bucket
+SELECT max(feed), branch FROM {schema}.event
+WHERE bucket = %(bucket)s AND feed > %(after)s AND feed <= %(end)s
+GROUP BY branch;
+
+-- read_branch_heads: branches of living sessions by their ids, with their peaks
+SELECT b.id, s.id, t.size, t.peaks, base.id, b.base_size
+FROM {schema}.branch AS b
+JOIN {schema}.tip AS t ON t.bucket = b.bucket AND t.branch = b.branch
+JOIN {schema}.session AS s ON s.bucket = b.bucket AND s.session = b.session AND s.deleted IS NULL
+LEFT JOIN {schema}.branch AS base ON base.bucket = b.bucket AND base.branch = b.base
+WHERE b.bucket = %(bucket)s AND b.branch = ANY(%(branches)s::bigint[])
+ORDER BY b.branch;
+
+-- insert_seal: a seal, which may be there
+INSERT INTO {schema}.seal (bucket, digest, origin, size, made, note)
+VALUES (%(bucket)s, %(digest)s, %(origin)s, %(size)s, %(made)s, %(note)s)
+ON CONFLICT (bucket, tenant, digest) DO NOTHING;
+
+-- list_seals: seals of smaller trees, the largest first
+SELECT origin, size, made, note FROM {schema}.seal
+WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND size < %(before)s
+ORDER BY size DESC, made DESC
+LIMIT %(limit)s;

@@ -28,6 +28,7 @@ TABLES: Final = {
         "lease",
     ),
     2: ("dictionary", "object", "block", "sharing"),
+    3: ("pending", "placed", "tree", "seal"),
 }
 _GRANTS: Final = (
     "let_in",
@@ -47,6 +48,10 @@ _GRANTS: Final = (
     "let_end",
     "let_sweep",
     "let_free",
+    "let_pend",
+    "let_seal",
+    "let_settle",
+    "let_grow",
 )
 
 Connection = psycopg.Connection[TupleRow]

@@ -67,6 +67,18 @@ GRANT UPDATE (swept, packed) ON {schema}.branch TO {schema}_maintenance;
 -- let_free: and gives names and leases back
 GRANT DELETE ON {schema}.directory, {schema}.lease TO {schema}_maintenance;
 
+-- let_pend: programs note which records are still to get their places
+GRANT INSERT ON {schema}.pending TO {schema}_app, {schema}_maintenance;
+
+-- let_seal: maintenance gives records their places and keeps seals; neither is ever changed
+GRANT INSERT ON {schema}.placed, {schema}.tree, {schema}.seal TO {schema}_maintenance;
+
+-- let_settle: and takes what has its place from what is pending
+GRANT DELETE ON {schema}.pending TO {schema}_maintenance;
+
+-- let_grow: and moves the tree's own row on
+GRANT UPDATE (size, peaks, feeds) ON {schema}.tree TO {schema}_maintenance;
+
 -- list_tables: the tables of the schema
 SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = %(name)s ORDER BY tablename;
 

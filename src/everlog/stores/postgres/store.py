@@ -28,6 +28,7 @@ from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
 from everlog.errors import EverlogError, NotFoundError
+from everlog.sealed import PlaceRecords, PutSeal
 from everlog.storage import (
     Adopt,
     BranchRow,
@@ -35,7 +36,6 @@ from everlog.storage import (
     DropSnapshots,
     FeedPage,
     FeedPlace,
-    LedgerEntry,
     Listed,
     Page,
     Receipt,
@@ -54,6 +54,7 @@ from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.cold import SWEEP, PostgresBlocks, PostgresCold, fill
 from everlog.stores.postgres.connections import Connections, translate
 from everlog.stores.postgres.groups import Groups
+from everlog.stores.postgres.ledger import PostgresLedger
 from everlog.stores.postgres.notify import Notifier
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.transaction import Settings
@@ -75,7 +76,7 @@ class _Ahead(NamedTuple):
     rows: list[Any]
 
 
-class PostgresStorage(PostgresCold):
+class PostgresStorage(PostgresCold, PostgresLedger):
     """Implements everlog.storage.Storage."""
 
     def __init__(
@@ -129,7 +130,7 @@ class PostgresStorage(PostgresCold):
             return self.connections.bucket_of_name(request.name) if parent is None else self._home(parent)
         if isinstance(request, (Adopt, Pack)):
             return bucket_of(request.branch)
-        if isinstance(request, PutDictionary):
+        if isinstance(request, (PutDictionary, PlaceRecords, PutSeal)):
             return 0
         if isinstance(request, OpenObject):
             return request.object.bucket
@@ -413,14 +414,6 @@ class PostgresStorage(PostgresCold):
         return changed
 
     # --- the rest ---
-    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
-        rows = self.connections.fetch_all("read_ledger", {"after": after, "limit": limit})
-        return [LedgerEntry(*row) for row in rows]
-
-    def erasure(self, leaf: bytes) -> LedgerEntry | None:
-        row = self.connections.fetch_one("read_erasure", {"leaf": leaf})
-        return None if row is None else LedgerEntry(*row)
-
     def damage(self) -> Iterator[str]:
         """The server's own checksums tell of damaged pages; what events say is checked against their hashes."""
         return iter(())

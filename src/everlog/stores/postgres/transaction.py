@@ -25,32 +25,26 @@ from everlog.core.lineage import Lineage
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
+from everlog.sealed import SealRequest
 from everlog.storage import (
-    Adopt,
-    Append,
     BranchRow,
     Create,
-    Delete,
-    DropSnapshots,
-    EndLease,
-    Erase,
-    PutSnapshots,
     Request,
     Rewind,
     SessionRow,
     Switch,
-    TakeLease,
     Update,
 )
 from everlog.stores.blocks import BlockCache
 from everlog.stores.postgres.cold import ColdWriter, whole_rows
 from everlog.stores.postgres.connections import Connection, Connections
+from everlog.stores.postgres.ledger import LedgerWriter
+from everlog.stores.postgres.locking import keys_of, locked_by, locks
 from everlog.stores.postgres.statements import bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.wire import Parameters
 from everlog.stores.rows import Row, branch_row, session_row, tip_of_branch
 from everlog.stores.transact import NewBranch
 
-_HEAVY: Final = (Create, Delete, Erase, PutSnapshots, DropSnapshots)  # about more than one session, or none
 _EVENT_COLUMNS: Final = EventRow.__struct_fields__
 _NUMBERED: Final = {
     "position": "bigint",
@@ -113,7 +107,7 @@ class PostgresTransaction:
     def opening(self, requests: Sequence[Request]) -> list[tuple[str, Parameters]]:
         """Give the queries for all that the requests are sure to need, to be sent with BEGIN."""
         ids, branches, heavy = locked_by(requests)
-        keyed = _keys_of(requests)
+        keyed = keys_of(requests)
         asked = locks(self.bucket, ids, branches, heavy=heavy)
         here = {"bucket": self.bucket}
         packed = [bytes.fromhex(each) for each in ids]
@@ -413,6 +407,7 @@ class PostgresTransaction:
     def insert_ledger(self, record: LedgerRecord, reason: str | None = None) -> None:
         entry, encoded = self._connections.new_key(self.bucket), encode_record(record)
         self._write("insert_ledger", {"entry": entry, "record": encoded, "reason": reason})
+        self._write("insert_pending", {"entry": entry})
         self._note(Mark("has_entry", {"entry": entry, "record": encoded}))
         if isinstance(record, EraseRecord):
             self._write(
@@ -438,6 +433,10 @@ class PostgresTransaction:
     def _cold(self) -> ColdWriter:
         new_key = partial(self._connections.new_key, self.bucket)
         return ColdWriter(self._blocks, self._fetch, self._write, new_key, now=self.now)
+
+    # --- the ledger's tree ---
+    def seal(self, request: SealRequest) -> int:
+        return LedgerWriter(self._fetch, self._write, now=self.now).carry_out(request)
 
     # --- the end ---
     def copy(self) -> None:
@@ -513,43 +512,6 @@ _SNAPSHOT_COLUMNS: Final = (
     "content",
     "checksum",
 )
-
-
-def locks(bucket: int, ids: Sequence[str], branches: Sequence[int], *, heavy: bool) -> list[tuple[str, Parameters]]:
-    """Give the queries that lock what requests are about, in the order that every transaction keeps."""
-    asked: list[tuple[str, Parameters]] = []
-    if branches:
-        asked.append(("lock_owners", {"bucket": bucket, "branches": list(branches)}))
-    if ids:
-        asked.append(("lock_sessions", {"bucket": bucket, "ids": [bytes.fromhex(each) for each in ids]}))
-    if heavy:
-        asked.append(("lock_bucket", {"bucket": bucket}))
-    return asked
-
-
-def locked_by(requests: Sequence[Request]) -> tuple[list[str], list[int], bool]:
-    """Give what requests lock: sessions by id, sessions by a branch that they own, and whether the bucket."""
-    ids: dict[str, None] = {}
-    branches: dict[int, None] = {}
-    for request in requests:
-        if isinstance(request, Adopt):
-            branches[request.branch] = None
-        elif isinstance(request, Create):
-            if request.forked_from is not None:
-                ids[request.forked_from] = None
-        elif not isinstance(request, ColdRequest) and request.session_id is not None:
-            ids[request.session_id] = None
-    return list(ids), list(branches), any(isinstance(request, (*_HEAVY, ColdRequest)) for request in requests)
-
-
-def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str]]:
-    """Give the keys that requests on current branches bring, each with its session."""
-    keyed: dict[tuple[str, str], None] = {}
-    for request in requests:
-        if isinstance(request, (Append, Update, TakeLease, EndLease)):
-            keys = request.batch.keys()
-            keyed.update(((request.session_id, key), None) for key in keys)
-    return list(keyed)
 
 
 def _columns_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any] | None]:

@@ -541,3 +541,54 @@ ORDER BY 1;
 
 -- read_packed_growth: what blocks give back, by the day of the last event in them; walks the table, on purpose
 SELECT newest / 86400000000, sum(plain) FROM block WHERE branch IS NOT NULL GROUP BY 1;
+
+-- read_tree: the ledger's tree; no row before its first record has a place
+SELECT size, peaks, feed FROM tree;
+
+-- insert_tree: the ledger's tree, where there is none yet
+INSERT INTO tree (size, peaks, feed) SELECT 0, x'', 0 WHERE NOT EXISTS (SELECT 1 FROM tree);
+
+-- set_tree: after records got their places
+UPDATE tree SET size = :size, peaks = :peaks, feed = :feed;
+
+-- read_pending: records without a place, by number: those behind the last that has one (its unique index, primary key)
+SELECT entry, record, reason
+FROM ledger
+WHERE entry > coalesce((SELECT max(entry) FROM placed), 0)
+ORDER BY entry
+LIMIT :limit;
+
+-- insert_placed: a record's place
+INSERT INTO placed (place, entry, record, branch, size, leaf, nodes)
+VALUES (:place, :entry, :record, :branch, :size, :leaf, :nodes);
+
+-- read_placed: records by their places (primary keys)
+SELECT p.entry, coalesce(p.record, l.record), p.leaf, p.nodes, p.branch, p.size
+FROM placed AS p
+LEFT JOIN ledger AS l ON l.entry = p.entry
+WHERE p.place >= :start AND p.place < :stop
+ORDER BY p.place;
+
+-- read_placed_node: a leaf of the ledger's tree and the nodes that it completes (primary key)
+SELECT leaf, nodes FROM placed WHERE place = :place;
+
+-- read_head_place: the first record that says that a branch had a size, or a larger one (placed_branch)
+SELECT place FROM placed WHERE branch = :branch AND size >= :size AND place < :below ORDER BY size, place LIMIT 1;
+
+-- read_fed_branches: branches that events were added to (primary key)
+SELECT count(*), max(feed), branch
+FROM (SELECT feed, branch FROM event WHERE feed > :after ORDER BY feed LIMIT :limit)
+GROUP BY branch;
+
+-- read_branch_head: a branch of a living session by its ids, with its peaks (primary keys)
+SELECT b.id, s.id, b.size, b.peaks, base.id, b.base_size
+FROM branch AS b
+JOIN session AS s ON s.session = b.session AND s.deleted IS NULL
+LEFT JOIN branch AS base ON base.branch = b.base
+WHERE b.branch = :branch;
+
+-- insert_seal: a seal, which may be there (unique index of the digest)
+INSERT INTO seal (origin, size, made, digest, note) VALUES (:origin, :size, :made, :digest, :note) ON CONFLICT (digest) DO NOTHING;
+
+-- list_seals: seals of smaller trees, the largest first (seal_size)
+SELECT origin, size, made, note FROM seal WHERE size < :before ORDER BY size DESC, seal DESC LIMIT :limit;

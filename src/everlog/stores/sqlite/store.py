@@ -37,7 +37,6 @@ from everlog.storage import (
     Erase,
     FeedPage,
     FeedPlace,
-    LedgerEntry,
     Listed,
     Page,
     Receipt,
@@ -58,6 +57,7 @@ from everlog.stores.sqlite import files, listing, reading, snapshots
 from everlog.stores.sqlite.cold import ColdWriter, SqliteCold
 from everlog.stores.sqlite.connections import UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
+from everlog.stores.sqlite.ledger import SqliteLedger
 from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
     SqliteTransaction,
@@ -74,7 +74,7 @@ from everlog.stores.transact import carry_out
 SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroys
 
 
-class SqliteStorage(SqliteCold):
+class SqliteStorage(SqliteCold, SqliteLedger):
     """Implements everlog.storage.Storage on one file. Open with `open_sqlite`."""
 
     def __init__(
@@ -438,16 +438,6 @@ class SqliteStorage(SqliteCold):
         return changed
 
     # --- the rest ---
-    def ledger(self, after: int, limit: int) -> list[LedgerEntry]:
-        with self._connections.reader() as connection:
-            rows = fetch_all(connection, "read_ledger", {"after": after, "limit": limit})
-        return [LedgerEntry(*row) for row in rows]
-
-    def erasure(self, leaf: bytes) -> LedgerEntry | None:
-        with self._connections.reader() as connection:
-            row = fetch_one(connection, "read_erasure", {"leaf": leaf})
-        return None if row is None else LedgerEntry(*row)
-
     def damage(self) -> Iterator[str]:
         with self._connections.reader() as connection:
             yield from find_damage(connection)

@@ -23,11 +23,13 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
+from everlog.sealed import SealRequest
 from everlog.storage import BranchRow, Create, SessionRow
 from everlog.stores.blocks import BlockCache
 from everlog.stores.rows import branch_row, session_row, tip_of_branch
 from everlog.stores.sqlite.cold import ColdWriter, bodies
 from everlog.stores.sqlite.damage import checksum_of
+from everlog.stores.sqlite.ledger import carry_out_seal
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
 from everlog.stores.transact import NewBranch
@@ -359,6 +361,10 @@ class SqliteTransaction:
         self.changed = True
         writer = ColdWriter(self._connection, self._blocks, now=self.now)
         return writer.carry_out(request, self.erasures(0))
+
+    def seal(self, request: SealRequest) -> int:
+        self.changed = True
+        return carry_out_seal(self._connection, request, self.now)
 
     def _leave_traces(self) -> None:
         """Note, in the same transaction, what is owed after it: whoever opens the store next pays it, if this process dies."""

@@ -1,0 +1,54 @@
+"""Sending a seal on to where whoever holds the store cannot change it: object storage, a web address, a file elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from everlog.errors import UnavailableError, UnsupportedStoreError
+from everlog.seals import append_seal
+
+SECONDS_MAX: Final = 10.0  # that a place may take; the seal itself is made by then
+ANSWER_BYTES_MAX: Final = 64 * 1024
+_OBJECTS: Final = ("s3://", "gs://", "az://", "azure://")
+
+
+def publish(place: str, note: bytes, *, origin: str, size: int) -> None:
+    """Send a seal to a place; UnavailableError where it does not take it.
+
+    https://…: posted, as text. s3://bucket/prefix, gs://…, az://…: an object of its own, named by origin and size. Else a file, to which
+    it is appended behind an empty line.
+    """
+    if place.startswith(("http://", "https://")):
+        post(place, note, content_type="text/plain; charset=utf-8")
+    elif place.startswith(_OBJECTS):
+        _put(place, f"{origin}/{size:016d}.note", note)
+    else:
+        append_seal(Path(place), note)
+
+
+def post(url: str, content: bytes, *, content_type: str) -> bytes:
+    """Post to a web address; give the answer. UnavailableError where it gives none, or one that says that it did not take it."""
+    request = Request(url, content, {"Content-Type": content_type}, method="POST")  # noqa: S310  # http and https only
+    try:
+        with urlopen(request, timeout=SECONDS_MAX) as answer:  # noqa: S310
+            return answer.read(ANSWER_BYTES_MAX)
+    except (URLError, OSError, ValueError) as error:
+        raise UnavailableError(f"{url} did not take it ({error}); it is sent again with the next seal") from error
+
+
+def _put(url: str, name: str, content: bytes) -> None:
+    try:
+        import obstore
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ModuleNotFoundError:
+        raise UnsupportedStoreError(
+            f"to send seals to {url} obstore is needed; the seal is made; install it: pip install 'everlog[archive]'"
+        ) from None
+    try:
+        obstore.put(from_url(url), name, content)
+    except (BaseError, ValueError, OSError) as error:
+        raise UnavailableError(f"{url} did not take the seal ({error}); see credentials and that place") from error

@@ -1,0 +1,110 @@
+"""Sealing the ledger: its records are put in order, its head is signed, and the seal is kept in more places than one.
+
+1. order (ordering.py) → sign (signing.py) → ask witnesses → append to seals.txt, outside the store → keep in the store → send on.
+   Whatever stops it, the next seal makes good: the tree only grows, and the same head signed again gives the same bytes.
+2. A seal that is not in `seals.txt` is not in the store either.
+3. A witness that does not answer, or a place that takes no copy, spoils no seal: it is told of, and asked again with the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from everlog.core.event import Head
+from everlog.core.limits import SAFE_INTEGER_MAX
+from everlog.core.note import Note
+from everlog.errors import EverlogError
+from everlog.ordering import order_ledger
+from everlog.publishing import publish
+from everlog.sealed import PutSeal
+from everlog.seals import Seal, append_seal, prove_ledger, read_seal
+from everlog.signing import Keys
+from everlog.storage import Storage
+from everlog.witnesses import Witness, cosign
+
+EVENTS_MAX: Final = 256  # after so many it is not waited until the time has come
+
+
+class Sealer:
+    """Seals the ledger of a store. to: further places that each seal is sent to; see publishing.py."""
+
+    def __init__(
+        self, storage: Storage, keys: Keys, *, witnesses: Sequence[Witness] = (), to: Sequence[str] = ()
+    ) -> None:
+        self.storage = storage
+        self.keys = keys
+        self.witnesses = witnesses
+        self.to = to
+
+    def seal(self) -> Seal:
+        """Seal all that was recorded until now; where that is sealed already, give the last seal."""
+        record = self.keys.record()
+        tree = order_ledger(self.storage, record)
+        origin = self.keys.origin
+        last = next((row for row in self.storage.seals(SAFE_INTEGER_MAX, 1)), None)
+        if record is None and last is not None and (last.origin, last.size) == (origin, tree.size):
+            return read_seal(last)
+        warnings: list[str] = []
+        note = self.keys.sign(tree.head(), self._prove)
+        note = self._cosigned(note, tree.head(), warnings)
+        encoded = str(note).encode()
+        append_seal(self.keys.folder / "seals.txt", encoded)
+        self.storage.write(PutSeal(origin, tree.size, encoded))
+        if record is not None:
+            self.keys.settle(record)
+        for place in self.to:
+            _try(warnings, lambda place=place: publish(place, encoded, origin=origin, size=tree.size))
+        return Seal(origin, tree.head(), self.storage.now(), str(note), tuple(warnings))
+
+    def run(
+        self,
+        *,
+        every: float,
+        sealed: Callable[[Seal], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Seal whenever something was recorded: `every` seconds, or sooner where EVENTS_MAX events wait. Until `stop` says so.
+
+        sealed: called with each new seal. Errors end it, but for those of a store that cannot be reached now.
+        """
+        previous: Head | None = None
+        while not stop():
+            seal = self.seal()
+            if seal.head != previous:
+                previous = seal.head
+                sealed(seal)
+            self._wait(every, stop)
+
+    def _wait(self, seconds: float, stop: Callable[[], bool]) -> None:
+        """Wait until the time has come and something happened, or EVENTS_MAX events wait."""
+        due = time.monotonic() + seconds
+        seen = self.storage.news()
+        known = sum(number for _, number in self.storage.ledger_tree().feeds)
+        while not stop():
+            left = due - time.monotonic()
+            if left <= 0:
+                return
+            seen = self.storage.wait(seen, min(left, 0.5))
+            if sum(place.number for place in self.storage.feed_end()) - known >= EVENTS_MAX:
+                return
+
+    def _prove(self, old: int, new: int) -> Sequence[bytes]:
+        return prove_ledger(self.storage, old, new)
+
+    def _cosigned(self, note: Note, head: Head, warnings: list[str]) -> Note:
+        """Give the note with what the witnesses add to it."""
+        for witness in self.witnesses:
+            lines = _try(warnings, lambda witness=witness, note=note: cosign(witness, note, head, self._prove))
+            if lines is not None:
+                note = Note(note.text, (*note.signatures, *lines))
+        return note
+
+
+def _try(warnings: list[str], call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except EverlogError as error:
+        warnings.append(error.message)
+        return None
