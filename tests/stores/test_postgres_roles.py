@@ -162,6 +162,7 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
     schema = read_address(url).schema
     with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:  # as an older Everlog left it
         connection.execute(f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary")
+        connection.execute("DROP TABLE pending, placed, tree, seal")
         connection.execute(
             "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
@@ -192,6 +193,44 @@ def test_a_reader_reads(url, addresses):
             store.create("x")
     with everlog.open(addresses["reader"]) as store, pytest.raises(UnavailableError, match="may not"):
         store.create("x")
+
+
+def test_maintenance_seals_and_a_program_cannot_though_what_it_records_is_sealed(url, addresses, tmp_path):
+    with everlog.open(addresses["app"]) as store:
+        filled(store)
+        keys = store.keys(tmp_path)
+        keys.new()
+        with pytest.raises(UnavailableError, match="may not"):
+            store.seal(keys=keys)
+    with everlog.open(addresses["maintenance"]) as store:
+        keys = store.keys(tmp_path)
+        store.seal(keys=keys)
+    with everlog.open(addresses["reader"], read_only=True) as store:
+        report = store.verify(keys=[keys.verifier])
+        assert (report.ok, report.unsealed, report.seals) == (True, 0, 1)
+        store.session("run-1").prove_sealed(0).verify(keys.verifier)
+    with psycopg.connect(read_address(addresses["app"]).conninfo) as connection:
+        schema = read_address(url).schema
+        for change in ("DELETE FROM {}.pending", "DELETE FROM {}.placed", "UPDATE {}.placed SET leaf = ''"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(change.format(schema))
+            connection.rollback()
+
+
+def test_each_tenant_has_a_ledger_of_its_own(url, addresses, tmp_path):
+    keep_tenants_apart(url)
+    keys = {}
+    for tenant in ("a", "b"):
+        with everlog.open(addresses["maintenance"] + f"&tenant={tenant}") as store:
+            filled(store)
+            keys[tenant] = store.keys(tmp_path / tenant)
+            keys[tenant].new()
+            store.seal(keys=keys[tenant])
+            assert len(store.seals()) == 1
+    for tenant, other in (("a", "b"), ("b", "a")):
+        with everlog.open(addresses["app"] + f"&tenant={tenant}") as store:
+            report = store.verify(keys=[keys[tenant].verifier, keys[other].verifier])
+            assert (report.ok, report.unsealed, report.seals) == (True, 0, 1)
 
 
 # --- tenants ---

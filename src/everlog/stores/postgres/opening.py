@@ -245,7 +245,8 @@ def _migrate(
     connection: Connection, statements: Statements, address: Address, draw: Callable[[int], bytes], *, start: int
 ) -> None:
     """Carry out what migrations are missing, each with its version in one transaction."""
-    for number, script in statements.migrations()[start:]:
+    migrations = statements.migrations()
+    for number, script in migrations[start:]:
         with connection.transaction():
             if number == 1:
                 if not connection.execute(statements["has_schema"], {"name": statements.schema}).fetchall():
@@ -262,4 +263,4 @@ def _migrate(
             else:
                 connection.execute(script)
                 connection.execute(statements["set_version"], {"version": number})
-            after_migration(connection, statements, number)
+            after_migration(connection, statements, number, last=number == len(migrations))

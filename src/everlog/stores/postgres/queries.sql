@@ -745,13 +745,13 @@ SELECT l.entry, l.record, l.reason
 FROM {schema}.pending AS p
 JOIN {schema}.ledger AS l ON l.bucket = p.bucket AND l.entry = p.entry
 WHERE p.tenant = coalesce(current_setting('everlog.tenant', true), '')
-ORDER BY l.entry %% 9007199254740992, l.entry
+ORDER BY mod(l.entry, 9007199254740992), l.entry
 LIMIT %(limit)s;
 
 -- read_first_pending: the same before the tree has any place: then no record has one
 SELECT entry, record, reason FROM {schema}.ledger
 WHERE tenant = coalesce(current_setting('everlog.tenant', true), '')
-ORDER BY entry %% 9007199254740992, entry
+ORDER BY mod(entry, 9007199254740992), entry
 LIMIT %(limit)s;
 
 -- drop_pending: records that got their places

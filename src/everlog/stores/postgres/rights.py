@@ -78,8 +78,11 @@ def keep_apart(connection: Connection, schema: str, tables: Sequence[str]) -> No
         connection.execute(statements.about("force_policy", table))
 
 
-def after_migration(connection: Connection, statements: Statements, number: int) -> None:
-    """Have the tables of a migration be as the schema's others are: spread, kept apart, and open to the store's roles."""
+def after_migration(connection: Connection, statements: Statements, number: int, *, last: bool) -> None:
+    """Have the tables of a migration be as the schema's others are: spread, kept apart, and open to the store's roles.
+
+    last: no other comes behind it. Rights are given then, since they name tables of all.
+    """
     schema, tables = statements.schema, TABLES.get(number, ())
     if connection.execute(statements["has_citus"]).fetchall():
         for table in tables:
@@ -88,5 +91,5 @@ def after_migration(connection: Connection, statements: Statements, number: int)
         return
     if connection.execute(statements["keeps_tenants"], {"name": f"{schema}.event"}).fetchall()[0][0]:
         keep_apart(connection, schema, tables)
-    if connection.execute(Statements(schema, "roles.sql")["has_role"], {"name": f"{schema}_owner"}).fetchall():
+    if last and connection.execute(Statements(schema, "roles.sql")["has_role"], {"name": f"{schema}_owner"}).fetchall():
         give_rights(connection, schema)

@@ -54,9 +54,8 @@ class SqliteLedger:
         after = dict(feeds).get(0, 0)
         with self._connections.reader() as connection:
             rows = fetch_all(connection, "read_fed_branches", {"after": after, "limit": SCAN_EVENTS_MAX})
-        end = max((row[1] for row in rows), default=after)
-        looked_at = sum(row[0] for row in rows)
-        return Changed(frozenset(row[2] for row in rows), ((0, end),), looked_at == SCAN_EVENTS_MAX)
+        end: int = rows[-1][0] if rows else after
+        return Changed(frozenset(branch for _, branch in rows), ((0, end),), len(rows) == SCAN_EVENTS_MAX)
 
     def branch_heads(self, branches: Sequence[int]) -> list[BranchHead]:
         with self._connections.reader() as connection:

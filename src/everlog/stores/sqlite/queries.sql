@@ -575,10 +575,8 @@ SELECT leaf, nodes FROM placed WHERE place = :place;
 -- read_head_place: the first record that says that a branch had a size, or a larger one (placed_branch)
 SELECT place FROM placed WHERE branch = :branch AND size >= :size AND place < :below ORDER BY size, place LIMIT 1;
 
--- read_fed_branches: branches that events were added to (primary key)
-SELECT count(*), max(feed), branch
-FROM (SELECT feed, branch FROM event WHERE feed > :after ORDER BY feed LIMIT :limit)
-GROUP BY branch;
+-- read_fed_branches: which branches events were added to, event by event (primary key)
+SELECT feed, branch FROM event WHERE feed > :after ORDER BY feed LIMIT :limit;
 
 -- read_branch_head: a branch of a living session by its ids, with its peaks (primary keys)
 SELECT b.id, s.id, b.size, b.peaks, base.id, b.base_size
