@@ -12,13 +12,13 @@ from everlog.seals import append_seal
 
 SECONDS_MAX: Final = 10.0  # that a place may take; the seal itself is made by then
 ANSWER_BYTES_MAX: Final = 64 * 1024
-_OBJECTS: Final = ("s3://", "gs://", "az://", "azure://")
+_OBJECTS: Final = ("s3://", "gs://", "az://", "file://")
 
 
 def publish(place: str, note: bytes, *, origin: str, size: int) -> None:
     """Send a seal to a place; UnavailableError where it does not take it.
 
-    https://…: posted, as text. s3://bucket/prefix, gs://…, az://…: an object of its own, named by origin and size. Else a file, to which
+    https://…: posted, as text. s3://bucket/prefix, gs://…, az://…, file:///folder: an object of its own, named by origin and size. Else a file, to which
     it is appended behind an empty line.
     """
     if place.startswith(("http://", "https://")):

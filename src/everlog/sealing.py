@@ -15,7 +15,7 @@ from typing import Any, Final
 from everlog.core.event import Head
 from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.note import Note
-from everlog.errors import EverlogError
+from everlog.errors import BusyError, EverlogError, OutcomeUnknownError, UnavailableError
 from everlog.ordering import order_ledger
 from everlog.publishing import publish
 from everlog.sealed import PutSeal
@@ -47,34 +47,41 @@ class Sealer:
         if record is None and last is not None and (last.origin, last.size) == (origin, tree.size):
             return read_seal(last)
         warnings: list[str] = []
-        note = self.keys.sign(tree.head(), self._prove)
-        note = self._cosigned(note, tree.head(), warnings)
+        checkpoint, note = self.keys.sign(lambda: self.storage.ledger_tree().head(), self._prove)
+        origin, head = checkpoint.origin, checkpoint.head
+        note = self._cosigned(note, head, warnings)
         encoded = str(note).encode()
         append_seal(self.keys.folder / "seals.txt", encoded)
-        self.storage.write(PutSeal(origin, tree.size, encoded))
+        self.storage.write(PutSeal(origin, head.size, encoded))
         if record is not None:
             self.keys.settle(record)
         for place in self.to:
-            _try(warnings, lambda place=place: publish(place, encoded, origin=origin, size=tree.size))
-        return Seal(origin, tree.head(), self.storage.now(), str(note), tuple(warnings))
+            _try(warnings, lambda place=place: publish(place, encoded, origin=origin, size=head.size))
+        return Seal(origin, head, self.storage.now(), str(note), tuple(warnings))
 
     def run(
         self,
         *,
         every: float,
         sealed: Callable[[Seal], None],
+        failed: Callable[[EverlogError], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Seal whenever something was recorded: `every` seconds, or sooner where EVENTS_MAX events wait. Until `stop` says so.
 
-        sealed: called with each new seal. Errors end it, but for those of a store that cannot be reached now.
+        sealed: called with each new seal. failed: called where it is to be tried again later; raised where it is not given, as all else is.
         """
         previous: Head | None = None
         while not stop():
-            seal = self.seal()
-            if seal.head != previous:
-                previous = seal.head
-                sealed(seal)
+            try:
+                seal = self.seal()
+                if seal.head != previous:
+                    previous = seal.head
+                    sealed(seal)
+            except (BusyError, UnavailableError, OutcomeUnknownError) as error:
+                if failed is None:
+                    raise
+                failed(error)
             self._wait(every, stop)
 
     def _wait(self, seconds: float, stop: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def append_seal(path: Path, note: bytes) -> None:
         there = path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
             end = _whole(file)
             file.truncate(end)
             file.seek(end)
@@ -77,13 +79,15 @@ def _whole(file: BinaryIO) -> int:
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - 2 * NOTE_BYTES_MAX)
     file.seek(start)
-    tail = file.read()
-    *before, last = _BETWEEN.split(tail)
-    try:
-        parse_note(last)
-    except ValueError:
-        return start + len(tail) - len(last) - bool(before)
-    return size
+    parts = _BETWEEN.split(file.read())
+    while parts:
+        try:
+            parse_note(parts[-1])
+        except ValueError:
+            parts.pop()
+        else:
+            break
+    return start + sum(map(len, parts)) + max(0, len(parts) - 1)
 
 
 def read_seal(row: SealRow) -> Seal:

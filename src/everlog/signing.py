@@ -220,16 +220,20 @@ class Keys:
         return SigningKey(str(VerifierKey(name, ED25519, private.public_key().public_bytes_raw())), str(path.resolve()))
 
     # --- signing ---
-    def sign(self, head: Head, prove: Prove) -> Note:
-        """Sign the ledger's head, where it extends the one that was signed last; TamperedError where it does not."""
+    def sign(self, read_head: Callable[[], Head], prove: Prove) -> tuple[Checkpoint, Note]:
+        """Sign the ledger's head, where it extends the one that was signed last; TamperedError where it does not.
+
+        read_head: reads it, once it is this one's turn: another may have signed a later one meanwhile.
+        """
         with self._locked():
             config = self._read()
-            checkpoint = Checkpoint(config.current.verifier.name, head)
+            checkpoint = Checkpoint(config.current.verifier.name, read_head())
             self._check_extends(checkpoint, prove)
             write_synced(self._path("signed.json"), msgspec.json.encode(checkpoint))
             text = str(checkpoint)
             signers = [each for each in (config.current, config.outgoing) if each is not None]
-            return Note(text, tuple(signature_of(key.verifier, self._sign(key, text.encode())) for key in signers))
+            lines = tuple(signature_of(key.verifier, self._sign(key, text.encode())) for key in signers)
+            return checkpoint, Note(text, lines)
 
     def _check_extends(self, checkpoint: Checkpoint, prove: Prove) -> None:
         last = self._last_signed()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from everlog.cli.main import everlog, json_option, limit_option, opened
+from everlog.cli.main import everlog, json_option, limit_option, opened, say_error
 from everlog.cli.output import note, say, say_json, shorten, visible
 from everlog.core.position import format_micros
 from everlog.open import clock, default_keys
@@ -198,7 +198,7 @@ def seal(
         if seconds is None:
             _say_seal(sealer.seal(), as_json=as_json)
         else:
-            sealer.run(every=seconds, sealed=lambda made: _say_seal(made, as_json=as_json))
+            sealer.run(every=seconds, sealed=lambda made: _say_seal(made, as_json=as_json), failed=say_error)
 
 
 def _say_seal(made: Seal, *, as_json: bool) -> None:
