@@ -18,7 +18,7 @@ from everlog.seals import Seal
 from everlog.steps import seconds_of
 
 F = TypeVar("F", bound=Callable[..., Any])
-_EVERY_SECONDS = (0.1, 366 * 86_400.0)
+_EVERY_SECONDS = (1.0, 366 * 86_400.0)
 
 keys_option = click.option(
     "--keys",
@@ -192,7 +192,7 @@ def seal(
     """
     seconds = None if every is None else seconds_of(every, what="--every")
     if every is not None and (seconds is None or not _EVERY_SECONDS[0] <= seconds <= _EVERY_SECONDS[1]):
-        raise click.UsageError("--every takes a tenth of a second to a year: 1s, 1m, 1h")
+        raise click.UsageError("--every takes a second to a year: 1s, 1m, 1h")
     with opened(ctx) as store:
         sealer = store.sealer(keys=folder, witnesses=witnesses, to=to)
         if seconds is None:
