@@ -340,15 +340,16 @@ def changed(path, *statements):
 
 @pytest.fixture
 def sealed(tmp_path):
-    """A sealed store, closed: its path, and its verifier key."""
+    """A sealed store of a session of two events, closed: its path, its verifier key, and its branch at one event."""
     path = tmp_path / "store.db"
     with everlog.open(path) as store:
-        session = store.create("run", events=[NewEvent("note", {"content": "one"})])
+        store.create("run", events=[NewEvent("note", {"content": "one"})])
+        row = store.storage.branch(1)
+    shutil.copy(path, tmp_path / "before.db")
+    with everlog.open(path) as store:
+        store.session("run").append("note", {"content": "two"})
         keys = store.keys(tmp_path / "keys")
         keys.new()
-        shutil.copy(path, tmp_path / "before.db")
-        row = store.storage.branch(1)
-        session.append("note", {"content": "two"})
         store.seal(keys=keys)
     return path, keys.verifier, row
 
@@ -366,6 +367,22 @@ def test_an_event_taken_off_the_end_of_a_sealed_line_is_told(sealed):
         f"UPDATE branch SET size = 1, recorded = {row.recorded}, leaf = x'{row.leaf.hex()}', peaks = x'{row.peaks.hex()}'",
     )
     assert any("had 2 events, and has 1" in fault for fault in faults(path, key))
+
+
+def test_a_history_written_anew_with_all_its_hashes_is_told(sealed, tmp_path):
+    path, key, _ = sealed
+    other = tmp_path / "before.db"
+    with everlog.open(other) as store:
+        store.session("run").append("note", {"content": "another two"})
+    changed(
+        path,
+        f"ATTACH '{other}' AS other",
+        "DELETE FROM event WHERE position = 1",
+        "INSERT INTO event SELECT * FROM other.event WHERE position = 1",
+        "UPDATE branch SET (recorded, leaf, peaks) = (SELECT recorded, leaf, peaks FROM other.branch)",
+    )
+    assert [fault for fault in faults(path, key) if "its events are others" not in fault] == []
+    assert len(faults(path, key)) == 1
 
 
 @pytest.mark.parametrize(
