@@ -18,10 +18,14 @@ from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
 from everlog.core.retention import Policy
+from everlog.core.sealed_proof import Sealing
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
 from everlog.retaining import Due, Spared, Work
 from everlog.retention import Plan, Retention
+from everlog.sealing import Sealer
+from everlog.seals import Seal
+from everlog.signing import Keys
 
 FOLDER = Path(__file__).parent / "reference"
 LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
@@ -40,6 +44,7 @@ INTERNAL = frozenset(
             "Session.view_seen",
         ),
         *("Session.write", "Session.write_own"),
+        *("Keys.record", "Keys.settle", "Keys.sign"),
         *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term"),
     }
 )
@@ -56,6 +61,10 @@ _GIVEN: dict[type[Any], str] = {
     Work: "In `Plan.work`, and what `Retention.apply()` gives.",
     Due: "In `Work.due`.",
     Spared: "In `Work.spared`.",
+    Keys: "What `store.keys()` gives, on both faces.",
+    Seal: "What `store.seal()` gives, and in `store.seals()`.",
+    Sealer: "What `store.sealer()` gives, on both faces.",
+    Sealing: "What `SealedProof.verify()` gives.",
 }
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
 _LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")

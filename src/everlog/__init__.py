@@ -10,6 +10,7 @@ from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, Stat
 from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, ProvenEvent, RangeProof, read_proof
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.sealed_proof import SealedProof, read_sealed_proof
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
@@ -75,6 +76,7 @@ __all__ = [
     "Reason",
     "Reducer",
     "Run",
+    "SealedProof",
     "Seen",
     "Session",
     "SessionInfo",
@@ -89,6 +91,7 @@ __all__ = [
     "open_async",
     "parse_query",
     "read_proof",
+    "read_sealed_proof",
     "reducer",
     "upcast",
 ]

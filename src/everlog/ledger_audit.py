@@ -118,6 +118,9 @@ def _check_tree(storage: Storage, roots: dict[int, str], trusted: dict[str, Veri
             break
     if split_digests(tree.peaks) != peaks:
         fault("the ledger's root is not that of its records")
+    ends = {end.bucket: end.number for end in storage.feed_end()}
+    if any(number > ends.get(bucket, 0) for bucket, number in tree.feeds):
+        fault("the ledger says that it holds the heads after more events than there are: some will not be sealed")
     return place
 
 

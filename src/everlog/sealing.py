@@ -65,14 +65,14 @@ class Sealer:
         every: float,
         sealed: Callable[[Seal], None],
         failed: Callable[[EverlogError], None] | None = None,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """Seal whenever something was recorded: `every` seconds, or sooner where EVENTS_MAX events wait. Until `stop` says so.
 
         sealed: called with each new seal. failed: called where it is to be tried again later; raised where it is not given, as all else is.
         """
         previous: Head | None = None
-        while not stop():
+        while stop is None or not stop():
             try:
                 seal = self.seal()
                 if seal.head != previous:
@@ -84,12 +84,12 @@ class Sealer:
                 failed(error)
             self._wait(every, stop)
 
-    def _wait(self, seconds: float, stop: Callable[[], bool]) -> None:
+    def _wait(self, seconds: float, stop: Callable[[], bool] | None) -> None:
         """Wait until the time has come and something happened, or EVENTS_MAX events wait."""
         due = time.monotonic() + seconds
         seen = self.storage.news()
         known = sum(number for _, number in self.storage.ledger_tree().feeds)
-        while not stop():
+        while stop is None or not stop():
             left = due - time.monotonic()
             if left <= 0:
                 return

@@ -41,6 +41,9 @@ def fill(path: Path) -> None:
         store.create("two", parent=session[2]).append("note", {"content": "child"})
         store.create("gone").append("note", {"content": "gone"})
         store.delete("gone", reason="asked for")
+        keys = store.keys(path.parent / "keys")
+        keys.new()
+        store.seal(keys=keys)
         store.create("held").lease("a holder", 3_600)
 
 
@@ -62,6 +65,8 @@ def look(store: everlog.Store) -> list[object]:
     for key in ("key-3", "key-11", "fork-key"):
         seen.append(([event.id for event in store.find(key)], repr(store.session("one").find(key))))
     seen.append([info.id for info in store.sessions("label.label:value")])
+    seen.append([(seal.head, seal.note) for seal in store.seals()])
+    seen.append([store.session("fork").prove_sealed(position).encode() for position in (3, 5, 6)])
     return seen
 
 

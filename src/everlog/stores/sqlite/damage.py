@@ -43,3 +43,6 @@ def find_damage(connection: apsw.Connection) -> Iterator[str]:
             yield f"the lease of the session in row {row[0]} is not what was written"
     for name, value, session in fetch_each(connection, "read_label_damage"):
         yield f"label {name!r:.100} = {value!r:.100} of the session in row {session} stands in one of its two places only"
+    for size, digest, note in fetch_each(connection, "read_seal_sums"):
+        if digest != sha256(bytes(note)).digest():
+            yield f"the seal of {size} records is not what was written"

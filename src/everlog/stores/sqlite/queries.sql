@@ -590,3 +590,6 @@ INSERT INTO seal (origin, size, made, digest, note) VALUES (:origin, :size, :mad
 
 -- list_seals: seals of smaller trees, the largest first (seal_size)
 SELECT origin, size, made, note FROM seal WHERE size < :before ORDER BY size DESC, seal DESC LIMIT :limit;
+
+-- read_seal_sums: seals with the digests of their notes
+SELECT size, digest, note FROM seal ORDER BY seal;
