@@ -340,6 +340,6 @@ def erased_leaves(record: bytes) -> list[str]:
     """Give the leaves (hex) that a ledger record says were erased; none for a record of another kind."""
     try:
         read = msgspec.json.decode(record, type=_AnyRecord)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return []
     return [leaf for _, leaf in read.events] if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else []

@@ -7,7 +7,8 @@
     sha256                           of the names and contents of all members before it: finds damage, proves nothing
 
 1. Names, order, owners, modes and times are fixed, so the same session gives the same bytes.
-2. Reading trusts nothing: members are regular files of these names in this order, of bounded size.
+2. Reading trusts nothing: members are regular files of these names in this order, of bounded size, and no bit stands between them that
+   is not in every bundle.
 """
 
 from __future__ import annotations
@@ -173,10 +174,15 @@ def _contents(event: EventParcel, *, withheld: bool) -> _Contents:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    tar.addfile(_member(name, len(content)), io.BytesIO(content))
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """Give a member as every bundle has it."""
     member = tarfile.TarInfo(name)
-    member.size = len(content)
+    member.size = size
     member.mode = 0o600
-    tar.addfile(member, io.BytesIO(content))
+    return member
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -200,6 +206,7 @@ class Bundle:
         try:
             self.parcel = self._manifest()
             self._check_members()
+            self._check_frame()
             self._check_digest()
             records = self._read(self._members[-2]).splitlines()
         except BaseException:
@@ -234,7 +241,7 @@ class Bundle:
             raise self._broken("its manifest is larger than any can be")
         try:
             parcel = msgspec.json.decode(self._read(self._members[0]), type=SessionParcel)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._broken(f"its manifest cannot be read ({error})") from error
         if parcel.v != BUNDLE_FORMAT:
             raise self._broken(f"it is of format {parcel.v[:50]!r}, and this Everlog reads {BUNDLE_FORMAT}")
@@ -282,6 +289,24 @@ class Bundle:
             self._index[branch].append((rest[place], rest[place + 1]))
         if len(names) % 2:
             raise self._broken(f"its member {names[-1][:100]!r} stands alone")
+
+    def _check_frame(self) -> None:
+        """Check what stands between the members, which tar reads generously: it is the same in every bundle, bit by bit."""
+        at = 0
+        with open(self.path, "rb") as file:  # noqa: PTH123  # beside the one that tarfile reads
+            for member in self._members:
+                header = _member(member.name, member.size).tobuf(tarfile.USTAR_FORMAT)
+                blocks = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                file.seek(at)
+                whole = member.offset == at and file.read(len(header)) == header
+                file.seek(at + len(header) + member.size)
+                at += len(header) + blocks
+                if not whole or any(file.read(blocks - member.size)):
+                    raise self._broken(f"what stands round its member {member.name[:100]!r} was changed")
+            file.seek(at)
+            end = -(-(at + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - at
+            if file.read(end + 1) != bytes(end):
+                raise self._broken("its end was changed")
 
     def _check_digest(self) -> None:
         digest = sha256()

@@ -71,7 +71,7 @@ def rebuild(path, content, *, digested=True):
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in content:
             member = tarfile.TarInfo(name)
-            member.size = len(data)
+            member.size, member.mode = len(data), 0o600
             tar.addfile(member, io.BytesIO(data))
 
 
@@ -356,6 +356,30 @@ def test_every_changed_body_or_header_is_noticed_even_where_the_digest_was_made_
                 with pytest.raises(TamperedError):
                     target.import_bundle(bundle)
     assert target.sessions() == []
+
+
+def test_no_bit_of_a_bundle_can_be_flipped(tmp_path):
+    path, changed = tmp_path / "s.everlog", tmp_path / "changed.everlog"
+    with everlog.open("memory:") as store, everlog.open("memory:") as target:
+        session = store.create("s", events=[NewEvent("note", {"content": "one"}, attachments={"a": b"x"})])
+        session.append("note", {"content": "two"}, key="k")
+        session.erase([0], reason="asked")
+        session.export(path)
+        whole = path.read_bytes()
+        for bit in range(8 * len(whole)):
+            if bit % 61 and not any(whole[bit // 8 - 40 : bit // 8 + 40]):
+                continue  # within what is zero far and wide, one bit in so many
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            changed.write_bytes(flipped)
+            with pytest.raises(TamperedError):
+                target.import_bundle(changed)
+        for longer in (whole + b"\x00", whole + bytes(10_240), whole[:-512]):
+            changed.write_bytes(longer)
+            with pytest.raises(TamperedError):
+                target.import_bundle(changed)
+        assert target.sessions() == []
+        assert target.import_bundle(path).events == 2
 
 
 @REFUSED_EARLIER
