@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import everlog
-from bench.work import Row, timed
+from bench.work import Row, median_of, timed
 
 BATCH = 10_000
 RANGE = 100
@@ -52,3 +52,25 @@ def proofs(folder: Path, quick: bool) -> Iterator[Row]:
         making, checking = measured(spanned, lambda proof: proof.verify(head))
         yield Row(f"proof of a range of {RANGE} of them", making, "ms")
         yield Row("the same, checked with bodies", checking, "µs")
+        yield from _seals(store, session, folder, quick=quick)
+
+
+def _seals(store: everlog.Store, session: everlog.Session, folder: Path, *, quick: bool) -> Iterator[Row]:
+    """Seal: all of it for the first time, one event more, and many sessions that changed; and prove up to a seal."""
+    keys = store.keys(folder / "keys")
+    key = keys.new()
+    yield Row("first seal of them", timed(lambda: store.seal(keys=keys)), "s")
+
+    def again() -> None:
+        session.append("user.message", {"content": "x"})
+        store.seal(keys=keys)
+
+    yield Row("an append and a seal of it", median_of(20, again) * 1e3, "ms")
+    yield Row("a seal of nothing new", median_of(100, lambda: store.seal(keys=keys)) * 1e3, "ms")
+    count = 100 if quick else 1_000
+    for number in range(count):
+        store.create(f"s{number}", events=[EVENT])
+    yield Row(f"seal of {count:,} sessions that changed", timed(lambda: store.seal(keys=keys)) * 1e3, "ms")
+    proof = session.prove_sealed(7)
+    yield Row("sealed proof, made", median_of(200, lambda: session.prove_sealed(7)) * 1e3, "ms")
+    yield Row("sealed proof, checked with its signature", median_of(200, lambda: proof.verify(key)) * 1e6, "µs")

@@ -26,6 +26,7 @@ from everlog.retention import Plan, Retention
 from everlog.sealing import Sealer
 from everlog.seals import Seal
 from everlog.signing import Keys
+from everlog.tiles import TilesWritten
 
 FOLDER = Path(__file__).parent / "reference"
 LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
@@ -64,6 +65,7 @@ _GIVEN: dict[type[Any], str] = {
     Keys: "What `store.keys()` gives, on both faces.",
     Seal: "What `store.seal()` gives, and in `store.seals()`.",
     Sealer: "What `store.sealer()` gives, on both faces.",
+    TilesWritten: "What `store.write_tiles()` gives.",
     Sealing: "What `SealedProof.verify()` gives.",
 }
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"

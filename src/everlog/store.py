@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from everlog.signing import Keys
     from everlog.snapshots import SnapshotInfo
     from everlog.stats import Stats
+    from everlog.tiles import TilesWritten
     from everlog.transfer import Transferred
     from everlog.woken import Woken
 
@@ -364,6 +365,15 @@ class Store:
         from everlog.seals import list_seals
 
         return list_seals(self.storage, limit)
+
+    def write_tiles(self, folder: str | os.PathLike[str]) -> TilesWritten:
+        """Write the ledger up to its last seal as files for any web server to serve (C2SP tlog-tiles); again only what is new.
+
+        Records hold ids, sizes, hashes and times, and no name or body. `everlog check-tiles` checks such a folder without the store.
+        """
+        from everlog.tiles import write_tiles
+
+        return write_tiles(self.storage, Path(folder))
 
     # --- moving ---
     def import_bundle(

@@ -78,6 +78,19 @@ def test_a_sealed_proof_is_checked_with_the_key_alone(run, folder, tmp_path):
     run("prove", "run@17", "--sealed", "--stop", "19", code=2)
 
 
+def test_the_ledger_is_written_as_tiles_and_checked_with_the_key_alone(run, folder, tmp_path):
+    key = run("keys", "new").stdout.strip()
+    served = str(tmp_path / "served")
+    assert "seal first" in run("tiles", served, code=3).stderr
+    run("seal")
+    assert "3 records, 2 files new" in run("tiles", served).stdout
+    assert json.loads(run("tiles", served, "--json").stdout) == {"size": 3, "files": 0}
+    assert "good: 3 records" in run("check-tiles", served, "--key", key, store=None).stdout
+    assert json.loads(run("check-tiles", served, "--key", key, "--json", store=None).stdout)["size"] == 3
+    (tmp_path / "served" / "tile" / "0" / "000.p" / "3").write_bytes(b"x" * 96)
+    assert "was changed" in run("check-tiles", served, "--key", key, code=1, store=None).stderr
+
+
 @contextmanager
 def started(*words):
     """Start a command that goes on until it is stopped."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from everlog.seals import Seal
     from everlog.signing import Keys
     from everlog.stats import Stats
+    from everlog.tiles import TilesWritten
 
 
 class AsyncFeed:
@@ -254,6 +255,10 @@ class AsyncStore:
     ) -> Sealer:
         """See `Store.sealer`. What it gives blocks: run it in a thread."""
         return self.sync.sealer(keys=keys, witnesses=witnesses, to=to)
+
+    async def write_tiles(self, folder: str | os.PathLike[str]) -> TilesWritten:
+        """See `Store.write_tiles`."""
+        return await self._engine.run(self.sync.write_tiles, folder)
 
     async def seals(self, *, limit: int = 50) -> list[Seal]:
         """See `Store.seals`."""

@@ -42,7 +42,7 @@ _ORDER = (
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
     *("stats", "compact", "archive", "restore", "retain"),
-    *("prove", "check-proof", "keys", "seal", "seals", "witness"),
+    *("prove", "check-proof", "keys", "seal", "seals", "witness", "tiles", "check-tiles"),
     *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

@@ -231,6 +231,47 @@ def seals(ctx: click.Context, limit: int, as_json: bool) -> None:
         note("there is no seal yet: everlog keys new, then everlog seal")
 
 
+@everlog.command(epilog="Examples:  everlog tiles /srv/ledger   |   everlog seal && everlog tiles /srv/ledger")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@json_option
+@click.pass_context
+def tiles(ctx: click.Context, folder: Path, as_json: bool) -> None:
+    """Write the sealed ledger as files that any web server serves (C2SP tlog-tiles); again writes only what is new.
+
+    It holds ids, sizes, hashes and times of what happened to sessions, and neither names nor bodies.
+    """
+    with opened(ctx) as store:
+        written = store.write_tiles(folder)
+    if as_json:
+        say_json(written)
+    else:
+        say(f"{visible(str(folder))}: {written.size} records, {written.files} files new")
+
+
+@everlog.command(
+    "check-tiles", epilog="Examples:  everlog check-tiles /srv/ledger --key 'everlog/30cb…+530d903a+Aeky…'"
+)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    required=True,
+    metavar="KEY",
+    help="The verifier key that you trust; may be given again.",
+)
+@json_option
+def check_tiles(folder: Path, keys: tuple[str, ...], as_json: bool) -> None:
+    """Check a copy of a ledger as tiles: its checkpoint against a key, every record and hash against the checkpoint. It needs no store."""
+    from everlog.tiles import check_tiles as check
+
+    checkpoint = check(folder, keys)
+    if as_json:
+        say_json({"ok": True, "origin": checkpoint.origin, "size": checkpoint.head.size, "root": checkpoint.head.root})
+    else:
+        say(f"{click.style('good', fg='green')}: {checkpoint.head.size} records of {visible(checkpoint.origin)}")
+
+
 @everlog.command(
     epilog="Examples:  everlog witness --name example.org/w1 --log 'everlog/30cb…+530d903a+Aeky…' --port 8700"
 )

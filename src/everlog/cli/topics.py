@@ -162,11 +162,12 @@ whoever has the store alone can put back an older one with its older seals. So h
   --to FILE                   another file, on another disk
   --to https://…              posted there, as text
   --to s3://bucket/prefix     an object each; gs:// and az:// too
+  everlog tiles FOLDER        the whole ledger as files for a web server; check-tiles checks such a copy
   --witness KEY@URL           a witness (everlog witness, or any that speaks C2SP tlog-witness) that remembers, and cosigns
                               only what extends what it saw
 
 A key that gives way to another signs it (keys rotate). After a theft or a loss the ledger goes on under another origin
-(keys revoke). Formats: C2SP signed-note, tlog-checkpoint, tlog-proof, tlog-cosignature; trees are those of RFC 6962.
+(keys revoke). Formats: C2SP signed-note, tlog-checkpoint, tlog-proof, tlog-cosignature, tlog-tiles; trees are those of RFC 6962.
 """
 
 TOPICS = {

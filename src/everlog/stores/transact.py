@@ -67,7 +67,8 @@ from everlog.storage import (
     Update,
 )
 
-ERASE_RECORD_EVENTS = 1_000  # that one ledger record names
+ERASE_RECORD_EVENTS = 700  # that one ledger record names: at most 86 bytes each, and a tile's record ends at 65,535
+DELETE_RECORD_BRANCHES = 500  # at most 124 bytes each
 
 
 class NewBranch(msgspec.Struct, frozen=True):
@@ -511,7 +512,9 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
     tip = tx.tip(session.id)
     for dying in reversed(ending):
         branches = [(branch.id, branch.size, branch.head().root) for branch in tx.branches(dying.key)]
-        tx.insert_ledger(DeleteRecord(branches=branches, session=dying.id, t=tx.now), request.reason)
+        for start in range(0, max(1, len(branches)), DELETE_RECORD_BRANCHES):
+            some = branches[start : start + DELETE_RECORD_BRANCHES]
+            tx.insert_ledger(DeleteRecord(branches=some, session=dying.id, t=tx.now), request.reason)
         tx.end_session(dying.key)
     return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))
 

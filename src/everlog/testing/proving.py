@@ -40,6 +40,12 @@ class ProofContract(ContractStart):
         assert erased.event.body is None and erased.path == before.path
         erased.verify(ten.head)
 
+    def test_proofs_are_the_same_where_bodies_went_cold(self, ten: Any, store: Any) -> None:
+        ten.extend([note(f"more {number}") for number in range(140)])
+        before = (ten.prove(77), ten.prove_range(60, 70), ten.prove_consistency(33))
+        store.compact(older_than=0)
+        assert (ten.prove(77), ten.prove_range(60, 70), ten.prove_consistency(33)) == before
+
     def test_a_range_is_proved_with_its_events(self, ten: Any) -> None:
         proof = ten.prove_range(2, 7)
         proof.verify(ten.head)
