@@ -182,7 +182,9 @@ def test_a_large_batch_that_was_cut_off_is_recorded_once(link: Link, database: s
 
 
 @pytest.mark.parametrize("cut", ["before", "behind", "late"])
-def test_every_verb_does_its_work_once_where_its_commit_is_cut_off(link: Link, database: str, cut: Any) -> None:
+def test_every_verb_does_its_work_once_where_its_commit_is_cut_off(
+    link: Link, database: str, cut: Any, tmp_path: Path
+) -> None:
     def cut_off(act: Callable[[], Any]) -> Any:
         link.cuts.append(cut)
         given = act()
@@ -214,7 +216,14 @@ def test_every_verb_does_its_work_once_where_its_commit_is_cut_off(link: Link, d
         assert len(records) == len(set(records)) == 7, (
             "two made, two moves of current, one update, one erasure, one end"
         )
-        store.verify().raise_for_faults()
+        keys = store.keys(tmp_path)
+        keys.new()
+        cut_off(lambda: store.seal(keys=keys))
+        placed = [row.entry for row in store.storage.placed(0, 100) if row.entry is not None]
+        assert len(placed) == len(set(placed)) == 7
+        report = store.verify(keys=[keys.verifier])
+        report.raise_for_faults()
+        assert (report.unsealed, report.seals) == (0, 1)
 
 
 def test_many_writers_whose_commits_are_cut_off_lose_and_repeat_nothing(

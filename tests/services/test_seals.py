@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import everlog
+from databases import address
 from everlog import NewEvent
 from everlog.core.note import parse_note
 from everlog.errors import InvalidEventError, NotFoundError, TamperedError, UnavailableError
@@ -276,8 +277,9 @@ def test_what_a_loss_of_power_left_of_a_seal_is_cut_off(store, session, keys):
         assert [seal.note for seal in kept(keys)] == [first.note, third.note]
 
 
-def test_sealers_at_once_give_each_record_one_place(tmp_path):
-    path = tmp_path / "store.db"
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_sealers_at_once_give_each_record_one_place(tmp_path, kind):
+    path = address(kind, tmp_path / "store")
     with everlog.open(path) as store:
         keys = store.keys(tmp_path / "keys")
         keys.new()
