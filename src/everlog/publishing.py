@@ -36,7 +36,9 @@ def post(url: str, content: bytes, *, content_type: str) -> bytes:
         with urlopen(request, timeout=SECONDS_MAX) as answer:  # noqa: S310
             return answer.read(ANSWER_BYTES_MAX)
     except (URLError, OSError, ValueError) as error:
-        raise UnavailableError(f"{url} did not take it ({error}); it is sent again with the next seal") from error
+        raise UnavailableError(
+            f"{url} did not take the seal ({error}); it is kept in seals.txt: send it from there; the next one is sent again"
+        ) from error
 
 
 def _put(url: str, name: str, content: bytes) -> None:

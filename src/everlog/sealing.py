@@ -25,6 +25,7 @@ from everlog.storage import Storage
 from everlog.witnesses import Witness, cosign
 
 EVENTS_MAX: Final = 256  # after so many it is not waited until the time has come
+RETRY_SECONDS: Final = 1.0  # after what failed and may work later
 
 
 class Sealer:
@@ -78,11 +79,12 @@ class Sealer:
                 if seal.head != previous:
                     previous = seal.head
                     sealed(seal)
+                self._wait(every, stop)
             except (BusyError, UnavailableError, OutcomeUnknownError) as error:
                 if failed is None:
                     raise
                 failed(error)
-            self._wait(every, stop)
+                time.sleep(min(every, RETRY_SECONDS))
 
     def _wait(self, seconds: float, stop: Callable[[], bool] | None) -> None:
         """Wait until the time has come and something happened, or EVENTS_MAX events wait."""

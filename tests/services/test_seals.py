@@ -446,3 +446,21 @@ def test_seals_are_sent_to_files_objects_and_web_addresses(store, session, keys,
     objects = sorted(path.read_text() for path in (tmp_path / "objects").rglob("*.note"))
     assert objects == sorted([seal.note, bad.note])
     assert store.verify(keys=[keys.verifier], seals=[tmp_path / "copy.txt"]).seals == 4
+
+
+def test_what_fails_for_now_is_told_and_tried_again(store, session, keys, monkeypatch):
+    made, failures = [], []
+    (keys.folder / "seals.txt").mkdir()
+
+    def failed(error):
+        failures.append(error)
+        (keys.folder / "seals.txt").rmdir()
+
+    monkeypatch.setattr("everlog.sealing.RETRY_SECONDS", 0.0)
+    store.sealer(keys=keys).run(every=3_600, sealed=made.append, failed=failed, stop=lambda: bool(made))
+    assert [type(error) for error in failures] == [UnavailableError]
+    assert len(made) == len(store.seals()) == 1
+    (keys.folder / "signed.json").write_bytes(b"{}")
+    session.append("note", {"content": "x"})
+    with pytest.raises(UnavailableError):
+        store.sealer(keys=keys).run(every=3_600, sealed=made.append)
