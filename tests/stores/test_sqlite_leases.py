@@ -19,7 +19,8 @@ def old(tmp_path: Path) -> Path:
         store.create("s", title="Title", labels={"a": "b"}).append("note", {"content": "kept"}, key="k")
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.executescript(
-            "DROP TABLE lease; DROP TABLE block; DROP TABLE sharing; DROP TABLE object; DROP TABLE dictionary"
+            "DROP TABLE lease; DROP TABLE block; DROP TABLE sharing; DROP TABLE object; DROP TABLE dictionary; "
+            "DROP TABLE placed; DROP TABLE tree; DROP TABLE seal"
         )
         raw.executescript("ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest")
         raw.execute("PRAGMA user_version = 3")
@@ -44,6 +45,10 @@ def test_a_store_of_schema_version_3_takes_leases_once_it_was_opened_for_writing
                 session.append("agent.message", {"content": "x"})
             woken.append("agent.message", {"content": "x"})
         store.verify().raise_for_faults()
+        keys = store.keys(old.parent)
+        keys.new()
+        store.seal(keys=keys)  # what was recorded before there were seals too
+        assert (store.verify(keys=[keys.verifier]).seals, store.verify().unsealed) == (1, 0)
     with closing(sqlite3.connect(old)) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (len(load_migrations("everlog.stores.sqlite")),)
     with everlog.open(old, read_only=True) as store:
