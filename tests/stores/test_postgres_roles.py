@@ -158,6 +158,8 @@ def test_maintenance_packs_and_archives_what_programs_then_read(addresses, tmp_p
 
 
 def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_is(url, addresses, tmp_path):
+    with everlog.open(url) as store:
+        filled(store)
     keep_tenants_apart(url)
     schema = read_address(url).schema
     with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:  # as an older Everlog left it
@@ -167,6 +169,14 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
             "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
     everlog.open(url).close()
+    with everlog.open(addresses["maintenance"]) as store:  # what was recorded before there were seals is sealed too
+        keys = store.keys(tmp_path / "keys")
+        keys.new()
+        size = store.seal(keys=keys).head.size
+        report = store.verify(keys=[keys.verifier])
+        assert (report.ok, report.unsealed, report.seals) == (True, 0, 1)
+        assert size > len(store.storage.ledger(0, 100)) > 2
+        assert store.storage.pending(10) == []
     for tenant in ("a", "b"):
         with everlog.open(addresses["maintenance"] + f"&tenant={tenant}") as store:
             filled(store)
