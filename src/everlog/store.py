@@ -340,7 +340,7 @@ class Store:
         """Seal all that was recorded until now: sign the head of the ledger, which holds the head of every branch.
 
         keys: as `keys()` gives them, or their folder. witnesses: KEY@URL of each that is to cosign it. to: where else it is sent, see
-        `everlog help seals`. Where nothing is new it gives the last seal. NotFoundError where there is no key; TamperedError where the ledger
+        `everlog help sealing`. Where nothing is new it gives the last seal. NotFoundError where there is no key; TamperedError where the ledger
         does not extend what was sealed last.
         """
         return self.sealer(keys=keys, witnesses=witnesses, to=to).seal()

@@ -126,7 +126,7 @@ def _store_first(args: list[str]) -> list[str]:
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="`everlog help TOPIC` explains addresses, places, queries, states, waking, seals, formats and exit-codes; `everlog help COMMAND` a command.",
+    epilog="`everlog help TOPIC` explains addresses, places, queries, states, waking, sealing, formats and exit-codes; `everlog help COMMAND` a command.",
 )
 @click.version_option(__version__, prog_name="everlog")
 @click.option(

@@ -188,7 +188,7 @@ def seal(
     """Sign the head of the ledger, which holds the head of every branch: from then on a change of what was recorded shows.
 
     Every seal is also in seals.txt, beside the key. It proves something to those alone who hold the verifier key and a seal that the
-    holder of the store cannot change: send seals elsewhere, or have witnesses cosign them. See `everlog help seals`.
+    holder of the store cannot change: send seals elsewhere, or have witnesses cosign them. See `everlog help sealing`.
     """
     seconds = None if every is None else seconds_of(every, what="--every")
     if every is not None and (seconds is None or not _EVERY_SECONDS[0] <= seconds <= _EVERY_SECONDS[1]):

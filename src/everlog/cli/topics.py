@@ -145,7 +145,7 @@ def _exit_codes() -> str:
     )
 
 
-SEALS = """
+SEALING = """
 SEALS are signed statements of all that a store holds at one time.
 
   everlog keys new            make a key, outside the store; prints its verifier key NAME+ID+KEY
@@ -176,7 +176,7 @@ TOPICS = {
     "queries": QUERIES,
     "states": STATES,
     "waking": WAKING,
-    "seals": SEALS,
+    "sealing": SEALING,
     "formats": FORMATS,
     "environment": ENVIRONMENT,
     "exit-codes": _exit_codes(),
