@@ -2,7 +2,7 @@
 
 1. A bucket has its own blocks, objects and content that is kept once; dictionaries are in bucket 0.
 2. Whoever packs, archives or destroys holds the bucket's row, so that none of these comes between two others.
-3. Rows keep commitments and nodes here, unlike in SQLite: whoever may blank bodies must not be able to change those.
+3. Rows keep commitments and nodes here, unlike in SQLite: a row's own overhead is more than they take.
 """
 
 from __future__ import annotations
