@@ -18,7 +18,7 @@ from everlog.core import limits
 from everlog.core.decide import EventRow, header_of
 from everlog.core.event import DELETED, ERASED, WITHHELD, PreparedAttachment, decode_attached
 from everlog.core.header import commit_attachment, commit_body, encode_header
-from everlog.core.ledger import LEDGER_FORMAT
+from everlog.core.ledger import read_erase_record
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING
@@ -286,16 +286,7 @@ def check_contents(row: EventRow, attachments: list[PreparedAttachment]) -> None
             raise ValueError(f"its attachment {item.name!r} is not the one that was committed to")
 
 
-class _AnyRecord(msgspec.Struct):
-    v: str
-    kind: str
-    events: list[tuple[int, str]] = []
-
-
 def erased_leaves(record: bytes) -> list[str]:
     """Give the leaves (hex) that a ledger record says were erased; none for a record of another kind."""
-    try:
-        read = msgspec.json.decode(record, type=_AnyRecord)
-    except msgspec.MsgspecError:
-        return []
-    return [leaf for _, leaf in read.events] if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else []
+    read = read_erase_record(record)
+    return [] if read is None else [leaf for _, leaf in read.events]

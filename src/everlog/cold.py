@@ -241,6 +241,13 @@ class ColdStorage(Protocol):
         """List the objects that the store knows of, by id; those of one session only where it is given."""
         ...
 
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        """Tell what is kept once of events of one family: its digest, how many of these events hold it, and how many hold it at all.
+
+        places: (branch, position), at most PAGE_EVENTS_MAX, each of the branch that owns the event.
+        """
+        ...
+
     def all_buckets(self) -> Sequence[int]:
         """Give the buckets of the store: an object holds blocks of one."""
         ...

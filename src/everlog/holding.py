@@ -61,7 +61,7 @@ class Protectors:
         protected: dict[int, tuple[int, Protection]] = {}
         if not self.policies and session.name != POLICIES:
             return protected
-        for sharing in self.family(session):
+        for sharing in family_of(self._storage, session):
             protection = self.of(sharing, self._storage.current_branch(sharing.id))
             if protection is None:
                 continue
@@ -74,14 +74,15 @@ class Protectors:
                         protected[segment.branch] = (segment.stop, protection)
         return protected
 
-    def family(self, session: SessionRow) -> Iterator[SessionRow]:
-        """Give a session, its forks, their forks and so on."""
-        family, known = [session], {session.key}
-        for each in family:  # grows while it is walked
-            yield each
-            forks = [fork for fork in self._storage.forks(each.key) if fork.key not in known]
-            known.update(fork.key for fork in forks)
-            family += forks
+
+def family_of(storage: Storage, session: SessionRow) -> Iterator[SessionRow]:
+    """Give a session, its forks, their forks and so on."""
+    family, known = [session], {session.key}
+    for each in family:  # grows while it is walked
+        yield each
+        forks = [fork for fork in storage.forks(each.key) if fork.key not in known]
+        known.update(fork.key for fork in forks)
+        family += forks
 
 
 def read_policies(storage: Storage, known: Policies | None = None) -> Policies:
@@ -128,7 +129,7 @@ def check_session_held(storage: Storage, session: SessionRow, *, cascade: bool) 
     if not policies.of("hold"):
         return
     holds = Protectors(storage, policies, "hold")
-    for ending in holds.family(session) if cascade else (session,):
+    for ending in family_of(storage, session) if cascade else (session,):
         protection = holds.of(ending, storage.current_branch(ending.id))
         if protection is not None:
             raise _held(protection, f"session {session.name!r}", "deleted")

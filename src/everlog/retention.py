@@ -12,26 +12,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from everlog.archiving import check_url
-from everlog.core import limits
-from everlog.core.labels import check_reason
-from everlog.core.pointer import format_pointer
 from everlog.core.position import format_micros
 from everlog.core.retention import ACTING, Action, Policy, check_policy
-from everlog.errors import ConflictError, EverlogError, InvalidEventError, LimitError, NotFoundError
+from everlog.errors import EverlogError, LimitError
 from everlog.holding import POLICIES, read_policies
+from everlog.policies import TITLE, drop_policy, put_policy
 from everlog.retaining import Progress, Run, Work, carry_out
-from everlog.writer import busy_with_others, tries
 
 if TYPE_CHECKING:
     from everlog.session import Session
     from everlog.store import Store
-
-TITLE: Final = "Retention policies"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -84,41 +79,14 @@ class Retention:
             ),
             now=self._store.storage.now(),
         )
-        for _ in tries():
-            session = self._store.get_or_create(POLICIES, title=TITLE)
-            known = _document(session)
-            if known.get(name) == policy.members():
-                return policy
-            if name not in known and len(known) >= limits.POLICIES_MAX:
-                raise LimitError(
-                    f"the store has {len(known)} policies where {limits.POLICIES_MAX} is the most; nothing was written; remove some"
-                )
-            data = {"path": format_pointer((name,)), "value": policy.members()}
-            try:
-                session.append("state.set", data, rationale=reason, actor=actor, expected=session.head)
-            except ConflictError:
-                continue  # somebody else recorded something: count again
-            return policy
-        raise busy_with_others(POLICIES)
+        return put_policy(self._book, policy, actor=actor)
+
+    def _book(self) -> Session:
+        return self._store.get_or_create(POLICIES, title=TITLE)
 
     def remove(self, name: str, *, reason: str, actor: str | None = None) -> None:
         """Remove a policy; what it held is held no more. Recorded, with the reason. NotFoundError where there is none."""
-        check_reason(reason)
-        missing = NotFoundError(f"there is no retention policy {name!r:.100}; nothing was removed")
-        for _ in tries():
-            try:
-                session = self._store.session(POLICIES)
-            except NotFoundError:
-                raise missing from None
-            if name not in _document(session):
-                raise missing
-            ops = [{"op": "remove", "path": format_pointer((name,))}]
-            try:
-                session.append("state.patch", {"ops": ops}, rationale=reason, actor=actor, expected=session.head)
-            except ConflictError:
-                continue
-            return
-        raise busy_with_others(POLICIES)
+        drop_policy(lambda: self._store.session(POLICIES), name, reason=reason, actor=actor)
 
     def policies(self) -> list[Policy]:
         """Give the policies, by name. Raises InvalidEventError where one of them cannot be read."""
@@ -169,15 +137,6 @@ def _age_text(older_than: str | float | None) -> str | None:
     if isinstance(older_than, bool) or not 0 <= older_than <= 999_999_999:
         raise LimitError(f"older_than {older_than!r:.50} is no number of seconds from 0 on; nothing was written")
     return f"{int(older_than)}s"
-
-
-def _document(session: Session) -> dict[str, Any]:
-    value = session.state("document").value
-    if not isinstance(value, dict):
-        raise InvalidEventError(
-            f"the document of {POLICIES} is a {type(value).__name__} where policies are an object; nothing was written; rewind it"
-        )
-    return value
 
 
 def _recorded(work: Work) -> dict[str, Any]:

@@ -81,10 +81,14 @@ class Base(msgspec.Struct, frozen=True):
 
 # --- what is asked -------------------------------------------------------------------------------
 class Append(msgspec.Struct, frozen=True):
-    """Append a batch to a session's current branch."""
+    """Append a batch to a session's current branch.
+
+    holds: whether the last event of the batch holds something, or releases it; the ledger then says so. None for neither.
+    """
 
     session_id: str
     batch: Batch
+    holds: bool | None = None
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -202,23 +206,28 @@ class Adopt(msgspec.Struct, frozen=True):
 
 
 class Erase(msgspec.Struct, frozen=True):
-    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger."""
+    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger.
+
+    actor: an opaque id of who has it done, which the record names.
+    """
 
     session_id: str
     branch: int
     positions: tuple[int, ...]
     reason: str
+    actor: str | None = None
 
 
 class Delete(msgspec.Struct, frozen=True):
     """End a session: its name is free at once, what only it holds is destroyed, its leaves stay.
 
-    cascade: also end every session that was forked from it; otherwise a living fork refuses the deletion.
+    cascade: also end every session that was forked from it; otherwise a living fork refuses the deletion. actor: as of Erase.
     """
 
     session_id: str
     reason: str
     cascade: bool
+    actor: str | None = None
 
 
 class PutSnapshots(msgspec.Struct, frozen=True):

@@ -18,18 +18,21 @@ from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, Not
 from everlog.follow import Feed, format_cursor
 from everlog.keeper import SnapshotKeeper
 from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
+from everlog.making import new_session
 from everlog.reader import read_query
-from everlog.session import Session, SessionInfo, new_session, open_session, session_info
+from everlog.session import Session, SessionInfo, open_session, session_info
 from everlog.storage import Family, SessionFilter, Storage
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
     from everlog.archiving import Archived
     from everlog.audit import Report
+    from everlog.certificates import Certificate, Checked
     from everlog.claims import Claim
     from everlog.compacting import Compacted
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
+    from everlog.retaining import Work
     from everlog.retention import Retention
     from everlog.snapshots import SnapshotInfo
     from everlog.stats import Stats
@@ -251,15 +254,47 @@ class Store:
         check_session_id(session)
         return self.storage.session(session).id
 
-    def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+    def delete(self, id: str, *, reason: str, cascade: bool = False, actor: str | None = None) -> None:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.
 
         Refused with SessionExistsError, which names them, while other sessions forked from it live;
-        cascade: delete those too. Raises HeldError where a retention policy holds it or one of those, BusyError where it is
+        cascade: delete those too. actor: who has it done, an opaque id. Raises HeldError where a retention policy holds it or one of those, BusyError where it is
         deleted but a reader keeps old bytes in the file's log.
         """
         check_session_id(id)
-        delete_session(self.storage, self.storage.session(id), reason, cascade=cascade)
+        delete_session(self.storage, self.storage.session(id), reason, cascade=cascade, actor=actor)
+
+    def erase(
+        self,
+        query: str,
+        *,
+        reason: str,
+        types: str | Sequence[str] = "*",
+        actor: str | None = None,
+        dry_run: bool = False,
+        certified: Callable[[Certificate], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Work:
+        """Erase the events that were recorded in the sessions that a query matches, on every line of them; give what was done.
+
+        query: as `sessions` takes it: "label.user:u7". types: globs of the events to erase; all by default, so that a session does not
+        wake as it was. What is held stays, and is counted in `spared`. certified: is given the certificate of each transaction, of at
+        most 5,000 events of one line. progress: called with the number of events so far. dry_run: only tell what would be erased.
+        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. Cannot be undone.
+        """
+        from everlog.core.retention import check_order
+        from everlog.retaining import erase_matching, plan_matching
+
+        order = check_order(query, (types,) if isinstance(types, str) else tuple(types), now=self.storage.now())
+        if dry_run:
+            return plan_matching(self.storage, order, progress=progress)
+        return erase_matching(self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress)
+
+    def check_certificate(self, certificate: Certificate) -> Checked:
+        """Compare a certificate of an erasure with this store: its records, that what they name is gone, and its head."""
+        from everlog.certificates import check_certificate
+
+        return check_certificate(self.storage, certificate)
 
     # --- all sessions ---
     def find(self, key: str, *, limit: int = 100) -> list[Event]:

@@ -29,7 +29,9 @@ from everlog.transfer import Transferred
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
     from everlog.archiving import Archived
+    from everlog.certificates import Certificate, Checked
     from everlog.compacting import Compacted
+    from everlog.retaining import Work
     from everlog.stats import Stats
 
 
@@ -190,9 +192,36 @@ class AsyncStore:
             self.sync.sessions, query, prefix=prefix, parent=plain, order=order, limit=limit, after=after
         )
 
-    async def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+    async def delete(self, id: str, *, reason: str, cascade: bool = False, actor: str | None = None) -> None:
         """See `Store.delete`."""
-        await self._engine.run(self.sync.delete, id, reason=reason, cascade=cascade)
+        await self._engine.run(self.sync.delete, id, reason=reason, cascade=cascade, actor=actor)
+
+    async def erase(
+        self,
+        query: str,
+        *,
+        reason: str,
+        types: str | Sequence[str] = "*",
+        actor: str | None = None,
+        dry_run: bool = False,
+        certified: Callable[[Certificate], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Work:
+        """See `Store.erase`."""
+        return await self._engine.run(
+            self.sync.erase,
+            query,
+            reason=reason,
+            types=types,
+            actor=actor,
+            dry_run=dry_run,
+            certified=certified,
+            progress=progress,
+        )
+
+    async def check_certificate(self, certificate: Certificate) -> Checked:
+        """See `Store.check_certificate`."""
+        return await self._engine.run(self.sync.check_certificate, certificate)
 
     async def find(self, key: str, *, limit: int = 100) -> list[Event]:
         """See `Store.find`."""

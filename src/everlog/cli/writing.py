@@ -401,7 +401,7 @@ def erase(
             note("nothing matches; nothing was erased")
             return
         confirm(f"Erase {len(places)} events of {visible(session.id)}?", yes=yes)
-        erased = session.erase(places, reason=reason)
+        erased = session.erase(places, reason=reason).positions
         if as_json:
             say_json({"session": session.id, "erased": erased})
         else:

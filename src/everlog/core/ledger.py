@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from hmac import new as hmac
 
 import msgspec
@@ -41,8 +42,9 @@ class CurrentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EraseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Bodies were destroyed: for each, [position, leaf hash]."""
+    """Bodies were destroyed: for each, [position, leaf hash]. actor: an opaque id of who had it done, absent if not told."""
 
+    actor: str | msgspec.UnsetType = msgspec.UNSET
     events: list[tuple[int, str]]
     kind: str = "erase"
     session: str
@@ -51,8 +53,9 @@ class EraseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeleteRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A session ended; of its own branches only leaves are left. branches: [id, size, root] of each."""
+    """A session ended; of its own branches only leaves are left. branches: [id, size, root] of each. actor: as of an erasure."""
 
+    actor: str | msgspec.UnsetType = msgspec.UNSET
     branches: list[tuple[str, int, str]]
     kind: str = "delete"
     session: str
@@ -60,12 +63,40 @@ class DeleteRecord(msgspec.Struct, frozen=True, kw_only=True):
     v: str = LEDGER_FORMAT
 
 
-LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord
+class HoldRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An event said what is held, or that something is held no more: [position, leaf hash] of it.
+
+    What is held may be personal (a label, a name), so it stands in that event, which may be asked for its body.
+    """
+
+    event: tuple[int, str]
+    held: bool
+    kind: str = "hold"
+    session: str
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord | HoldRecord
 
 
 def encode_record(record: LedgerRecord) -> bytes:
     """Give the canonical bytes of a record, the leaf's content in the ledger's tree."""
     return _encode(record)
+
+
+def read_erase_record(record: bytes) -> EraseRecord | None:
+    """Read a record that bodies were destroyed; None for a record of another kind or format."""
+    try:
+        read = msgspec.json.decode(record, type=EraseRecord)
+    except msgspec.MsgspecError:
+        return None
+    return read if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else None
+
+
+def record_hash(record: bytes) -> bytes:
+    """Give the hash of a record as a leaf of the ledger's tree."""
+    return sha256(b"\x00" + record).digest()
 
 
 def commit_session(salt: bytes, name: str, title: str | None, labels: Mapping[str, str]) -> str:

@@ -115,11 +115,7 @@ def _check_columns(new: NewEvent) -> None:
             f"type {new.type!r:.200} is not of the form [a-z][a-z0-9_.]*, at most {limits.TYPE_CHARACTERS_MAX} characters; "
             "nothing was written; rename it"
         )
-    if new.actor is not None and (not isinstance(new.actor, str) or ACTOR_PATTERN.fullmatch(new.actor) is None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidEventError(
-            f"actor {new.actor!r:.200} is not of the form [A-Za-z0-9._:/+-]{{1,{limits.ACTOR_CHARACTERS_MAX}}}; nothing "
-            "was written; use an opaque id, never an e-mail address"
-        )
+    check_actor(new.actor)
     if new.outcome is not None and new.outcome not in OUTCOMES:
         raise InvalidEventError(
             f"outcome {new.outcome!r:.100} is none of {' '.join(OUTCOMES)}; nothing was written; choose one, or leave it out"
@@ -188,6 +184,16 @@ def _refuse_surrogates(data: Any, rationale: str | None, metadata: dict[str, Any
     for what, value in (("data", data), ("rationale", rationale), ("metadata", metadata)):
         encode_json(value, what=what)
     raise AssertionError("one of the three holds what could not be encoded")
+
+
+def check_actor(actor: object) -> str | None:
+    """Give who does something, or refuse what is no opaque id."""
+    if actor is not None and (not isinstance(actor, str) or ACTOR_PATTERN.fullmatch(actor) is None):
+        raise InvalidEventError(
+            f"actor {actor!r:.200} is not of the form [A-Za-z0-9._:/+-]{{1,{limits.ACTOR_CHARACTERS_MAX}}}; nothing "
+            "was written; use an opaque id, never an e-mail address"
+        )
+    return actor
 
 
 def check_key(key: object) -> None:

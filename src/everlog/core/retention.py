@@ -55,9 +55,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return check_session_query(parse(self.query, now=now))
 
     def before(self, now: int) -> int:
-        """Give the time, microseconds, before which what was recorded is due."""
-        assert self.older_than is not None, "a policy that acts has an age"
-        return now - age_micros(self.older_than)
+        """Give the time, microseconds, before which what was recorded is due: with no age, all that was recorded until now."""
+        return now + 1 if self.older_than is None else now - age_micros(self.older_than)
 
     def type_term(self) -> Term:
         """Give the condition on events that it erases."""
@@ -71,6 +70,18 @@ def check_name(name: object) -> str:
             f"{name!r:.100} names no policy; nothing was written; a name is 1 to 64 of a-z, 0-9 and -, and begins with a letter"
         )
     return name
+
+
+def check_order(query: str, types: tuple[str, ...], *, now: int) -> Policy:
+    """Give what erases events of any age, once, as a policy that is not recorded; or refuse it. now: microseconds."""
+    order = Policy(name="order", action="erase", query=query, types=types)
+    if not isinstance(query, str) or not query.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidEventError(
+            "the query names no sessions; nothing was erased; give one, such as label.user:u7, or session:* for all"
+        )
+    order.sessions(now)
+    _check_types("what is to be erased", order)
+    return order
 
 
 def check_policy(policy: Policy, *, now: int) -> Policy:

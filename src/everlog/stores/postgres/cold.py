@@ -110,6 +110,13 @@ class PostgresCold(ObjectStorage):
         given = {"bucket": None if session is None else bucket_of(session), "session": session}
         return [ObjectRow(*row) for row in self.connections.fetch_all("list_objects", given)]
 
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        if not places:
+            return []
+        branches, positions = (list(column) for column in zip(*places, strict=True))
+        given = {"bucket": bucket_of(branches[0]), "branches": branches, "positions": positions}
+        return [(row[0], row[1], row[2]) for row in self.connections.fetch_all("count_holders", given)]
+
     def all_buckets(self) -> Sequence[int]:
         return range(self.buckets)
 

@@ -693,6 +693,17 @@ WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND 
 SELECT DISTINCT position FROM {schema}.sharing
 WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = ANY(%(positions)s::bigint[]);
 
+-- count_holders: what is kept once of these events, how many of them hold it, and how many events do at all
+SELECT mine.digest, mine.held, (
+  SELECT count(*) FROM {schema}.sharing AS holder WHERE holder.bucket = %(bucket)s AND holder.digest = mine.digest
+)
+FROM (
+  SELECT h.digest, count(*) AS held
+  FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+  JOIN {schema}.sharing AS h ON h.bucket = %(bucket)s AND h.branch = r.branch AND h.position = r.position
+  GROUP BY h.digest
+) AS mine;
+
 -- read_sizes: what the store holds; walks the tables, on purpose
 SELECT
   (SELECT count(*) FROM {schema}.event),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
+import msgspec
 
 from everlog.cold import (
     Archive,
@@ -105,6 +106,11 @@ class SqliteCold(ObjectStorage):
     def objects(self, session: int | None = None) -> list[ObjectRow]:
         with self._connections.reader() as connection:
             return list_objects(connection, session)
+
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        given = {"places": msgspec.json.encode(places).decode()}
+        with self._connections.reader() as connection:
+            return [(row[0], row[1], row[2]) for row in fetch_all(connection, "count_holders", given)]
 
     def all_buckets(self) -> Sequence[int]:
         return (0,)

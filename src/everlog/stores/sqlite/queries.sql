@@ -516,6 +516,12 @@ SELECT position FROM event WHERE branch = :branch AND position >= :start AND pos
 -- end_sharing: that an event of a range holds what is kept once, no more (primary key)
 DELETE FROM sharing WHERE branch = :branch AND position >= :start AND position < :stop RETURNING digest;
 
+-- count_holders: what is kept once of these events, how many of them hold it, and how many events do at all
+SELECT h.digest, count(*), (SELECT count(*) FROM sharing AS holder WHERE holder.digest = h.digest)
+FROM json_each(:places) AS r
+JOIN sharing AS h ON h.branch = r.value ->> 0 AND h.position = r.value ->> 1
+GROUP BY h.digest;
+
 -- is_shared: whether an event still holds what is kept once (sharing_digest)
 SELECT 1 FROM sharing WHERE digest = :digest LIMIT 1;
 
