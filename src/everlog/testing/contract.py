@@ -13,11 +13,12 @@ It speaks to the public interface only, so it holds for the async face and for a
 from __future__ import annotations
 
 from everlog.testing.appending import AppendContract
+from everlog.testing.erasing import ErasingContract
 from everlog.testing.leasing import LeasingContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract):
+class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract, ErasingContract):
     """Every promise of a store, a test each. A subclass gives `open_store`."""
