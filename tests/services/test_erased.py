@@ -136,6 +136,7 @@ def by_hand(kind, folder, *statements):
     """Run SQL beside Everlog; give the rows of the last. {s} stands for what a table's name begins with."""
     if kind == "sqlite":
         connection = apsw.Connection(str(folder / "s.db"))
+        connection.set_busy_timeout(10_000)  # snapshots are taken in the background
         rows = [list(connection.execute(each.format(s=""))) for each in statements][-1]
         connection.close()
         return rows
@@ -205,9 +206,9 @@ def test_a_body_that_is_missing_without_a_record_is_tampered(kind, filled, posit
     report = filled.store.verify()
     assert not report.ok
     assert [fault.position for fault in report.faults] == [position]
-    assert (
-        "the ledger has no record that it was erased" in report.faults[0].what or "its header" in report.faults[0].what
-    )
+    # Of what is packed in SQLite the commitment left the row: whoever marks it as erased has destroyed that too.
+    missing = "the ledger has no record that it was erased", "the row's columns were destroyed"
+    assert any(each in report.faults[0].what for each in missing)
     with pytest.raises(NotFoundError, match="was not erased, or nothing is on record"):
         filled.session.certificate([position])
 
