@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from everlog.approving import check_deletion_approved, check_events_approved
 from everlog.archiving import finish
 from everlog.certificates import Certificate, certify
 from everlog.context.tree import summaries_over
 from everlog.core.labels import check_reason
 from everlog.core.prepare import check_actor
-from everlog.holding import check_events_held, check_session_held
+from everlog.holding import check_deletion_held, check_events_held, family_of, read_policies
 from everlog.reader import View
 from everlog.storage import BranchRow, Delete, Erase, SessionRow, Storage
 
@@ -40,14 +41,17 @@ def erase_events(
     reason: str,
     *,
     actor: str | None = None,
+    together: int = 0,
 ) -> Erased:
-    """Erase events of a branch. See `Session.erase`. HeldError."""
+    """Erase events of a branch. See `Session.erase`. together: with how many others, for one reason. HeldError; ApprovalError."""
     check_reason(reason)
     check_actor(actor)
     if not positions:
         return Erased((), ())
     wanted = tuple(sorted(set(positions)))
-    check_events_held(storage, view, wanted)
+    policies = read_policies(storage)
+    check_events_held(storage, policies, view, wanted)
+    check_events_approved(storage, policies, view, wanted, together=together)
     summaries = summaries_over(storage, view, wanted)
     for other, row, found in summaries:
         storage.write(Erase(other.id, row.key, found, reason, actor))
@@ -67,9 +71,13 @@ def certify_erasure(
 def delete_session(
     storage: Storage, session: SessionRow, reason: str, *, cascade: bool, actor: str | None = None
 ) -> None:
-    """End a session. See `Store.delete`. HeldError."""
+    """End a session. See `Store.delete`. HeldError; ApprovalError."""
     check_reason(reason)
     check_actor(actor)
-    check_session_held(storage, session, cascade=cascade)
+    policies = read_policies(storage)
+    if policies.head is not None:
+        ending = list(family_of(storage, session)) if cascade else [session]
+        check_deletion_held(storage, policies, ending)
+        check_deletion_approved(storage, policies, ending)
     storage.write(Delete(session.id, reason, cascade, actor))
     finish(storage)

@@ -16,6 +16,7 @@ EverlogError
 │   ├── ConflictError          the branch is not where the writer last saw it
 │   ├── MergeConflictError     two lines changed the same member of the state
 │   ├── HeldError              a retention policy holds what was to be destroyed
+│   │   └── ApprovalError      two persons must say so, and did not
 │   ├── FencedError            somebody else holds the session's lease, or the holder's own was lost
 │   ├── StepUnknownError       a step was started, and nothing says whether it took effect
 │   ├── StepFailedError        a step raised when it ran, and is not run again
@@ -192,6 +193,15 @@ class HeldError(EverlogError):
         super().__init__(message)
         self.policy = policy
         self.session = session
+
+
+class ApprovalError(HeldError):
+    """A policy asks for two persons, one to propose and another to approve, and they did not; nothing was destroyed.
+
+    policy: its name. session: the id of the one that proposals are recorded in.
+    """
+
+    code = "approval"
 
 
 class DivergenceError(EverlogError):

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
+from everlog.approving import check_change_approved
 from everlog.core import limits
 from everlog.core.event import NewEvent
 from everlog.core.labels import check_reason
 from everlog.core.pointer import format_pointer
 from everlog.core.query_text import quoted
 from everlog.core.retention import Policy, check_name, check_policy
-from everlog.errors import ConflictError, InvalidEventError, LimitError, NotFoundError
+from everlog.errors import ConflictError, EverlogError, InvalidEventError, LimitError, NotFoundError
 from everlog.holding import POLICIES
 from everlog.summaries import SessionSummarizer
 from everlog.writer import busy_with_others, tries
@@ -34,10 +35,11 @@ def put_policy(book: Book, policy: Policy, *, actor: str | None, check: Check | 
         session = book()
         known = _document(session)
         was = known.get(policy.name)
-        if check is not None:
-            check(was)
         if was == policy.members():
             return policy
+        _check_change(session, was, policy.name)
+        if check is not None:
+            check(was)
         if policy.name not in known and len(known) >= limits.POLICIES_MAX:
             raise LimitError(
                 f"the store has {len(known)} policies where {limits.POLICIES_MAX} is the most; nothing was written; remove some"
@@ -64,6 +66,7 @@ def drop_policy(book: Book, name: str, *, reason: str, actor: str | None, check:
         known = _document(session)
         if name not in known:
             raise missing
+        _check_change(session, known[name], name)
         if check is not None:
             check(known[name])
         ops = [{"op": "remove", "path": format_pointer((name,))}]
@@ -81,10 +84,22 @@ def _append(session: SessionSummarizer, event: NewEvent, *, holds: bool | None) 
     session.write(msgspec.structs.replace(request, holds=holds))
 
 
+def _check_change(session: SessionSummarizer, was: Any, name: str) -> None:
+    """Refuse one person alone the change of a policy that asks for two. Raises ApprovalError."""
+    if isinstance(was, dict) and was.get("action") == "approve":
+        try:
+            policy = check_policy(msgspec.convert({**was, "name": name}, Policy), now=session.storage.now())
+        except (EverlogError, msgspec.ValidationError):
+            return  # it says nothing that can be kept to: until it is set again or removed, nothing is erased
+        check_change_approved(session.storage, policy)
+
+
 def _ends(was: Any) -> bool | None:
     """Tell what the change of a policy says of what is held: False where it was a hold, or cannot be read and may have been."""
     return (
-        None if was is None or (isinstance(was, dict) and was.get("action") in ("archive", "erase", "keep")) else False
+        None
+        if was is None or (isinstance(was, dict) and was.get("action") in ("archive", "erase", "keep", "approve"))
+        else False
     )
 
 

@@ -190,6 +190,10 @@ class Run:
                 return tally.work(sessions=sum(1 for _ in self._matching(policy)))
         return tally.work()
 
+    def together(self, policy: Policy) -> int:
+        """Count what a policy would erase, where a policy asks for two persons above a number; else 0, for it costs a look at all."""
+        return self.planned(policy).events if self.policies.of("approve") else 0
+
     def ranges(self, policy: Policy, tally: _Tally) -> Iterator[_Range]:
         """Give what is old enough for a policy and not protected; count what is."""
         before = policy.before(self.now)
@@ -301,7 +305,7 @@ def carry_out(
                 moved = _archive(draw, run, policy, tally)
                 break
             because = "" if policy.reason is None else f" {policy.reason}"
-            if _erase(run, policy, tally, _Order(f"retention:{policy.name}{because}")):
+            if _erase(run, policy, tally, _Order(f"retention:{policy.name}{because}", together=run.together(policy))):
                 break
     except EverlogError as error:
         return (None if tally is None else tally.work(error=error.message[:_ERROR_CHARACTERS])), error
@@ -324,7 +328,7 @@ def erase_matching(
     while True:
         run = Run(storage, read_policies(storage), progress, sparing=("hold",))
         tally.begin_again()
-        if _erase(run, policy, tally, _Order(reason, actor, certified)):
+        if _erase(run, policy, tally, _Order(reason, actor, certified, run.together(policy))):
             return tally.work()
 
 
@@ -333,12 +337,22 @@ def plan_matching(storage: Storage, policy: Policy, *, progress: Progress | None
     return Run(storage, read_policies(storage), progress, sparing=("hold",)).planned(policy)
 
 
+def matching_ranges(storage: Storage, policy: Policy) -> dict[str, list[tuple[int, int]]]:
+    """Give what `erase_matching` would look at: by the id of each branch, its own events, but for what is held."""
+    run = Run(storage, read_policies(storage), None, sparing=("hold",))
+    return {found.view.branch.id: [(found.start, found.stop)] for found in run.ranges(policy, _Tally(policy, None))}
+
+
 class _Order(msgspec.Struct, frozen=True):
-    """What is recorded of an erasure: why, and who has it done. certified: is given the certificate of each transaction."""
+    """What is recorded of an erasure: why, and who has it done. certified: is given the certificate of each transaction.
+
+    together: how many events it is about, where somebody must approve of that; else 0.
+    """
 
     reason: str
     actor: str | None = None
     certified: Callable[[Certificate], None] | None = None
+    together: int = 0
 
 
 def _erase(run: Run, policy: Policy, tally: _Tally, order: _Order) -> bool:
@@ -362,7 +376,9 @@ def _erase_batch(run: Run, found: _Range, batch: list[_Found], order: _Order, ta
         return False
     try:
         positions = [each.position for each in batch]
-        erased = erase_events(storage, session, found.view, positions, order.reason, actor=order.actor)
+        erased = erase_events(
+            storage, session, found.view, positions, order.reason, actor=order.actor, together=order.together
+        )
     except HeldError as error:  # it was labelled so meanwhile
         tally.spare(session.name, len(batch), error.policy or POLICIES, error.session)
     except NotFoundError:

@@ -401,3 +401,8 @@ class AsyncSession(AsyncReader[Session]):
 
 async def _awaited(made: Awaitable[Any]) -> Any:
     return await made
+
+
+def plain_session(session: AsyncSession | Session | str | None) -> Session | str | None:
+    """Give a session as the sync face takes it."""
+    return session.sync if isinstance(session, AsyncSession) else session

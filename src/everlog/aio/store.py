@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
 from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.retention import AsyncRetention
-from everlog.aio.session import AsyncSession
+from everlog.aio.session import AsyncSession, plain_session
 from everlog.audit import Report
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
@@ -126,13 +126,13 @@ class AsyncStore:
 
     async def snapshots(self, session: AsyncSession | Session | str | None = None) -> list[SnapshotInfo]:
         """See `Store.snapshots`."""
-        return await self._engine.run(self.sync.snapshots, _plain(session))
+        return await self._engine.run(self.sync.snapshots, plain_session(session))
 
     async def drop_snapshots(
         self, session: AsyncSession | Session | str | None = None, *, reducer: str | None = None
     ) -> int:
         """See `Store.drop_snapshots`."""
-        return await self._engine.run(self.sync.drop_snapshots, _plain(session), reducer=reducer)
+        return await self._engine.run(self.sync.drop_snapshots, plain_session(session), reducer=reducer)
 
     async def rebuild_snapshots(
         self, session: AsyncSession | Session | str, *, reducers: Sequence[str | Reducer] = ("document",)
@@ -288,7 +288,7 @@ class AsyncStore:
         progress: Callable[[int], None] | None = None,
     ) -> Archived:
         """See `Store.archive`."""
-        chosen = _plain(session)
+        chosen = plain_session(session)
         return await self._engine.run(
             self.sync.archive, to, older_than=older_than, session=chosen, dry_run=dry_run, progress=progress
         )
@@ -300,7 +300,7 @@ class AsyncStore:
         progress: Callable[[int], None] | None = None,
     ) -> Archived:
         """See `Store.restore`."""
-        return await self._engine.run(self.sync.restore, session=_plain(session), progress=progress)
+        return await self._engine.run(self.sync.restore, session=plain_session(session), progress=progress)
 
     @property
     def retention(self) -> AsyncRetention:
@@ -335,7 +335,3 @@ async def open_async(
         ),
     )
     return AsyncStore(sync)
-
-
-def _plain(session: AsyncSession | Session | str | None) -> Session | str | None:
-    return session.sync if isinstance(session, AsyncSession) else session

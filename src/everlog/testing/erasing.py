@@ -10,7 +10,9 @@ import pytest
 from everlog.certificates import read_certificate
 from everlog.core.event import NewEvent
 from everlog.core.ledger import record_hash
-from everlog.errors import HeldError, InvalidEventError, InvalidQueryError, LimitError, NotFoundError
+from everlog.errors import ApprovalError, HeldError, InvalidEventError, InvalidQueryError, LimitError, NotFoundError
+from everlog.testing.clock import FixedClock
+from everlog.testing.retaining import DAY, HELD
 from everlog.testing.start import ContractStart, note, texts
 
 
@@ -220,3 +222,142 @@ class ErasingContract(ContractStart):
         assert [each.query for each in store.retention.policies()] == ["label.case:7"]
         with pytest.raises(InvalidEventError, match="names no policy"):
             session.hold(reason="r", name="Case 7")
+
+    # --- two persons ---
+    def test_where_two_persons_are_asked_for_nobody_destroys_alone(self, store: Any, clock: FixedClock) -> None:
+        session = store.create("s", labels={"class": "record"}, events=[note(str(number)) for number in range(10)])
+        other = store.create("other", events=[note("a")])
+        retention = store.retention
+        policy = retention.set(
+            "two", action="approve", query="label.class:record", over=2, within="1d", reason="rule 7", actor="ada"
+        )
+        assert (policy.over, policy.within) == (2, "1d")
+        assert other.erase([0], reason="r").positions == (0,)
+        assert session.erase([8, 9], reason="r").positions == (8, 9), "no more than two"
+        for refused in (
+            lambda: session.erase([1, 2, 3], reason="r", actor="ada"),
+            lambda: session.fork(id="f").erase([1, 2, 3], reason="r", actor="bob"),
+            lambda: store.delete("s", reason="r", cascade=True),
+        ):
+            with pytest.raises(ApprovalError, match="policy 'two' .* because: rule 7; nothing was") as caught:
+                refused()
+            assert (caught.value.policy, caught.value.code) == ("two", "approval")
+        proposal = retention.propose_erasure(session, [1, 2, 3, 4], reason="asked for by u7", actor="ada")
+        with pytest.raises(ApprovalError):
+            session.erase([1, 2, 3], reason="r")
+        with pytest.raises(InvalidEventError, match="'ada' proposed this"):
+            retention.approve(proposal.id, actor="ada")
+        approved = retention.approve(proposal.id, actor="bob", reason="seen")
+        assert (approved.actor, approved.approved_by, approved.what.events) == ("ada", "bob", 4)
+        assert retention.proposals() == [approved]
+        with pytest.raises(ApprovalError):
+            session.erase([1, 2, 3, 5], reason="r")
+        assert session.erase([1, 2, 3], reason="r").positions == (1, 2, 3)
+        clock.advance(seconds=2 * DAY)
+        assert retention.proposals() == []
+        with pytest.raises(ApprovalError):
+            session.erase([4, 5, 6], reason="r")
+        with pytest.raises(NotFoundError, match="or it has lapsed"):
+            retention.approve(proposal.id, actor="bob")
+        assert store.verify().ok
+
+    def test_a_deletion_and_a_change_of_the_rule_itself_need_two_persons_too(self, store: Any) -> None:
+        session = store.create("s", events=[note("a")])
+        session.fork(id="f")
+        retention = store.retention
+        retention.set("two", action="approve", query="session:*")
+        for refused in (
+            lambda: store.delete("s", reason="r", cascade=True),
+            lambda: retention.remove("two", reason="r"),
+            lambda: retention.set("two", action="keep", query="session:*"),
+        ):
+            with pytest.raises(ApprovalError):
+                refused()
+        alone = retention.propose_deletion("s", reason="r", actor="ada")
+        retention.approve(alone.id, actor="bob")
+        with pytest.raises(ApprovalError):
+            store.delete("s", reason="r", cascade=True)
+        both = retention.propose_deletion(session, reason="r", actor="ada", cascade=True)
+        retention.approve(both.id, actor="bob")
+        store.delete("s", reason="r", cascade=True, actor="ada")
+        retention.set("two", action="approve", query="session:*")  # as it is
+        change = retention.propose_change("two", reason="too slow", actor="ada")
+        retention.approve(change.id, actor="bob")
+        retention.remove("two", reason="too slow", actor="ada")
+        store.create("t", events=[note("a")]).erase([0], reason="r")
+
+    def test_what_erases_by_label_is_counted_together_and_can_be_proposed_as_a_whole(
+        self, store: Any, clock: FixedClock
+    ) -> None:
+        for number in range(3):
+            store.create(f"s{number}", labels={"user": "u7"}, events=[note("a"), note("b")])
+        retention = store.retention
+        retention.set("two", action="approve", query="session:s*", over=4)
+        retention.set("old", action="erase", query="label.user:u7", older_than="0s")
+        clock.advance(seconds=1)
+        (work,) = retention.apply()
+        assert (work.events, work.spared_events, work.spared[0].by) == (0, 6, "two")
+        assert store.erase("label.user:u7", reason="r").spared_events == 6
+        proposal = retention.propose_erasure(query="label.user:u7", reason="r", actor="ada")
+        assert (proposal.what.events, len(proposal.what.branches)) == (6, 3)
+        retention.approve(proposal.id, actor="bob")
+        assert store.erase("label.user:u7", reason="r").events == 6
+
+    def test_what_is_no_proposal_or_approval_counts_for_nothing(self, store: Any) -> None:
+        session = store.create("s", events=[note("a")])
+        retention = store.retention
+        with pytest.raises(InvalidEventError, match="no policy asks for two persons"):
+            retention.propose_erasure("s", [0], reason="r", actor="ada")
+        retention.set("two", action="approve", query="session:*")
+        policies = store.session(HELD)
+        proposal = retention.propose_erasure("s", [0], reason="r", actor="ada")
+        for data, actor in (
+            ({"proposal": proposal.id}, "ada"),
+            ({"proposal": proposal.id}, None),
+            ({"proposal": "ev_1"}, "bob"),
+            ({"proposal": 7}, "bob"),
+            ({}, "bob"),
+        ):
+            policies.append("retention.approved", data, actor=actor)
+        for data, actor in (
+            ({"action": "erase", "branches": 7}, "ada"),
+            ({"action": "shred"}, "ada"),
+            ({"action": "erase"}, None),
+        ):
+            policies.append("retention.proposed", data, actor=actor)
+        with pytest.raises(ApprovalError):
+            session.erase([0], reason="r")
+        assert [each.id for each in retention.proposals()] == [proposal.id]
+        for wrong, error in (
+            (lambda: retention.propose_erasure("s", [], reason="r", actor="ada"), NotFoundError),
+            (lambda: retention.propose_erasure(reason="r", actor="ada"), InvalidEventError),
+            (
+                lambda: retention.propose_erasure("s", [0], query="session:s", reason="r", actor="ada"),
+                InvalidEventError,
+            ),
+            (lambda: retention.propose_erasure("s", [0], reason="r", actor="a b"), InvalidEventError),
+            (lambda: retention.propose_erasure("s", [0], reason="r", actor=None), InvalidEventError),
+            (lambda: retention.propose_deletion("none", reason="r", actor="ada"), NotFoundError),
+            (lambda: retention.propose_change("none", reason="r", actor="ada"), NotFoundError),
+            (lambda: retention.approve("none", actor="ada"), NotFoundError),
+        ):
+            with pytest.raises(error):
+                wrong()
+
+    @pytest.mark.parametrize(
+        ("members", "said"),
+        [
+            ({"action": "hold", "over": 2}, "only approving knows those"),
+            ({"action": "keep", "within": "1d"}, "only approving knows those"),
+            ({"action": "approve", "over": -1}, "no number of events"),
+            ({"action": "approve", "over": True}, "no number of events"),
+            ({"action": "approve", "within": "0s"}, "needs within"),
+            ({"action": "approve", "within": "soon"}, "within 'soon' is no age"),
+            ({"action": "approve", "older_than": "1d"}, "takes no older_than"),
+        ],
+    )
+    def test_a_policy_for_two_persons_that_cannot_be_carried_out_is_refused(
+        self, store: Any, members: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(InvalidEventError, match=said):
+            store.retention.set("p", query="session:*", **members)
