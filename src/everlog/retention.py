@@ -195,7 +195,7 @@ class Retention:
         storage = self._store.storage
         policies = read_policies(storage)
         run = Run(storage, policies, progress)
-        chosen = policies.of(*ACTING, "hold", "keep")
+        chosen = policies.of(*ACTING, "hold", "keep", "approve")
         return Plan(run.now, tuple(chosen), tuple(run.planned(policy) for policy in chosen))
 
     def apply(self, *, progress: Progress | None = None) -> list[Work]:

@@ -133,3 +133,32 @@ def test_a_session_is_held_listed_and_released(run, session):
 def test_a_wrong_request_says_what_to_do(run, session, words, said):
     assert said in run(*words, "--reason", "r", "--yes", code=2).stderr
     assert "not both" in run("certificate", code=2).stderr
+
+
+def test_two_persons_propose_and_approve(run, path, session):
+    run("retain", "set", "two", "--query", "label.user:u7", "--action", "approve", "--over", "1", "--reason", "rule 7")
+    assert "two: approve what erases more than 1, within 7d" in run("retain", "show").stdout
+    words = ("erase", "run%2042@1..4", "--reason", "asked for", "--yes")
+    assert "needs two persons" in run(*words, code=4).stderr
+    assert "say who" in run(*words, "--propose", code=2).stderr
+    said = run(*words, "--propose", "--actor", "ada").stdout
+    assert "ada proposes to erase 3 events on 1 branch (asked for): not approved yet" in said
+    proposal = said.split()[0]
+    assert said == run("proposals").stdout
+    assert "'ada' proposed this" in run("approve", proposal, "--actor", "ada", "--yes", code=2).stderr
+    assert "Approve of it as bob?" in run("approve", proposal, "--actor", "bob", code=2).stderr
+    assert "approved by bob" in run("approve", proposal, "--actor", "bob", "--yes").stdout
+    assert lines(run("proposals", "--json"))[0]["approved_by"] == "bob"
+    assert "erased 3 events" in run(*words).stdout
+    assert "needs two persons" in run("retain", "remove", "two", "--reason", "r", code=4).stderr
+    change = run("retain", "remove", "two", "--reason", "r", "--propose", "--actor", "ada").stdout
+    assert "ada proposes to change policy two (r)" in change
+    delete = ("delete", "run%2042", "--reason", "r", "--cascade", "--yes")
+    assert "needs two persons" in run(*delete, code=4).stderr
+    assert "to delete 2 sessions with " in run(*delete, "--propose", "--actor", "ada").stdout
+    subject = run("erase", "--subject", "label.user:u7", "--reason", "r", "--propose", "--actor", "ada")
+    assert "ada proposes to erase 6 events" in subject.stdout
+    run("approve", change.split()[0], "--actor", "bob", "--yes")
+    assert "two is removed" in run("retain", "remove", "two", "--reason", "r").stdout
+    assert "nothing is proposed" in run("proposals").stderr
+    assert "no policy asks for two persons" in run(*words, "--propose", "--actor", "ada", code=2).stderr

@@ -39,7 +39,7 @@ _ORDER = (
     *("context", "summarize", "outline", "expand"),
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete"),
-    *("erase", "certificate", "hold", "release", "holds"),
+    *("erase", "certificate", "hold", "release", "holds", "approve", "proposals"),
     *("stats", "compact", "archive", "restore", "retain"),
     *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )

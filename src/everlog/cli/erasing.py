@@ -1,4 +1,4 @@
-"""Commands about what is destroyed and what may not be: erase, certificate, hold, release, holds."""
+"""Commands about what is destroyed and what may not be: erase, certificate, hold, release, holds, approve, proposals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
+from everlog.approving import Proposal
 from everlog.certificates import Certificate, read_certificate
 from everlog.cli.main import (
     actor_option,
@@ -22,16 +23,31 @@ from everlog.cli.main import (
     opened,
 )
 from everlog.cli.output import advance, counted, note, progress_bar, say, say_json, shorten, size_of, visible
-from everlog.core.position import format_address, parse_address
+from everlog.core.position import format_address, format_micros, parse_address
 from everlog.errors import NotFoundError, TamperedError, UnavailableError
 from everlog.planning import ErasurePlan
 from everlog.retaining import Work
 from everlog.session import Session
 from everlog.store import Store
 
+F = TypeVar("F", bound=Callable[..., Any])
 _SHOWN: Final = 10  # of a kind
 _RANGE: Final = re.compile(r"(-?\d{1,16})?\.\.(-?\d{1,16})?", re.ASCII)
 _CERTIFICATE_BYTES_MAX: Final = 64 * 1024 * 1024  # of one line: of 5,000 events it has 500 kB
+
+
+def propose_option(function: F) -> F:
+    """Add --propose."""
+    return click.option(
+        "--propose", is_flag=True, help="Only propose it, where a policy asks for two persons (everlog approve)."
+    )(function)
+
+
+def needed(actor: str | None) -> str:
+    """Give who proposes or approves."""
+    if actor is None:
+        raise click.UsageError("say who: --actor NAME, an opaque id; two persons must differ")
+    return actor
 
 
 @everlog.command(
@@ -48,6 +64,7 @@ _CERTIFICATE_BYTES_MAX: Final = 64 * 1024 * 1024  # of one line: of 5,000 events
     "--types", multiple=True, metavar="TYPE", help="With --subject: only events of these types, as in user.*."
 )
 @click.option("--reason", required=True, help="Recorded, for whoever asks later. Write nothing personal into it.")
+@propose_option
 @actor_option
 @click.option("--dry-run", is_flag=True, help="Only say what would go, what with it, and what is in the way.")
 @click.option("--certificate", "file", metavar="FILE", help="Write the certificates to a new file, one a line.")
@@ -60,6 +77,7 @@ def erase(
     matching: str | None,
     subject: str | None,
     types: tuple[str, ...],
+    propose: bool,
     **given: Any,
 ) -> None:
     """Destroy the bodies of events; their places, hashes and every proof stay. In forks too.
@@ -77,13 +95,36 @@ def erase(
                 raise click.UsageError(
                     "--matching goes with one session, and --subject chooses sessions: give one of them"
                 )
+            if propose:
+                if types:
+                    raise click.UsageError("what is proposed by --subject is all of it: leave out --types")
+                _propose(store, query=subject, **given)
+                return
             _erase_subject(store, subject, types or ("*",), **given)
             return
         session, places = _to_erase(store, addresses, matching)
         if not places:
             note("nothing matches; nothing was erased")
             return
+        if propose:
+            _propose(store, session, places, **given)
+            return
         _erase_places(session, places, **given)
+
+
+def _propose(
+    store: Store,
+    session: Session | None = None,
+    places: Sequence[int] = (),
+    *,
+    query: str | None = None,
+    reason: str,
+    actor: str | None,
+    as_json: bool,
+    **_: Any,
+) -> None:
+    proposal = store.retention.propose_erasure(session, places, query=query, reason=reason, actor=needed(actor))
+    say_proposal(proposal, as_json=as_json)
 
 
 def _to_erase(store: Store, addresses: Sequence[str], matching: str | None) -> tuple[Session, list[int]]:
@@ -376,3 +417,61 @@ def holds(ctx: click.Context, as_json: bool) -> None:
             say(f"{visible(policy.name)}: {shorten(visible(policy.query))}{because}")
     if not found and not as_json:
         note("nothing is held")
+
+
+# --- two persons ---------------------------------------------------------------------------------
+@everlog.command(
+    epilog="Examples:  everlog proposals   |   everlog approve ev_0a…_7 --actor bob --reason 'seen the request'"
+)
+@click.argument("proposal")
+@click.option("--reason", help="Recorded.")
+@actor_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_context
+def approve(ctx: click.Context, proposal: str, reason: str | None, actor: str | None, yes: bool, as_json: bool) -> None:
+    """Approve of what somebody else proposed to erase, delete or change. PROPOSAL is its id (everlog proposals).
+
+    Nothing is destroyed by it: whoever asks for it next, in the same words, may. Actors are what programs say that they are.
+    """
+    with opened(ctx) as store:
+        who = needed(actor)
+        found = next((each for each in store.retention.proposals() if each.id == proposal), None)
+        if found is not None and not yes:
+            confirm(f"{_proposed(found)}. Approve of it as {visible(who)}?", yes=False)
+        approved = store.retention.approve(proposal, actor=who, reason=reason)
+        say_proposal(approved, as_json=as_json)
+
+
+@everlog.command(epilog="Examples:  everlog proposals   |   everlog proposals --json")
+@json_option
+@click.pass_context
+def proposals(ctx: click.Context, as_json: bool) -> None:
+    """List what is proposed where a policy asks for two persons, and who approved it."""
+    with opened(ctx) as store:
+        found = store.retention.proposals()
+    for each in found:
+        say_proposal(each, as_json=as_json)
+    if not found and not as_json:
+        note("nothing is proposed, or all of it has lapsed")
+
+
+def say_proposal(proposal: Proposal, *, as_json: bool) -> None:
+    """Say what is proposed, and how it stands."""
+    if as_json:
+        say_json(proposal)
+        return
+    stands = "not approved yet" if proposal.approved_by is None else f"approved by {visible(proposal.approved_by)}"
+    say(f"{visible(proposal.id)}  {format_micros(proposal.at)[:19]}  {_proposed(proposal)}: {stands}")
+
+
+def _proposed(proposal: Proposal) -> str:
+    what = proposal.what
+    if what.action == "change":
+        about = f"to change policy {visible(what.policy or '')}"
+    elif what.action == "delete":
+        about = f"to delete {counted(len(what.sessions), 'session')} with {counted(what.events, 'event')}"
+    else:
+        about = f"to erase {counted(what.events, 'event')} on {counted(len(what.branches), 'branch', 'branches')}"
+    reason = "" if proposal.reason is None else f" ({shorten(visible(proposal.reason))})"
+    return f"{visible(proposal.actor)} proposes {about}{reason}"

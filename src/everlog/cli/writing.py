@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from everlog.cli.erasing import needed, propose_option, say_proposal
 from everlog.cli.main import (
     actor_option,
     address_argument,
@@ -365,16 +366,28 @@ def update(
 @address_argument()
 @click.option("--reason", required=True, help="Recorded, for whoever asks later.")
 @click.option("--cascade", is_flag=True, help="Delete the sessions forked from it too.")
+@propose_option
 @actor_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
 def delete(
-    ctx: click.Context, address: str, reason: str, cascade: bool, actor: str | None, yes: bool, as_json: bool
+    ctx: click.Context,
+    address: str,
+    reason: str,
+    cascade: bool,
+    propose: bool,
+    actor: str | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """End a session and destroy what only it holds. Recorded; hashes stay. Refused while forks of it live."""
     with opened(ctx) as store:
         session = locate_session(store, address)
+        if propose:
+            proposal = store.retention.propose_deletion(session, reason=reason, actor=needed(actor), cascade=cascade)
+            say_proposal(proposal, as_json=as_json)
+            return
         forks = ", and every session forked from it" if cascade else ""
         confirm(f"Delete {visible(session.id)} with its {session.head.size} events{forks}?", yes=yes)
         store.delete(session.id, reason=reason, cascade=cascade, actor=actor)

@@ -239,7 +239,7 @@ class ErasingContract(ContractStart):
             lambda: session.fork(id="f").erase([1, 2, 3], reason="r", actor="bob"),
             lambda: store.delete("s", reason="r", cascade=True),
         ):
-            with pytest.raises(ApprovalError, match="policy 'two' .* because: rule 7; nothing was") as caught:
+            with pytest.raises(ApprovalError, match=r"policy 'two' .* because: rule 7; nothing was") as caught:
                 refused()
             assert (caught.value.policy, caught.value.code) == ("two", "approval")
         proposal = retention.propose_erasure(session, [1, 2, 3, 4], reason="asked for by u7", actor="ada")
