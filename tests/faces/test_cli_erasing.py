@@ -144,7 +144,7 @@ def test_two_persons_propose_and_approve(run, path, session):
     said = run(*words, "--propose", "--actor", "ada").stdout
     assert "ada proposes to erase 3 events on 1 branch (asked for): not approved yet" in said
     proposal = said.split()[0]
-    assert said == run("proposals").stdout
+    assert run("proposals").stdout == f"{said}    run%2042  [1, 4)\n"
     assert "'ada' proposed this" in run("approve", proposal, "--actor", "ada", "--yes", code=2).stderr
     assert "Approve of it as bob?" in run("approve", proposal, "--actor", "bob", code=2).stderr
     assert "approved by bob" in run("approve", proposal, "--actor", "bob", "--yes").stdout
@@ -156,6 +156,7 @@ def test_two_persons_propose_and_approve(run, path, session):
     delete = ("delete", "run%2042", "--reason", "r", "--cascade", "--yes")
     assert "needs two persons" in run(*delete, code=4).stderr
     assert "to delete 2 sessions with " in run(*delete, "--propose", "--actor", "ada").stdout
+    assert run("proposals").stdout.endswith("    run%2042\n    f\n")
     subject = run("erase", "--subject", "label.user:u7", "--reason", "r", "--propose", "--actor", "ada")
     assert "ada proposes to erase 6 events" in subject.stdout
     run("approve", change.split()[0], "--actor", "bob", "--yes")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -438,6 +438,8 @@ def approve(ctx: click.Context, proposal: str, reason: str | None, actor: str | 
         who = needed(actor)
         found = next((each for each in store.retention.proposals() if each.id == proposal), None)
         if found is not None and not yes:
+            for line in _named_in(store, found):
+                say(line)
             confirm(f"{_proposed(found)}. Approve of it as {visible(who)}?", yes=False)
         approved = store.retention.approve(proposal, actor=who, reason=reason)
         say_proposal(approved, as_json=as_json)
@@ -450,8 +452,10 @@ def proposals(ctx: click.Context, as_json: bool) -> None:
     """List what is proposed where a policy asks for two persons, and who approved it."""
     with opened(ctx) as store:
         found = store.retention.proposals()
-    for each in found:
-        say_proposal(each, as_json=as_json)
+        for each in found:
+            say_proposal(each, as_json=as_json)
+            for line in () if as_json else _named_in(store, each):
+                say(line)
     if not found and not as_json:
         note("nothing is proposed, or all of it has lapsed")
 
@@ -463,6 +467,23 @@ def say_proposal(proposal: Proposal, *, as_json: bool) -> None:
         return
     stands = "not approved yet" if proposal.approved_by is None else f"approved by {visible(proposal.approved_by)}"
     say(f"{visible(proposal.id)}  {format_micros(proposal.at)[:19]}  {_proposed(proposal)}: {stands}")
+
+
+def _named_in(store: Store, proposal: Proposal) -> Iterator[str]:
+    """Give what a proposal names, a line each, bounded."""
+    what, storage = proposal.what, store.storage
+    for branch, ranges in list(what.branches.items())[:_SHOWN]:
+        row = storage.branch_by_id(branch)
+        name = branch if row is None else storage.session_of(row.key).name
+        spans = ", ".join(f"[{start}, {stop})" for start, stop in ranges[:_SHOWN])
+        more = f" and {len(ranges) - _SHOWN:,} more" if len(ranges) > _SHOWN else ""
+        yield f"    {shorten(visible(format_address(name)), 60)}  {spans}{more}"
+    for id_ in what.sessions[:_SHOWN]:
+        with suppress(NotFoundError):  # it is deleted
+            yield f"    {shorten(visible(format_address(storage.session_by_id(id_).name)), 60)}"
+    left = max(len(what.branches), len(what.sessions)) - _SHOWN
+    if left > 0:
+        yield f"    … and {left:,} more: --json"
 
 
 def _proposed(proposal: Proposal) -> str:
