@@ -14,12 +14,15 @@ import click
 import everlog
 from everlog import errors
 from everlog import pending as in_flight
+from everlog.approving import Proposal, Proposed
+from everlog.certificates import Certificate, CertifiedRecord, Checked
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
 from everlog.core.retention import Policy
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
+from everlog.planning import ErasurePlan, PlannedEvent, PlannedHold, PlannedSummary
 from everlog.retaining import Due, Spared, Work
 from everlog.retention import Plan, Retention
 
@@ -40,7 +43,7 @@ INTERNAL = frozenset(
             "Session.view_seen",
         ),
         *("Session.write", "Session.write_own"),
-        *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term"),
+        *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term", "Policy.lapses"),
     }
 )
 # Classes that users meet and do not import: what gives them.
@@ -56,6 +59,15 @@ _GIVEN: dict[type[Any], str] = {
     Work: "In `Plan.work`, and what `Retention.apply()` gives.",
     Due: "In `Work.due`.",
     Spared: "In `Work.spared`.",
+    ErasurePlan: "What `session.plan_erasure()` gives.",
+    PlannedEvent: "In `ErasurePlan.listed`.",
+    PlannedSummary: "In `ErasurePlan.summaries`.",
+    PlannedHold: "In `ErasurePlan.holds`.",
+    Certificate: "What `session.erase()` and `session.certificate()` give.",
+    CertifiedRecord: "In `Certificate.records`.",
+    Checked: "What `store.check_certificate()` gives.",
+    Proposal: "What `Retention.propose_erasure()` and its kin give.",
+    Proposed: "In `Proposal.what`.",
 }
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
 _LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")

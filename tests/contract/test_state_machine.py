@@ -198,7 +198,28 @@ class Twins(RuleBasedStateMachine):
 
     @rule(name=sessions, position=st.integers(-3, 5))
     def erase(self, name, position):
-        self.both(lambda store: store.session(name).erase([position], reason="asked"))
+        def erased(store):
+            certificate = store.session(name).erase([position], reason="asked")
+            assert store.check_certificate(certificate).ok
+            return (certificate.positions, certificate.before, certificate.size, len(certificate.records))
+
+        self.both(erased)
+
+    @rule(name=sessions, position=st.integers(-3, 5))
+    def plan_erasure(self, name, position):
+        def planned(store):
+            plan = store.session(name).plan_erasure([position])
+            return (
+                plan.events,
+                plan.bytes,
+                plan.before,
+                plan.summaries and True,
+                plan.sharing,
+                plan.results,
+                plan.uses,
+            )
+
+        self.both(planned)
 
     @rule(name=sessions)
     def delete(self, name):
