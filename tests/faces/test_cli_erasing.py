@@ -26,7 +26,7 @@ def gone(session):
 
 
 def test_a_dry_run_says_what_would_go_and_changes_nothing(run, session):
-    shown = run("erase", "run%2042@0..3", "--reason", "r", "--dry-run").stdout
+    shown = run("erase", "run%2042@0..3", "--dry-run").stdout
     assert "3 events to erase, " in shown
     assert "run%2042@2  note" in shown
     assert "gone too in f, which share them" in shown
@@ -57,7 +57,7 @@ def test_a_certificate_is_written_checked_and_made_again(run, session, tmp_path)
     assert "check it: everlog certificate --check" in run(*words).stderr
     assert "good: 1 certificate, 2 events erased and on record" in run("certificate", "--check", file).stdout
     assert lines(run("certificate", "--check", file, "--json")) == [
-        {"ok": True, "certificates": 1, "events": 2, "faults": 0}
+        {"ok": True, "certificates": 1, "events": 2, "faults": [], "fault_count": 0}
     ]
     assert "is there already; nothing was erased" in run(*words, code=2).stderr
     (again,) = lines(run("certificate", "run%2042@1", "run%2042@3"))
@@ -132,6 +132,7 @@ def test_a_session_is_held_listed_and_released(run, session):
 )
 def test_a_wrong_request_says_what_to_do(run, session, words, said):
     assert said in run(*words, "--reason", "r", "--yes", code=2).stderr
+    assert "say why" in run("erase", "run%2042@1", "--yes", code=2).stderr
     assert "not both" in run("certificate", code=2).stderr
 
 

@@ -33,6 +33,7 @@ from everlog.store import Store
 F = TypeVar("F", bound=Callable[..., Any])
 _SHOWN: Final = 10  # of a kind
 _RANGE: Final = re.compile(r"(-?\d{1,16})?\.\.(-?\d{1,16})?", re.ASCII)
+_FAULTS: Final = 100  # of a file
 _CERTIFICATE_BYTES_MAX: Final = 64 * 1024 * 1024  # of one line: of 5,000 events it has 500 kB
 
 
@@ -63,7 +64,9 @@ def needed(actor: str | None) -> str:
 @click.option(
     "--types", multiple=True, metavar="TYPE", help="With --subject: only events of these types, as in user.*."
 )
-@click.option("--reason", required=True, help="Recorded, for whoever asks later. Write nothing personal into it.")
+@click.option(
+    "--reason", help="Recorded, for whoever asks later. Write nothing personal into it. Needed but for --dry-run."
+)
 @propose_option
 @actor_option
 @click.option("--dry-run", is_flag=True, help="Only say what would go, what with it, and what is in the way.")
@@ -87,6 +90,9 @@ def erase(
     """
     if (subject is None) is not bool(addresses):
         raise click.UsageError("name events of one session (SESSION@PLACE …), or sessions with --subject, not both")
+    if given["reason"] is None and not given["dry_run"]:
+        raise click.UsageError("say why: --reason TEXT, which is recorded")
+    given["reason"] = given["reason"] or ""
     if types and subject is None:
         raise click.UsageError("--types goes with --subject; with a session use --matching type:…")
     with opened(ctx) as store:
@@ -334,26 +340,37 @@ def certificate(ctx: click.Context, addresses: tuple[str, ...], file: str | None
 
 
 def _check_file(store: Store, file: str, *, as_json: bool) -> None:
-    certificates = events = faults = 0
+    certificates = events = count = 0
+    faults: list[str] = []
     try:
         with Path(file).open("rb") as lines:
             while line := lines.readline(_CERTIFICATE_BYTES_MAX):
                 checked = store.check_certificate(read_certificate(line))
                 certificates, events = certificates + 1, events + checked.events
-                faults += checked.fault_count
-                for fault in checked.faults if not as_json else ():
-                    say(f"{visible(file)}:{certificates}: {visible(fault)}")
+                count += checked.fault_count
+                faults += [f"line {certificates}: {fault}" for fault in checked.faults][: _FAULTS - len(faults)]
     except OSError as error:
         raise NotFoundError(f"{file} cannot be read ({error.strerror}); nothing was checked") from error
-    if as_json:
-        say_json({"ok": not faults, "certificates": certificates, "events": events, "faults": faults})
-    elif not faults:
-        say(f"good: {counted(certificates, 'certificate')}, {counted(events, 'event')} erased and on record")
     if not certificates:
         raise NotFoundError(f"{file} holds no certificate; nothing was checked")
-    if faults:
+    if as_json:
+        say_json(
+            {
+                "ok": not count,
+                "certificates": certificates,
+                "events": events,
+                "faults": faults,
+                "fault_count": count,
+            }
+        )
+    elif count:
+        for fault in faults:
+            say(visible(fault))
+    else:
+        say(f"good: {counted(certificates, 'certificate')}, {counted(events, 'event')} erased and on record")
+    if count:
         raise TamperedError(
-            f"{counted(faults, 'fault')} in {file}: it is not of this store, or one of the two was changed"
+            f"{counted(count, 'fault')} in {file}: it is not of this store, or one of the two was changed"
         )
 
 
