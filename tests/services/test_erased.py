@@ -69,6 +69,7 @@ class Filled:
         session.state()
         assert self.store.keeper.wait(20)
         assert session.summarize(leaf_tokens=100)
+        assert self.store.keeper.wait(20), "nothing more happens in the background"
         assert self.store.snapshots("s")
         self.session, self.going = session, range(session.events("type:summary", limit=1).__next__().position)
         self.salts = list(self._salts())
@@ -168,8 +169,11 @@ def test_what_was_erased_stands_nowhere_in_the_store(kind, filled):
     assert plan.events == len(filled.going)
     assert min(plan.snapshots, plan.summary_count, plan.object_count, plan.attachments) > 0
     assert (plan.kept_once_goes, plan.kept_once_stays) == (2, 0)
+    snapshots = len(filled.store.snapshots())
     certificate = filled.session.erase(list(filled.going), reason="asked for", actor="ada")
     assert filled.store.keeper.wait(20)
+    assert len(filled.store.snapshots()) == snapshots - plan.snapshots
+    assert filled.store.storage.objects() == []
     assert filled.found(everywhere(kind, filled.folder)) == 0
     assert filled.found(filled.packed()) == 0
     assert filled.found(certificate.encode()) == 0
