@@ -79,15 +79,18 @@ def check_url(url: str) -> str:
     """Give the url of a place for objects, without a slash at its end. url: or a folder. UnsupportedStoreError where it is none."""
     if "://" not in url and url:
         url = Path(url).resolve().as_uri()
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
-        raise UnsupportedStoreError(
-            f"{url!r:.200} is no place for an archive; nothing was done; give s3://bucket/prefix, gs://…, az://…, or a folder"
-        )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UnsupportedStoreError(
             "the archive's url holds a user, a query or a fragment, and it is written down in the store; nothing was done; give the "
             "bare url, and credentials in the environment (AWS_ACCESS_KEY_ID and the like)"
+        )
+    if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
+        raise UnsupportedStoreError(
+            f"{url!r:.200} is no place for an archive; nothing was done; give s3://bucket/prefix, gs://…, az://…, or a folder"
         )
     return url.rstrip("/")
 
@@ -138,6 +141,9 @@ def _move(storage: Storage, draw: Draw, url: str, bucket: int, chosen: list[Stor
     storage.write(OpenObject(row))
     try:
         storage.put_object(row, bytes(contents))
+    except UnsupportedStoreError:
+        storage.write(ForgetObject(id, bucket))  # nothing can have been written there
+        raise
     except BaseException:
         with suppress(EverlogError):  # what cannot be removed now keeps its row, and is removed later
             _remove(storage, row)

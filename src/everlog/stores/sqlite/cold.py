@@ -28,7 +28,7 @@ from everlog.core import limits
 from everlog.core.block import Compressed
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES
-from everlog.stores.blocks import BlockCache, Bodies, stays
+from everlog.stores.blocks import PAGE_FETCHES_MAX, BlockCache, Bodies, Fetched, stays
 from everlog.stores.objects import Objects, ObjectStorage
 from everlog.stores.sqlite.connections import Connections, translate
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
@@ -60,9 +60,9 @@ class SqliteBlocks:
         return None if row is None else ObjectRow(*row)
 
 
-def bodies(connection: apsw.Connection, cache: BlockCache) -> Bodies:
+def bodies(connection: apsw.Connection, cache: BlockCache, fetched: Fetched | None = None) -> Bodies:
     """Give what finds bodies that left their rows, for one read."""
-    return Bodies(cache, SqliteBlocks(connection))
+    return Bodies(cache, SqliteBlocks(connection), fetched)
 
 
 class SqliteCold(ObjectStorage):
@@ -75,12 +75,15 @@ class SqliteCold(ObjectStorage):
 
     def _reading(self, read: Callable[[apsw.Connection, Bodies], T]) -> T:
         """Read bodies, wherever they stand."""
+        fetched = Fetched()
 
         def once() -> T:
             with self._connections.reader() as connection:
-                return read(connection, bodies(connection, self._blocks))
+                found = read(connection, bodies(connection, self._blocks, fetched))
+            fetched.check()
+            return found
 
-        return self._blocks.fetching(once)
+        return self._blocks.fetching(once, fetches_max=PAGE_FETCHES_MAX)
 
     def cold(self, after: int, limit: int) -> list[Cold]:
         with self._connections.reader() as connection:
