@@ -238,7 +238,7 @@ class ColdStorage(Protocol):
         ...
 
     def objects(self, session: int | None = None) -> list[ObjectRow]:
-        """List the objects that the store knows of, by id; those of one session only where it is given."""
+        """List the objects that the store knows of, by id; where a session is given, those that its events and what they share need."""
         ...
 
     def all_buckets(self) -> Sequence[int]:

@@ -472,13 +472,23 @@ ORDER BY place;
 -- list_objects: every object, by id (the table)
 SELECT id, 0, url, name, size, checksum, state, made FROM object ORDER BY id;
 
--- list_session_objects: objects that hold blocks of a session's events (branch_number, block_place)
-SELECT DISTINCT o.id, 0, o.url, o.name, o.size, o.checksum, o.state, o.made
-FROM branch AS own
-CROSS JOIN block AS b ON b.branch = own.branch
-CROSS JOIN object AS o ON o.id = b.object
-WHERE own.session = :session
-ORDER BY o.id;
+-- list_session_objects: objects that hold what a session's lines need (branch_number, primary keys, block_place, block_digest)
+WITH RECURSIVE line (branch, stop) AS (
+  SELECT branch, size FROM branch WHERE session = :session
+  UNION
+  SELECT own.base, own.base_size FROM line CROSS JOIN branch AS own ON own.branch = line.branch WHERE own.base IS NOT NULL
+)
+SELECT id, 0, url, name, size, checksum, state, made
+FROM object
+WHERE id IN (
+  SELECT b.object FROM line CROSS JOIN block AS b ON b.branch = line.branch AND b.start < line.stop
+  UNION
+  SELECT b.object
+  FROM line
+  CROSS JOIN sharing AS s ON s.branch = line.branch AND s.position < line.stop
+  CROSS JOIN block AS b ON b.digest = s.digest
+)
+ORDER BY id;
 
 -- read_object: an object (primary key)
 SELECT id, 0, url, name, size, checksum, state, made FROM object WHERE id = :id;
