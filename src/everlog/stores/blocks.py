@@ -81,17 +81,17 @@ class BlockCache:
             try:
                 return read()
             except AwayError as away:
-                if failed is not None and failed[0] == away.object.id:
-                    raise failed[1] from None
-                try:
-                    self.objects.fetch(away.object)
-                except EverlogError as error:
-                    failed = (away.object.id, error)  # it may have been brought home meanwhile
+                row = away.object
+            if failed is not None and failed[0] == row.id:
+                raise failed[1]
+            try:
+                self.objects.fetch(row)
+            except EverlogError as error:
+                failed = (row.id, error)  # it may have been brought home meanwhile
         raise _too_many(fetches_max)
 
     def resolving(self, request: Request, submit: Callable[[Request, Resolve], Withdraw], resolve: Resolve) -> Resolve:
         """Give what is to be called with a queued request's outcome: where an object is needed, it is fetched and the request queued again."""
-
         failed: dict[bytes, EverlogError] = {}
         tries = iter(range(_FETCHES_MAX))
 
@@ -138,13 +138,13 @@ class Fetched:
     def __init__(self) -> None:
         self.bodies: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # by branch and position, with their salts
         self.shared: dict[bytes, bytes] = {}  # by digest
-        self.away: AwayError | None = None  # of the object that is to be fetched next
+        self.away: ObjectRow | None = None  # the object that is to be fetched next
 
     def check(self) -> None:
         """Raise AwayError where a body was not found, since its object is not here. Call when all was read that could be."""
-        if self.away is not None:
-            away, self.away = self.away, None
-            raise away
+        away, self.away = self.away, None
+        if away is not None:
+            raise AwayError(away)  # another one: that which was caught holds frames, and in them a reader's statement
 
 
 class Bodies:
@@ -173,7 +173,7 @@ class Bodies:
         try:
             found = self._find(branch, position)
         except AwayError as away:
-            fetched.away = fetched.away or away
+            fetched.away = fetched.away or away.object
             return None
         if found is not None and self._is_archived:
             fetched.bodies[branch, position] = found
