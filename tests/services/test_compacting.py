@@ -16,7 +16,19 @@ from everlog.errors import KeyReusedError, LimitError, NotFoundError, Unavailabl
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite.connections import APPLICATION_ID
 from everlog.testing.clock import FixedClock
-from services.cold import DEADLINE_SECONDS, STORES, blocks_on_disk, check_replaced, fill, note, on_disk, open_cold, run_python, stored, told
+from services.cold import (
+    DEADLINE_SECONDS,
+    STORES,
+    blocks_on_disk,
+    check_replaced,
+    fill,
+    note,
+    on_disk,
+    open_cold,
+    run_python,
+    stored,
+    told,
+)
 
 
 @pytest.fixture
@@ -135,7 +147,9 @@ def test_a_store_in_memory_has_nothing_to_pack():
 # --- size ----------------------------------------------------------------------------------------
 def test_bodies_like_an_agents_take_less_than_four_tenths(store, clock):
     chance = random.Random(20261130)
-    words = [chance.choice("bcdfgklmnprst") + chance.choice("aeiou") + chance.choice("bdgklmnrst") * 2 for _ in range(400)]
+    words = [
+        chance.choice("bcdfgklmnprst") + chance.choice("aeiou") + chance.choice("bdgklmnrst") * 2 for _ in range(400)
+    ]
     often = [1 / place for place in range(1, 401)]  # as words are in any language
     session = store.create("s")
     for turn in range(300):
