@@ -150,6 +150,16 @@ class BringHome(msgspec.Struct, frozen=True):
     contents: bytes
 
 
+class GiveUpObject(msgspec.Struct, frozen=True):
+    """Have an object that nobody finished writing be *leaving*, so that nobody can rely on it any more.
+
+    The receipt counts 0 where it is not *writing*: who wrote it was quicker.
+    """
+
+    object: bytes
+    bucket: int
+
+
 class ForgetObject(msgspec.Struct, frozen=True):
     """Drop the row of an object whose bytes are gone. Refused, counting 0, while a block is in it."""
 
@@ -157,7 +167,7 @@ class ForgetObject(msgspec.Struct, frozen=True):
     bucket: int
 
 
-ColdRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | ForgetObject
+ColdRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | GiveUpObject | ForgetObject
 
 
 def cold_bytes(request: ColdRequest) -> int:

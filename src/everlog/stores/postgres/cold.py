@@ -18,6 +18,7 @@ from everlog.cold import (
     Day,
     Dictionary,
     ForgetObject,
+    GiveUpObject,
     ObjectRow,
     OpenObject,
     Pack,
@@ -235,6 +236,8 @@ class ColdWriter:
                 return self._archive(request)
             case BringHome():
                 return self._bring_home(request)
+            case GiveUpObject():
+                return len(self._fetch("give_up_object", {"id": request.object}))
             case ForgetObject():
                 return len(self._fetch("delete_object", {"id": request.object}))
 

@@ -620,6 +620,11 @@ VALUES (%(bucket)s, %(id)s, %(url)s, %(name)s, %(size)s, %(checksum)s, %(state)s
 -- set_object: what becomes of an object
 UPDATE {schema}.object SET state = %(state)s WHERE bucket = %(bucket)s AND id = %(id)s;
 
+-- give_up_object: an object that nobody finished writing is one that nothing is in
+UPDATE {schema}.object SET state = 'leaving'
+WHERE bucket = %(bucket)s AND id = %(id)s AND state = 'writing'
+RETURNING 1;
+
 -- delete_object: an object whose bytes are gone
 DELETE FROM {schema}.object
 WHERE bucket = %(bucket)s AND id = %(id)s

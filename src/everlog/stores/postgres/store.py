@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg.rows import TupleRow
 
-from everlog.cold import Archive, BringHome, ForgetObject, OpenObject, Pack, PutDictionary
+from everlog.cold import Archive, BringHome, ForgetObject, GiveUpObject, OpenObject, Pack, PutDictionary
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow
@@ -133,7 +133,7 @@ class PostgresStorage(PostgresCold):
             return 0
         if isinstance(request, OpenObject):
             return request.object.bucket
-        if isinstance(request, (Archive, BringHome, ForgetObject)):
+        if isinstance(request, (Archive, BringHome, GiveUpObject, ForgetObject)):
             return request.bucket
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
         return self._home(request.session_id)

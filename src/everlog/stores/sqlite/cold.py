@@ -15,6 +15,7 @@ from everlog.cold import (
     Day,
     Dictionary,
     ForgetObject,
+    GiveUpObject,
     NewBlock,
     ObjectRow,
     OpenObject,
@@ -234,6 +235,9 @@ class ColdWriter:
                 return self._archive(request)
             case BringHome():
                 return self._bring_home(request)
+            case GiveUpObject():
+                run(self._connection, "give_up_object", {"id": request.object})
+                return self._connection.changes()
             case ForgetObject():
                 run(self._connection, "delete_object", {"id": request.object})
                 return self._connection.changes()

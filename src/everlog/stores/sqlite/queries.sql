@@ -500,6 +500,9 @@ VALUES (:id, :url, :name, :size, :checksum, :state, :made);
 -- set_object: what becomes of an object (primary key)
 UPDATE object SET state = :state WHERE id = :id;
 
+-- give_up_object: an object that nobody finished writing is one that nothing is in (primary key)
+UPDATE object SET state = 'leaving' WHERE id = :id AND state = 'writing';
+
 -- delete_object: an object whose bytes are gone (block_object)
 DELETE FROM object WHERE id = :id AND NOT EXISTS (SELECT 1 FROM block WHERE object = :id);
 
