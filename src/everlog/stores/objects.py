@@ -56,7 +56,10 @@ def connect(url: str) -> ObjectStore:
                 )
             return stores.LocalStore(_folder(url))
         retry: Any = {"max_retries": 5, "retry_timeout": _RETRY}
-        return stores.from_url(url, client_options={"timeout": _TIMEOUT}, retry_config=retry)
+        client: Any = {"timeout": _TIMEOUT}
+        if os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true":  # the library reads it only where no option is given
+            client["allow_http"] = True
+        return stores.from_url(url, client_options=client, retry_config=retry)
     except (BaseError, ValueError, OSError) as error:
         raise UnsupportedStoreError(
             f"{url} cannot be used as an archive ({_said(error)}); nothing was done; correct the url, or what it needs in the "
