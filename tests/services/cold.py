@@ -15,7 +15,7 @@ from everlog.session import Settings
 from everlog.store import Store
 from everlog.stores.sqlite.store import open_sqlite
 
-STORES = ["sqlite"]  # those whose bodies leave their rows
+STORES = ["sqlite", "postgres"]  # those whose bodies leave their rows
 DEADLINE_SECONDS = 60
 
 

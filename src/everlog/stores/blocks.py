@@ -16,7 +16,7 @@ import msgspec
 
 from everlog.cold import AwayError, ObjectRow, StoredBlock
 from everlog.core import limits
-from everlog.core.block import Codec, Compressed, Entry, unpack_shared
+from everlog.core.block import Codec, Compressed, Entry, dictionary_digest, unpack_shared
 from everlog.core.decide import EventRow
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES, push_leaf
@@ -122,13 +122,7 @@ class BlockCache:
         found = self._codecs.get(digest)
         if found is None:
             assert digest is not None, "the codec without a dictionary is always there"
-            content = source.dictionary(digest)
-            if content is None:
-                raise CorruptionError(
-                    f"the dictionary {digest.hex()} that blocks were packed with is not in the store; nothing was changed; restore a "
-                    "backup"
-                )
-            found = self._codecs[digest] = Codec(content)
+            found = self._codecs[digest] = Codec(_dictionary(source, digest))
         return found
 
 
@@ -256,7 +250,7 @@ class Bodies:
         if not left:
             return None
         # A codec of its own: the cache's may be packing in another thread.
-        dictionary = None if block.dictionary is None else self._source.dictionary(block.dictionary)
+        dictionary = None if block.dictionary is None else _dictionary(self._source, block.dictionary)
         return Codec(dictionary).pack(left)
 
 
@@ -290,6 +284,16 @@ def twig(leaves: Sequence[bytes]) -> bytes:
         push_leaf(peaks, position, leaf)
     assert len(peaks) == 1, "a node is over a power of two of leaves"
     return peaks[0]
+
+
+def _dictionary(source: BlockSource, digest: bytes) -> bytes:
+    content = source.dictionary(digest)
+    if content is None or dictionary_digest(content) != digest:
+        trouble = "is not in the store" if content is None else "is not what was written"
+        raise CorruptionError(
+            f"the dictionary {digest.hex()} that blocks were packed with {trouble}; nothing was changed; restore a backup"
+        )
+    return content
 
 
 def _too_many(fetches_max: int) -> UnavailableError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -248,6 +249,7 @@ class ColdWriter:
             return 0
         newest = max((block.newest for block in request.blocks), default=0)
         for shared in request.shared:
+            self._mend(shared)
             self._insert(None, shared, newest)
         sharing = {(position, digest) for position, _, digest in request.attachments}
         for block in request.blocks:
@@ -267,6 +269,15 @@ class ColdWriter:
         run_many(self._connection, "insert_sharing", [(branch, *each) for each in sorted(sharing)])
         run(self._connection, "set_packed", {"branch": branch, "packed": request.stop})
         return request.stop - request.start
+
+    def _mend(self, new: Shared) -> None:
+        """Write what is kept once again where it was damaged: the events of this request are about to rely on it."""
+        found = fetch_one(self._connection, "read_shared", {"digest": new.digest})
+        if found is None or found[-1] is None:
+            return
+        block = StoredBlock(*found[:-1])
+        if sha256(found[-1]).digest() != block.checksum:
+            self._write_left(block, new.stored)
 
     def _empty_rows(self, request: Pack) -> None:
         """Write the rows of packed events again, without bodies and salts."""
@@ -353,10 +364,19 @@ class ColdWriter:
         )
 
     # --- destroying ---
-    def commitment(self, branch: int, position: int) -> bytes | None:
-        """Make the commitment of a body that left its row, to stand there for it. Raises AwayError, CorruptionError."""
-        found = bodies(self._connection, self._cache).find(branch, position)
-        return None if found is None else commit_body(found[1], found[0])
+    def commitments(self, branch: int, position: int, stored: bytes | None) -> bytes | None:
+        """Give the commitments that stay for a body that is to be destroyed: as stored, or made from the body that left its row.
+
+        Raises AwayError, and CorruptionError where the body's block cannot be written again without it.
+        """
+        found = bodies(self._connection, self._cache)
+        if stored is not None:
+            at = SqliteBlocks(self._connection).block_at(branch, position)
+            if at is not None and at[1] is not None:
+                found.entries(*at)
+            return stored
+        body = found.find(branch, position)
+        return None if body is None else commit_body(body[1], body[0])
 
     def erase(self, branch: int, positions: Sequence[int]) -> None:
         """Destroy what blocks hold of a branch's own events, whose rows say already that they are gone."""

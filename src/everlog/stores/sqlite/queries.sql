@@ -418,11 +418,36 @@ WHERE branch = :branch AND position = :position AND number = :number;
 -- insert_sharing: that an event holds something that is kept once
 INSERT INTO sharing (branch, position, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
--- insert_dictionary: a dictionary
-INSERT INTO dictionary (digest, kind, made, content) VALUES (:digest, :kind, :made, :content) ON CONFLICT DO NOTHING;
+-- insert_dictionary: a dictionary; one that is there has the same content, or was damaged
+INSERT INTO dictionary (digest, kind, made, content)
+VALUES (:digest, :kind, :made, :content)
+ON CONFLICT (digest) DO UPDATE SET content = excluded.content;
 
 -- read_dictionaries: the newest dictionary of each kind (the table: a few rows)
 SELECT digest, kind, max(made), content FROM dictionary GROUP BY kind;
+
+-- read_dictionary_sums: every dictionary (the table: a few rows)
+SELECT digest, kind, content FROM dictionary;
+
+-- read_block_sums: every block in the store itself, with the session whose events it holds, NULL for what is kept once (the table)
+SELECT s.name, b.start, b.stop, b.digest, b.checksum, b.content
+FROM block AS b
+LEFT JOIN branch AS own ON own.branch = b.branch
+LEFT JOIN session AS s ON s.session = own.session
+WHERE b.object IS NULL
+ORDER BY b.block;
+
+-- read_holders: events that hold what is kept once (sharing_digest)
+SELECT s.name, h.position
+FROM sharing AS h
+JOIN branch AS own ON own.branch = h.branch
+JOIN session AS s ON s.session = own.session
+WHERE h.digest = :digest
+ORDER BY h.branch, h.position
+LIMIT 5;
+
+-- read_places: where archived blocks are (the table of objects)
+SELECT url, count(*), sum(size) FROM object GROUP BY url ORDER BY url;
 
 -- read_dictionary: a dictionary (primary key)
 SELECT content FROM dictionary WHERE digest = :digest;
