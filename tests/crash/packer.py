@@ -21,7 +21,7 @@ from everlog.store import Store
 from everlog.stores.objects import Objects, connect
 from everlog.stores.sqlite.store import open_sqlite
 
-OBJECT_BYTES = 4_000  # so that there are a few
+OBJECT_BYTES = 12_000  # so that there are a few
 
 
 class Steps:

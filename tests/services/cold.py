@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import apsw
+import pytest
 
 from databases import open_in
 from everlog import NewEvent
@@ -16,6 +17,7 @@ from everlog.store import Store
 from everlog.stores.sqlite.store import open_sqlite
 
 STORES = ["sqlite", "postgres"]  # those whose bodies leave their rows
+ON_DISK = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)  # of tests that look into the file
 DEADLINE_SECONDS = 60
 
 

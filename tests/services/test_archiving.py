@@ -10,6 +10,7 @@ from everlog import NewEvent
 from everlog.errors import CorruptionError, KeyReusedError, UnavailableError, UnsupportedStoreError
 from everlog.testing.clock import FixedClock
 from services.cold import (
+    ON_DISK,
     STORES,
     blocks_on_disk,
     check_replaced,
@@ -98,6 +99,7 @@ def test_other_faces_of_an_archived_session_are_what_they_were(kind, store, tmp_
         assert fresh.storage.snapshots is not None
 
 
+@ON_DISK
 def test_only_what_is_older_and_of_the_session_asked_for_moves(store, folder, clock):
     one = store.create("one", events=[note(number) for number in range(64)])
     store.create("two", events=[note(number) for number in range(64)])
@@ -182,6 +184,7 @@ def test_the_async_face_archives_reads_and_repeats_keys_alike(tmp_path, folder):
     asyncio.run(act())
 
 
+@ON_DISK
 # --- erasing and deleting ------------------------------------------------------------------------
 def test_an_erased_body_leaves_the_archive_at_once(store, tmp_path, folder, clock):
     secrets = [os.urandom(300).hex() for _ in range(130)]
@@ -205,6 +208,7 @@ def test_an_erased_body_leaves_the_archive_at_once(store, tmp_path, folder, cloc
     store.verify().raise_for_faults()
 
 
+@ON_DISK
 def test_a_deleted_sessions_blocks_leave_the_archive(store, tmp_path, folder, clock):
     fill(store)
     attached = os.urandom(40_000)
@@ -226,20 +230,22 @@ def test_a_deleted_sessions_blocks_leave_the_archive(store, tmp_path, folder, cl
     assert objects_in(folder) == []
 
 
-def test_an_erasure_that_cannot_reach_the_archive_is_kept_and_finished_by_the_next(store, folder, tmp_path, clock):
+def test_an_erasure_that_cannot_reach_the_archive_is_kept_and_finished_by_the_next(
+    kind, store, folder, tmp_path, clock
+):
     session = store.create("s", events=[note(number) for number in range(100)])
     for _ in range(2):
         session.append("agent.message", {"content": "see"}, attachments={"a": os.urandom(20_000)})
     archive(store, folder, clock)
     away = folder.rename(tmp_path / "elsewhere")
-    with open_cold("sqlite", tmp_path, clock) as fresh:
+    with open_cold(kind, tmp_path, clock) as fresh:
         session = fresh.session("s")
         with pytest.raises(UnavailableError, match="nothing was changed"):
             session.erase([5], reason="asked for")
         with pytest.raises(UnavailableError):
             session.erase([101], reason="its commitments stand in its row")
     away.rename(folder)
-    with open_cold("sqlite", tmp_path, clock) as fresh:
+    with open_cold(kind, tmp_path, clock) as fresh:
         session = fresh.session("s")
         session.erase([5, 101], reason="asked for")
         assert session[5].erased and session[101].erased
@@ -264,11 +270,12 @@ def test_copies_and_bundles_of_what_was_archived_are_whole(kind, store, tmp_path
         assert {**found, "feed": None} == {**before, "feed": None}
 
 
+@ON_DISK
 # --- many objects --------------------------------------------------------------------------------
 def test_a_page_that_is_spread_over_more_objects_than_are_kept_is_read(
     kind, store, tmp_path, folder, clock, monkeypatch
 ):
-    monkeypatch.setattr("everlog.archiving.OBJECT_BYTES", 3_000)
+    monkeypatch.setattr("everlog.archiving.OBJECT_BYTES", 1_000)
     monkeypatch.setattr("everlog.stores.objects.CACHE_BYTES", 8_000)
     monkeypatch.setattr("everlog.stores.blocks.CACHE_BYTES", 8_000)
     sessions = [store.create(f"s{number}") for number in range(70)]

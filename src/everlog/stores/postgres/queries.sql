@@ -599,14 +599,27 @@ LIMIT %(limit)s;
 -- list_object_blocks: the blocks of an object, in the order of their places
 SELECT {block} FROM {schema}.block AS k WHERE k.object = %(object)s ORDER BY k.place;
 
--- list_objects: objects, by id: those with blocks of one session's events, or all
+-- list_objects: objects, by id: those that hold what a session's lines need, or all
+WITH RECURSIVE line (branch, base, base_size, stop) AS (
+  SELECT b.branch, b.base, b.base_size, 9007199254740991::bigint
+  FROM {schema}.branch AS b
+  WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+  UNION
+  SELECT b.branch, b.base, b.base_size, c.base_size
+  FROM line AS c
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
+)
 SELECT {object}
 FROM {schema}.object AS o
 WHERE %(session)s::bigint IS NULL OR (o.bucket = %(bucket)s AND o.id IN (
   SELECT k.object
-  FROM {schema}.branch AS b
-  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = b.branch
-  WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+  FROM line AS c
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = c.branch AND k.start < c.stop
+  UNION
+  SELECT k.object
+  FROM line AS c
+  JOIN {schema}.sharing AS h ON h.bucket = %(bucket)s AND h.branch = c.branch AND h.position < c.stop
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.digest = h.digest
 ))
 ORDER BY o.id;
 
