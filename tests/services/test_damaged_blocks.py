@@ -220,7 +220,13 @@ def test_a_damaged_object_is_named_and_what_can_be_read_of_it_is(path, tmp_path,
 
 def test_who_keeps_an_error_holds_nothing_up(path, tmp_path, clock):
     """An error holds the frames that it passed, and in them statements that are not at their end."""
-    flip_row(path, "block", "content", "start = 64 AND branch = 1")
+    batch = [note(number) for number in range(5)]
+    with open_cold("sqlite", tmp_path, clock) as store:
+        store.create("batch").extend(batch, key="batch")
+        clock.advance(seconds=1)
+        store.compact(older_than=0)
+    for where in ("start = 64 AND branch = 1", "branch = 3"):
+        flip_row(path, "block", "content", where)
     with open_cold("sqlite", tmp_path, clock) as store, open_cold("sqlite", tmp_path, clock) as beside:
         session = store.session("s")
         kept = []
@@ -228,6 +234,7 @@ def test_who_keeps_an_error_holds_nothing_up(path, tmp_path, clock):
             lambda: session[70],
             lambda: session.slice(0, 150),
             lambda: session.append(note(70).type, note(70).data, key="k70"),
+            lambda: store.session("batch").extend(batch, key="batch"),
             lambda: list(store.feed(None)),
             lambda: store.find("k70"),
             lambda: session.erase([70], reason="asked for"),

@@ -159,9 +159,8 @@ class Objects:
         with self._lock:
             self._held += len(contents) - len(self._kept.pop(id, b""))
             self._kept[id] = contents
-            while (
-                self._held > CACHE_BYTES and len(self._kept) > 1
-            ):  # one that is larger is held alone: who asked reads it next
+            # One that is larger is held alone: who asked for it reads it next.
+            while self._held > CACHE_BYTES and len(self._kept) > 1:
                 self._held -= len(self._kept.popitem(last=False)[1])
 
     def _place(self, url: str) -> ObjectStore:

@@ -376,7 +376,7 @@ class SqliteStorage(SqliteCold):
         def read(connection: apsw.Connection, bodies: Bodies) -> list[PreparedAttachment]:
             found: list[PreparedAttachment] = []
             at = {"branch": branch, "position": position}
-            for name, size, salt, content, digest in fetch_all(connection, "read_attachments", at):
+            for name, size, salt, content, digest in fetch_each(connection, "read_attachments", at):
                 kept = content if digest is None else bodies.shared(branch, digest)
                 found.append(PreparedAttachment(name, size, salt, kept))
             return found

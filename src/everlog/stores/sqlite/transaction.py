@@ -187,8 +187,7 @@ class SqliteTransaction:
         found = bodies(self._connection, self._blocks)
         rows: list[EventRow] = []
         held = 0
-        # All at once: what cannot be found raises, and a statement left open in that error's frames would hold the writer back.
-        for columns in fetch_all(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
+        for columns in fetch_each(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
             rows.append(found.whole(branch, EventRow(*columns)))
             held += len(rows[-1].body or b"")
             if held > limits.APPEND_BYTES_MAX:
