@@ -254,6 +254,49 @@ def test_an_erasure_that_cannot_reach_the_archive_is_kept_and_finished_by_the_ne
         fresh.verify().raise_for_faults()
 
 
+def test_what_is_erased_while_it_is_being_archived_is_in_no_object(kind, store, tmp_path, folder, clock):
+    session = store.create("s", events=[note(number) for number in range(200)])
+    clock.advance(seconds=1)
+    store.compact(older_than=0)
+    put = store.storage.put_object
+    with open_cold(kind, tmp_path, clock) as other:
+
+        def erase_meanwhile(row, contents):
+            put(row, contents)
+            other.session("s").erase([70], reason="between reading its block and taking it out of the store")
+
+        store.storage.put_object = erase_meanwhile
+        assert store.archive(folder, older_than=0).blocks == 3, "the fourth is not what was written"
+        store.storage.put_object = put
+    assert objects_in(folder) == [], "the object held what was erased, and went"
+    assert session[70].erased
+    store.verify().raise_for_faults()
+    assert store.archive(folder, older_than=0).blocks == 4
+    with open_cold(kind, tmp_path, clock) as fresh:
+        fresh.verify().raise_for_faults()
+        assert fresh.session("s")[71].data == note(71).data
+
+
+def test_two_that_archive_at_once_leave_one_object(kind, store, tmp_path, folder, clock):
+    store.create("s", events=[note(number) for number in range(200)])
+    clock.advance(seconds=1)
+    store.compact(older_than=0)
+    before = told(store)
+    put = store.storage.put_object
+    with open_cold(kind, tmp_path, clock) as other:
+
+        def let_the_other_go_first(row, contents):
+            assert other.archive(folder, older_than=0).blocks == 4
+            put(row, contents)
+
+        store.storage.put_object = let_the_other_go_first
+        assert store.archive(folder, older_than=0).blocks == 0
+        store.storage.put_object = put
+    assert len(objects_in(folder)) == store.stats().sizes.objects == 1
+    with open_cold(kind, tmp_path, clock) as fresh:
+        assert told(fresh) == before
+
+
 # --- copies --------------------------------------------------------------------------------------
 def test_copies_and_bundles_of_what_was_archived_are_whole(kind, store, tmp_path, folder, clock):
     fill(store)

@@ -230,6 +230,25 @@ def older(path):
     path.chmod(0o600)
 
 
+def test_a_dictionary_is_made_anew_where_bodies_have_drifted_and_the_old_one_stays(kind, store, tmp_path, clock):
+    digests = []
+    for form in ("first", "second"):
+        chance = random.Random(form)
+        members = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=12)) for _ in range(30)]
+        for number in range(100):  # of one event each, where a dictionary helps most
+            data = {member: number * place for place, member in enumerate(members)}
+            store.create(f"{form}-{number}", events=[NewEvent("my.form", data)])
+        clock.advance(seconds=1)
+        before = told(store)
+        store.compact(older_than=0)
+        digests += [each.digest for each in store.storage.dictionaries() if each.kind == "my.form"]
+        with open_cold(kind, tmp_path, clock) as fresh:
+            assert told(fresh) == before
+        clock.advance(seconds=1)
+    assert len(set(digests)) == 2
+    store.verify().raise_for_faults()
+
+
 # --- keys ----------------------------------------------------------------------------------------
 def test_a_key_of_a_packed_event_gives_the_first_receipt_and_refuses_other_content(store, clock):
     session = store.create("s")
