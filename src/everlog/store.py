@@ -380,7 +380,10 @@ class Store:
     def restore(
         self, *, session: Session | str | None = None, progress: Callable[[int], None] | None = None
     ) -> Archived:
-        """Bring archived blocks home, all or those that a session needs, and remove their objects. Other blocks of an object come with them."""
+        """Bring archived blocks home, all or those that a session needs, and remove their objects. Other blocks of an object come with them.
+
+        Goes on past an object that fails, and raises then. Raises UnavailableError, CorruptionError.
+        """
         from everlog.archiving import restore_store
 
         return restore_store(self.storage, session=self._session_key(session), progress=progress)
