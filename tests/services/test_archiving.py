@@ -313,7 +313,6 @@ def test_copies_and_bundles_of_what_was_archived_are_whole(kind, store, tmp_path
         assert {**found, "feed": None} == {**before, "feed": None}
 
 
-@ON_DISK
 # --- many objects --------------------------------------------------------------------------------
 def test_a_page_that_is_spread_over_more_objects_than_are_kept_is_read(
     kind, store, tmp_path, folder, clock, monkeypatch

@@ -277,7 +277,7 @@ class PostgresTransaction:
     def _rows_of(self, branch: int, start: int, stop: int) -> list[EventRow]:
         bounds = {"branches": [branch], "starts": [start], "stops": [stop], "bytes": limits.APPEND_BYTES_MAX}
         rows = [EventRow(*row) for row in self._fetch("read_rows", bounds)]
-        return whole_rows(self._blocks, self._fetch, rows, lambda _: branch, limits.APPEND_BYTES_MAX)
+        return whole_rows(self._blocks, self._fetch, rows, lambda _: branch, limits.APPEND_BYTES_MAX, all_or_none=True)
 
     def _lineage(self, branch: int) -> Lineage:
         return lineage_of(self._fetch("read_chain", {"branch": branch}), "")
