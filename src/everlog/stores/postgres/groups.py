@@ -75,7 +75,8 @@ class Groups:
         self._committed = committed
         self._mutex = Lock()
         self._of_buckets: dict[int, Committer[Request]] = {}
-        self._of_all = Committer(self._commit_joined, lambda each: bytes_held(each.request)) if joined else None
+        held: Callable[[_Joined], int] = lambda each: bytes_held(each.request)  # noqa: E731
+        self._of_all = Committer(self._commit_joined, held, gathers=True) if joined else None
         self._apart: dict[int, float] = {}  # buckets that go by themselves, and until when
 
     def write(self, bucket: int, request: Request) -> Receipt:
@@ -116,7 +117,7 @@ class Groups:
         if committer is None:
             with self._mutex:
                 committer = self._of_buckets.setdefault(
-                    bucket, Committer(partial(self._commit_one, bucket), bytes_held)
+                    bucket, Committer(partial(self._commit_one, bucket), bytes_held, gathers=True)
                 )
         return committer
 
