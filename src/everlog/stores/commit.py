@@ -36,7 +36,9 @@ from everlog.storage import (
 )
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
-_GATHER_SECONDS_MAX = 0.002  # after the end of a group; where a sync takes longer than twice that, others come meanwhile
+_GATHER_SECONDS_MAX = (
+    0.002  # after the end of a group; where a sync takes longer than twice that, others come meanwhile
+)
 _GROUPS_PASSED_MAX = 63  # that go without waiting after one that waited in vain
 INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
 
