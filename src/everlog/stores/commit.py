@@ -1,9 +1,11 @@
 """Group commit: many writers of one process share one transaction and one fsync, as LevelDB queues its writers.
 
 1. A caller queues its request. If nobody leads, it leads: it commits what is queued, in one transaction, and wakes the
-   others. A caller alone pays no thread hop.
+   next, which wakes the one behind it: woken all at once they would only wait for one another, for Python runs one at a time.
+   A caller alone pays no thread hop.
 2. Whoever led hands the lead to the first request still queued. Should a leader be interrupted (Ctrl-C), whoever waits
-   notices and takes over; a request that it had taken then has an unknown outcome.
+   notices and takes over; a request that it had taken then has an unknown outcome. Nor does anybody wait for long to be woken by one
+   that was interrupted.
 3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk.
 4. A request that was not taken yet can be withdrawn; once taken, it is carried out or refused, and never both.
 5. Where it is asked to gather, whoever leads waits for as many requests as were under way together when the last group was done: those
@@ -16,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from threading import Lock, Semaphore, Thread
 from typing import Generic, TypeVar
 
@@ -47,18 +50,24 @@ Q = TypeVar("Q")  # what is queued: a request, with what its store needs to know
 
 
 class _Entry(Generic[Q]):
-    """One queued request. `wake` is released when it is done, or when its caller is to lead."""
+    """One queued request. `wake` is released when it is done, or when its caller is to lead. following: whom its caller wakes."""
 
-    __slots__ = ("done", "leads", "outcome", "request", "resolve", "wake")
+    __slots__ = ("done", "following", "leads", "outcome", "request", "resolve", "wake")
 
     def __init__(self, request: Q, resolve: Callable[[Outcome], None] | None) -> None:
         self.request = request
         self.resolve = resolve
         self.outcome: Outcome | None = None
+        self.following: _Entry[Q] | None = None
         self.done = False
         self.leads = False
         self.wake = Lock()
         self.wake.acquire()
+
+    def rouse(self) -> None:
+        """Wake whoever waits for it."""
+        if self.wake.locked():
+            self.wake.release()
 
 
 class Committer(Generic[Q]):
@@ -104,6 +113,10 @@ class Committer(Generic[Q]):
         except BaseException:  # KeyboardInterrupt: let the next writer lead, without waiting for one that went away
             self._leading = False
             raise
+        finally:
+            following, entry.following = entry.following, None
+            if following is not None:
+                following.rouse()
         outcome = entry.outcome
         if isinstance(outcome, Receipt):
             return outcome
@@ -233,11 +246,14 @@ class Committer(Generic[Q]):
         return group
 
     def _finish(self, group: list[_Entry[Q]], outcomes: Sequence[Outcome]) -> None:
+        waiting = [entry for entry in group if entry.resolve is None]
+        for entry, following in pairwise(waiting):
+            entry.following = following
         for entry, outcome in zip(group, outcomes, strict=True):
             entry.outcome = outcome
             entry.done = True
-            if entry.resolve is None and entry.wake.locked():
-                entry.wake.release()
+        if waiting:
+            waiting[0].rouse()
         self._hand_on()
         for entry in group:
             if entry.resolve is not None and entry.outcome is not None:
@@ -251,8 +267,7 @@ class Committer(Generic[Q]):
                 self._leading = False
             elif following.resolve is None:
                 following.leads = True
-                if following.wake.locked():
-                    following.wake.release()
+                following.rouse()
             else:
                 self._background_leads = True
                 self._background_turn.release()
