@@ -39,9 +39,8 @@ from everlog.storage import (
 )
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
-_GATHER_SECONDS_MAX = (
-    0.002  # after the end of a group; where a sync takes longer than twice that, others come meanwhile
-)
+_PATIENCE = 0.5  # times what the last group took: 8 threads, and 32, were there again by then (2026-11)
+_GATHER_SECONDS_MAX = 0.002  # where a sync takes far longer, others come during it
 _GROUPS_PASSED_MAX = 63  # that go without waiting after one that waited in vain
 INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
 
@@ -208,7 +207,7 @@ class Committer(Generic[Q]):
                 self._finish(group, [OutcomeUnknownError(INTERRUPTED)] * len(group))
                 raise
             ended = time.monotonic()
-            self._patience = ended + min((ended - begun) / 2, _GATHER_SECONDS_MAX)
+            self._patience = ended + min(_PATIENCE * (ended - begun), _GATHER_SECONDS_MAX)
             self._under_way = len(group) + len(self._queue)
             self._finish(group, outcomes)
 
