@@ -76,7 +76,8 @@ JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
 LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
 WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL;
 
--- read_keyed: which keys stand in the lineages of sessions' current branches, and where
+-- read_keyed: which keys stand in the lineages of sessions' current branches, and where; OFFSET keeps the server from reading all keys
+-- of a branch, or all events, as long as it knows few
 WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
   SELECT s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
   FROM {schema}.session AS s
@@ -90,7 +91,9 @@ WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
 SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
 FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
 JOIN chain AS c ON c.id = k.id
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = k.key AND e.position < c.stop;
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
 
 -- read_keyed_below: which keys stand in the first events of a branch's lineage, and where
 WITH RECURSIVE chain (branch, base, base_size, stop) AS (
@@ -134,7 +137,9 @@ WITH RECURSIVE chain (bucket, id, branch, base, base_size, stop) AS (
 SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
 FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
 JOIN chain AS c ON c.id = k.id
-JOIN {schema}.event AS e ON e.bucket = c.bucket AND e.branch = c.branch AND e.key = k.key AND e.position < c.stop;
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = c.bucket AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
 
 -- read_home: the bucket and key of the session that has a name
 SELECT home, session FROM {schema}.directory
