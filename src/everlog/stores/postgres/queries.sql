@@ -19,11 +19,11 @@ UPDATE {schema}.store SET version = %(version)s WHERE bucket = 0;
 -- begin: a transaction
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
--- limit_locks: how long a transaction waits for a row
-SET LOCAL lock_timeout = '10s';
+-- limit_locks: how long a transaction waits for a row; and that statements are planned once, and not for every length of their arrays
+SELECT set_config('lock_timeout', '10s', true), set_config('plan_cache_mode', 'force_generic_plan', true);
 
 -- limit_locks_briefly: the same, of what was waited for already
-SET LOCAL lock_timeout = '100ms';
+SELECT set_config('lock_timeout', '100ms', true), set_config('plan_cache_mode', 'force_generic_plan', true);
 
 -- sync_off: do not wait for the disk
 SET LOCAL synchronous_commit = off;
@@ -76,8 +76,7 @@ JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
 LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
 WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL;
 
--- read_keyed: which keys stand in the lineages of sessions' current branches, and where; OFFSET keeps the server from reading all keys
--- of a branch, or all events, as long as it knows few
+-- read_keyed: which keys stand in the lineages of sessions' current branches, and where; OFFSET has each looked up by its index
 WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
   SELECT s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
   FROM {schema}.session AS s
