@@ -77,6 +77,42 @@ def test_appends_of_several_buckets_take_few_statements_more_than_one(store, ses
     assert sum(sent) == sum(alone) + 1, "buckets are locked in their order before they count"
 
 
+def test_what_an_append_asks_is_planned_once_whatever_it_is_asked_with(store, sessions):
+    for number in range(8):
+        sessions[0].append("note", {"content": "x"}, key=f"{number}")
+        in_one_group(store, [partial(each.append, "note", {"content": "y"}) for each in sessions[: number + 1]])
+    planned = b"SELECT statement, custom_plans FROM pg_prepared_statements WHERE generic_plans + custom_plans > 5"
+    connections = store.storage.connections
+    with connections.writer() as connection:
+        found = dict(connections.execute(connection, planned))
+    if not found:
+        pytest.skip("a pooler is between, or prepares nothing")
+    assert not {statement for statement, number in found.items() if number}
+
+
+def test_keys_are_looked_up_by_their_index_before_the_server_knows_how_many_there_are(store, sessions, sql):
+    sql.execute("ALTER TABLE event SET (autovacuum_enabled = false)")
+    session = sessions[0]
+    session.append("note", {"content": "x"}, key="first")
+    for start in range(0, 5_000, 2_500):
+        session.extend([NewEvent("note", {"content": "x"}, key=f"{start + n}") for n in range(2_500)])
+    for names in ("read_keyed", "read_joined_keyed"):
+        query = store.storage.connections.statements[names].decode()
+        own = f"'\\x{session.uuid}'::bytea"
+        values = {
+            "bucket": f"{bucket(session)}::smallint",
+            "ids": f"ARRAY[{own}]",
+            "owners": f"ARRAY[{own}]",
+            "keys": "ARRAY['7']",
+        }
+        for name, value in values.items():
+            query = query.replace(f"%({name})s", value)
+        plan = "\n".join(line for (line,) in sql.execute(f"EXPLAIN (ANALYZE) {query}"))
+        assert "event_key" in plan, plan
+        assert "Seq Scan on event" not in plan
+        assert "key = k.key" in plan.partition("Index Scan using event_key")[2], plan
+
+
 def test_events_of_several_buckets_are_numbered_in_the_order_of_each(store, sessions, sql):
     batches = [[NewEvent("note", {"content": f"{n}-{m}"}) for m in range(n % 4 + 1)] for n in range(len(sessions))]
     calls = [partial(each.extend, batch) for each, batch in zip(sessions, batches, strict=True)]
