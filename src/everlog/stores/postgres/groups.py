@@ -1,8 +1,9 @@
 """Group commit on PostgreSQL: what is queued goes in one transaction, tried again where another came between.
 
 1. Every bucket has a queue, whose transactions touch that bucket alone. Several buckets commit at once, on connections of their own.
-2. Appends of all buckets have one queue before those, whose transactions touch as many buckets as were asked for: with eight threads
-   on eight sessions that is twice as many appends (2026-11). Where one of them waits for a lock, all go to their buckets' queues,
+2. Appends of all buckets have one queue before those, whose transactions touch as many buckets as were asked for, with statements about
+   all of them at once: with eight threads on eight sessions that is four times as many appends (2026-11). Locks are taken in the order of
+   keys, which begin with their bucket, and counters last, in the order of buckets. Where one of them waits for a lock, all go to their buckets' queues,
    and for APART_SECONDS whatever comes for these buckets: nobody waits long for a session of somebody else. On Citus a transaction of
    two buckets would be a two-phase commit, so there is no such queue.
 3. A commit whose answer was lost is looked for behind its locks.
