@@ -163,7 +163,7 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
     with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:  # as an older Everlog left it
         connection.execute(f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary")
         connection.execute(
-            "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
+            "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
     everlog.open(url).close()
     for tenant in ("a", "b"):
