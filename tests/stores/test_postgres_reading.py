@@ -367,7 +367,9 @@ def test_nothing_reads_fifty_thousand_events_from_end_to_end(url, sql):
         session.rewind(3_000, reason="back")
         session.erase([3], reason="x")
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while (after := sql.execute(scans).fetchone())[2] == before[2]:
-        assert time.monotonic() < deadline, "the statistics do not come"
+    while sql.execute(others).fetchone() != (0,):
+        assert time.monotonic() < deadline, "the connections do not end"
+    after = sql.execute(scans).fetchone()
+    assert after[2] > before[2], "the statistics do not come"
     assert after[:2] == before[:2], "a sequential scan of events"
-    assert after[2] - before[2] < 7 * 5_000
+    assert after[2] - before[2] < 15_000, "a session is walked where an index serves"

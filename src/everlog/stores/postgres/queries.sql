@@ -94,7 +94,7 @@ CROSS JOIN LATERAL (
   SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
 ) AS e;
 
--- read_keyed_below: which keys stand in the first events of a branch's lineage, and where
+-- read_keyed_below: which keys stand in the first events of a branch's lineage, and where; OFFSET as in read_keyed
 WITH RECURSIVE chain (branch, base, base_size, stop) AS (
   SELECT b.branch, b.base, b.base_size, %(size)s::bigint
   FROM {schema}.branch AS b
@@ -105,8 +105,11 @@ WITH RECURSIVE chain (branch, base, base_size, stop) AS (
   CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
 )
 SELECT e.key, e.branch, e.position, e.key_count, c.stop
-FROM chain AS c
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s::text[]) AND e.position < c.stop;
+FROM unnest(%(keys)s::text[]) AS k (key)
+CROSS JOIN chain AS c
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
 
 -- lock_joined_sessions: what lock_sessions does, in whatever buckets; a key begins with its bucket, so that the order is the same for all
 SELECT session FROM {schema}.session
@@ -236,14 +239,16 @@ WHERE l.holder IS NOT NULL AND l.boot = %(boot)s AND l.until > %(now)s
 ORDER BY l.taken DESC
 LIMIT %(limit)s;
 
--- read_rows: whole rows of ranges of branches, in the order of their positions, as many as fit into a page
+-- read_rows: whole rows of ranges of branches, in the order of their positions, as many as fit into a page; OFFSET has each read by
+-- the index: planned without its bounds a join would read all of the bucket
 SELECT position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached, commitments,
   leaf, nodes, salt, body
 FROM (
   SELECT e.*, coalesce(octet_length(e.body), 0) AS own, sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.position) AS held
   FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-  JOIN {schema}.event AS e
-    ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+  CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = r.branch AND position >= r.start AND position < r.stop OFFSET 0
+  ) AS e
 ) AS ranged
 WHERE held <= %(bytes)s OR held = own
 ORDER BY position;
@@ -631,15 +636,19 @@ SELECT DISTINCT ON (kind) digest, kind, made, content FROM {schema}.dictionary W
 -- read_dictionary: a dictionary
 SELECT content FROM {schema}.dictionary WHERE bucket = 0 AND digest = %(digest)s;
 
--- read_blocks_over: the blocks that hold bodies of ranges of branches' own events
+-- read_blocks_over: the blocks that hold bodies of ranges of branches' own events; OFFSET as in read_rows
 SELECT {block}, k.content
 FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = r.branch AND k.start < r.stop AND k.stop > r.start
-  AND k.start >= (
-    SELECT coalesce(max(f.start), r.start)
-    FROM {schema}.block AS f
-    WHERE f.bucket = %(bucket)s AND f.branch = r.branch AND f.start <= r.start
-  )
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.block
+  WHERE bucket = %(bucket)s AND branch = r.branch AND start < r.stop AND stop > r.start
+    AND start >= (
+      SELECT coalesce(max(f.start), r.start)
+      FROM {schema}.block AS f
+      WHERE f.bucket = %(bucket)s AND f.branch = r.branch AND f.start <= r.start
+    )
+  OFFSET 0
+) AS k
 ORDER BY k.branch, k.start;
 
 -- read_shared: what is kept once

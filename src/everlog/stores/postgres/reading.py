@@ -30,15 +30,20 @@ REVERSE_SCAN_EVENTS: Final = (
 )
 
 _ONE = """{schema}.event AS e
-WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)s AND e.position < %(stop)s"""
+WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)s AND e.position < %(stop)s
+  {terms}"""
 _SEVERAL = """unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop"""
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event AS e
+  WHERE e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+    {terms}
+  OFFSET 0
+) AS e"""
 _SMALL = """
 SELECT e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key,
   CASE WHEN octet_length(e.body) > %(share)s THEN -1 ELSE e.gone END, e.attached, e.leaf,
   CASE WHEN octet_length(e.body) <= %(share)s THEN e.body END
 FROM {range}
-  {terms}
 ORDER BY e.position {order}
 LIMIT %(limit)s
 """
@@ -52,7 +57,6 @@ FROM (
   FROM (
     SELECT e.*, coalesce(octet_length(e.body), 0) AS own
     FROM {range}
-      {terms}
     ORDER BY e.position {order}
     LIMIT %(limit)s
   ) AS chosen
@@ -117,11 +121,11 @@ def _fetch(
     """Read events of a range, as many as fit into a page; tell whether it is full."""
     segments = lineage.clip(low, high)
     order = "DESC" if reverse else "ASC"
-    range_, bounds = _bounds(segments)
+    range_, bounds = _bounds(segments, conditions)
     given: dict[str, Any] = {**bounds, **parameters, "bucket": bucket_of(lineage.branch), "limit": limit}
 
     def ask(template: str, **bytes_: int) -> Sequence[Row]:
-        asked = connections.statements.filled(template.format(range=range_, terms=conditions, order=order))
+        asked = connections.statements.filled(template.format(range=range_, order=order))
         return connections.ask([(asked, given | bytes_)])[0]
 
     large = lineage.branch in connections.large
@@ -158,8 +162,8 @@ def peek(
 ) -> tuple[BranchRow | None, list[Event] | None]:
     """Read a session's current branch, and events of a line; see Storage.peek. No branch: the session is not there."""
     segments, count = lineage.clip(start, stop), stop - start
-    range_, bounds = _bounds(segments)
-    asked = connections.statements.filled(_SMALL.format(range=range_, terms="", order="ASC"))
+    range_, bounds = _bounds(segments, "")
+    asked = connections.statements.filled(_SMALL.format(range=range_, order="ASC"))
     share = limits.PAGE_BYTES_MAX // count
     statements: list[tuple[bytes, Any]] = [
         (connections.statements["read_current_branch"], {"bucket": bucket, "id": bytes.fromhex(session_id)}),
@@ -177,11 +181,14 @@ def peek(
     return branch, events
 
 
-def _bounds(segments: Sequence[Segment]) -> tuple[str, dict[str, Any]]:
+def _bounds(segments: Sequence[Segment], conditions: str) -> tuple[str, dict[str, Any]]:
+    """Give what is read from, with conditions on it, and its parameters."""
     if len(segments) == 1:
         (segment,) = segments
-        return _ONE, {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
-    return _SEVERAL, ranges_of(segments)
+        one = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
+        return _ONE.replace("{terms}", conditions), one
+    # Each range by the index: planned without its bounds a join would read all of the bucket.
+    return _SEVERAL.replace("{terms}", conditions), ranges_of(segments)
 
 
 def ranges_of(segments: Sequence[Segment]) -> dict[str, list[int]]:
