@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from collections.abc import Callable, Generator
@@ -44,6 +45,7 @@ CACHE_KIBIBYTES = 16 * 1024  # of the writer; the session's memory bound stays f
 UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError)  # what stands in a row is not what was written
 
 _stores: weakref.WeakSet[Connections] = weakref.WeakSet()
+_numbers = itertools.count()
 
 
 class Connections:
@@ -73,6 +75,7 @@ class Connections:
         self._closed = False
         self.wal_pages = 0  # after the writer's last commit
         self.writing = RLock()  # held while the writer is used
+        self.number = next(_numbers)
         _stores.add(self)
 
     def open(self, *, make: Callable[[apsw.Connection], None] | None) -> None:
@@ -91,6 +94,19 @@ class Connections:
                 _check_version(connection, self.path)
         if fresh:
             files.sync_folder(self.path.parent)
+
+    def open_beside(self) -> None:
+        """Open a file that stands beside a store and can be made anew, making it where there is none; whoever uses it prepares it."""
+        if not self.read_only:
+            files.create_file(self.path)
+        self._identity = files.identity(self._place)
+
+    def is_there(self) -> bool:
+        """Tell whether the file is still the one that was opened."""
+        try:
+            return files.identity(self._place) == self._identity
+        except NotFoundError:
+            return False
 
     def _prepare(self, make: Callable[[apsw.Connection], None] | None) -> None:
         """Bring the file to the schema of this version, one process at a time: SQLite does not wait for who makes a log."""
@@ -308,13 +324,18 @@ class Connections:
 
 
 def _hold_for_fork() -> None:
-    for connections in list(_stores):
+    for connections in _in_order():
         connections.before_fork()
 
 
 def _let_go_after_fork() -> None:
-    for connections in list(_stores):
+    for connections in _in_order():
         connections.after_fork()
+
+
+def _in_order() -> list[Connections]:
+    """Give all, a store before what stands beside it: who writes to both takes its locks in this order."""
+    return sorted(_stores, key=lambda connections: connections.number)
 
 
 os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_let_go_after_fork)
