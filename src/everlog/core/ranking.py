@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
@@ -48,13 +47,21 @@ def words_of(query: Query) -> tuple[str, ...]:
 def measure(strings: Sequence[str], words: Sequence[str]) -> Measure:
     """Measure a text, given as strings that are not folded. words: folded."""
     folded = [text.casefold() for text in strings]
-    counts = tuple(sum(text.count(word) for text in folded) for word in words)
-    patterns = [re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") for word in words]
-    whole = tuple(
-        sum(len(pattern.findall(text)) for text in folded) if count else 0
-        for pattern, count in zip(patterns, counts, strict=True)
-    )
-    return Measure(counts, whole, sum(map(len, folded)))
+    found = [_count(folded, word) for word in words]
+    return Measure(tuple(count for count, _ in found), tuple(whole for _, whole in found), sum(map(len, folded)))
+
+
+def _count(texts: Sequence[str], word: str) -> tuple[int, int]:
+    """Count how often texts hold a word, and how often as a whole word."""
+    count = whole = 0
+    for text in texts:
+        at = text.find(word)
+        while at >= 0:
+            end = at + len(word)
+            count += 1
+            whole += not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum())
+            at = text.find(word, end)
+    return count, whole
 
 
 def scores(measures: Sequence[Measure]) -> list[float]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 from everlog.testing.appending import AppendContract
 from everlog.testing.leasing import LeasingContract
 from everlog.testing.reading import ReadContract
+from everlog.testing.searching import SearchContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract):
+class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, SearchContract):
     """Every promise of a store, a test each. A subclass gives `open_store`."""

@@ -111,11 +111,12 @@ class SearchIndex:
         """Write a page of the feed, unless another process has, or something was destroyed since it was read."""
         entries: list[tuple[Any, ...]] = []
         words: list[tuple[int, str]] = []
+        branches = {branch: branch_of(branch) for branch in {event.branch for _, event in page.events}}
         for place, event in page.events:
             text = indexed_text(event.raw, event.gone)
             known = _UNREAD if text is None else _KEPT if text else _NONE
             entries.append(
-                (place.number, branch_of(event.branch), event.position, event.type, event.actor, event.outcome,
+                (place.number, branches[event.branch], event.position, event.type, event.actor, event.outcome,
                  event.recorded_micros, known)
             )  # fmt: skip
             if text:
