@@ -63,6 +63,7 @@ class Connections:
         self._disk = disk
         self._process = os.getpid()
         self._identity = (0, 0)
+        self._keeps_log = False
         self._writer: apsw.Connection | None = None
         self._wal_renewed = False
         self._watcher: apsw.Connection | None = None
@@ -96,7 +97,12 @@ class Connections:
             files.sync_folder(self.path.parent)
 
     def open_beside(self) -> None:
-        """Open a file that stands beside a store and can be made anew, making it where there is none; whoever uses it prepares it."""
+        """Open a file that stands beside a store and can be made anew, making it where there is none; whoever uses it prepares it.
+
+        Since it may be removed while it is open, its log stays when it is closed: SQLite would remove the log of the file that is made
+        in its place.
+        """
+        self._keeps_log = True
         if not self.read_only:
             files.create_file(self.path)
         self._identity = files.identity(self._place)
@@ -314,6 +320,8 @@ class Connections:
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        if self._keeps_log:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._relaxed else 'FULL'}")
         connection.execute("PRAGMA cell_size_check = ON")
         if mode == apsw.SQLITE_OPEN_READWRITE:

@@ -31,7 +31,7 @@ from everlog.stores.sqlite.run import fetch_one, fetch_row
 
 APPLICATION_ID: Final = 0x4576_6C73  # "Evls"
 VERSION: Final = 1  # of the schema, and of the text that is made of an event: another is made anew
-_MERGED_BYTES: Final = (
+_GATHERED_BYTES: Final = (
     16 * 1024 * 1024
 )  # of words that are gathered before they are written: larger pieces, fewer merges
 _NONE, _KEPT, _UNREAD = 0, 1, 2  # what the index knows of an event's words
@@ -236,6 +236,16 @@ class SearchIndex:
 
     def empty(self) -> None:
         """Make the index anew, with nothing in it."""
+        try:
+            self._reset()
+        except (CorruptionError, UnsupportedStoreError):  # no SQLite database at all, so nobody else can use it either
+            with self._opening:
+                for file in (self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")):
+                    file.unlink(missing_ok=True)
+            self._reset()
+        self._truncate_wal()
+
+    def _reset(self) -> None:
         side = self._opened(make=True)
         assert side is not None, "it was made"
         erasures = self._erasures()
@@ -252,15 +262,12 @@ class SearchIndex:
                     writer.config(apsw.SQLITE_DBCONFIG_RESET_DATABASE, 0)
                 writer.execute("PRAGMA journal_mode = WAL")
                 with self._transaction(side):
-                    writer.execute(
-                        package_files("everlog.stores.sqlite").joinpath("search_schema.sql").read_text("utf-8")
-                    )
-                    writer.execute("INSERT INTO word (word, rank) VALUES ('hashsize', ?)", (_MERGED_BYTES,))
+                    writer.execute(_schema())
+                    writer.execute("INSERT INTO word (word, rank) VALUES ('hashsize', ?)", (_GATHERED_BYTES,))
                     writer.execute(QUERIES["make_state"], {"store": self._store, "erasures": erasures})
                     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}")
             finally:
                 turn.release()
-        self._truncate_wal()
 
     def _truncate_wal(self) -> None:
         side = self._opened(make=False)
@@ -326,6 +333,10 @@ class SearchIndex:
 
 class _UnknownWordsError(Exception):
     """The index holds words of an event that are not at hand, so it cannot take them out by themselves."""
+
+
+def _schema() -> str:
+    return package_files("everlog.stores.sqlite").joinpath("search_schema.sql").read_text("utf-8")
 
 
 def _remove(writer: apsw.Connection, event: Removed, *, whole: bool) -> None:

@@ -125,7 +125,7 @@ class SqliteStorage(SqliteCold):
                     connection, self._tips, self._blocks, now=self._clock(), ticks=self.ticks, indexed=self._index.there
                 )
                 outcomes = self._in_transaction(connection, tx, requests)
-                if tx.erasures_raised and self._index.there():
+                if tx.traces and self._index.there():
                     self._clean_up(requests, outcomes, partial(self._forget_words, tx))
                 if tx.changed:
                     self._news.announce()
