@@ -17,7 +17,7 @@ import apsw.ext
 import pytest
 
 import everlog
-from everlog import NewEvent
+from everlog import NewEvent, search
 from everlog.core.upcast import UPCASTERS
 from everlog.errors import BusyError
 from everlog.stores.sqlite import choosing
@@ -383,7 +383,7 @@ def test_no_way_through_the_index_sorts_or_walks_all_of_it(path: Path, store: ev
     queries = ["needle", "type:note", "type:n*,user.*", "outcome:error", "actor:a,b", "outcome:ok type:note", ""]
     for query in queries:
         for branches in places:
-            wanted = everlog.search._wanted(everlog.parse_query(query, now=0))  # pyright: ignore
+            wanted = search._wanted(everlog.parse_query(query, now=0))
             choosing.choose(connection, wanted, branches, lambda _branch, _position: True, 1_000, 10)
     connection.exec_trace = None
     for sql in set(statements):
