@@ -28,6 +28,7 @@ TABLES: Final = {
         "lease",
     ),
     2: ("dictionary", "object", "block", "sharing"),
+    3: ("search_entry", "search_place"),
 }
 _GRANTS: Final = (
     "let_in",
@@ -44,6 +45,9 @@ _GRANTS: Final = (
     "let_blank",
     "let_clear",
     "let_pack",
+    "let_index",
+    "let_index_on",
+    "let_unindex",
     "let_end",
     "let_sweep",
     "let_free",
