@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
 from threading import Lock
@@ -24,7 +25,7 @@ from everlog.core.query import Range
 from everlog.core.trigrams import TRIGRAM, indexed_text, trigrams_of
 from everlog.storage import Bound, Candidates, CatchingUp, Wanted
 from everlog.stores.postgres.cold import fill
-from everlog.stores.postgres.connections import LOCKED, Connections, translate
+from everlog.stores.postgres.connections import AGAIN, LOCKED, Connections, translate, was_lost
 from everlog.stores.postgres.reading import compile_terms
 from everlog.stores.postgres.statements import bucket_of
 from everlog.stores.rows import Row
@@ -104,10 +105,11 @@ class Searching:
                     for bucket, rows in self._read(behind).items():
                         self._add(bucket, behind[bucket], ends[bucket], rows)
                 except psycopg.Error as error:
-                    if error.sqlstate != LOCKED and error.sqlstate not in _REFUSED:
-                        raise translate(error) from error
                     self._refused = error.sqlstate in _REFUSED
-                    return places  # another process fills it, or nobody may
+                    passing = error.sqlstate in (LOCKED, *AGAIN) or was_lost(error)
+                    if not (self._refused or passing):
+                        raise translate(error) from error
+                    return places  # what the index lacks is looked at in the events
 
     def _places(self) -> tuple[list[Row], dict[int, int]]:
         named = self._connections.statements
@@ -154,7 +156,8 @@ class Searching:
                 changes = [("insert_search", given), ("set_search_place", given), ("commit", None)]
                 self._together(connection, changes if sound else [("roll_back", None)])
             except BaseException:
-                connection.rollback()
+                with suppress(psycopg.Error):  # lost; the pool makes another
+                    connection.rollback()
                 raise
 
     def _together(self, connection: Any, queries: Sequence[tuple[str, Any]]) -> list[list[Any]]:
