@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.contexts import contexts
 from bench.postgres import postgres
+from bench.search import search
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.work import WORK, Row
@@ -27,6 +28,7 @@ ALL = WORK | {
     "conversation": conversation,
     "steps": steps,
     "contexts": contexts,
+    "search": search,
     "postgres": postgres,
 }
 
