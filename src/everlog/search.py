@@ -173,7 +173,8 @@ def _now(storage: Storage) -> tuple[Bound, ...]:
 def _find(storage: Storage, scope: _Scope, below: tuple[Bound, ...], count: int, progress: CatchingUp | None) -> _Block:
     """Find the newest `count` events below a bound that meet a query, looking at a bounded number of candidates."""
     meets: Predicate = compile_query(scope.query)
-    bounds = {bound.bucket: bound for bound in below}
+    nowhere = () in (scope.wanted.sessions, scope.wanted.line)
+    bounds = {} if nowhere else {bound.bucket: bound for bound in below}
     events: list[Event] = []
     looked, held, size = 0, 0, count
     while bounds:

@@ -275,6 +275,54 @@ def test_several_processes_and_threads_catch_up_at_once(path: Path, store: everl
     assert asked(path, "SELECT count(*), max(feed) FROM entry") == [(6051, 6051)]
 
 
+def test_an_index_that_is_emptied_between_catching_up_and_finding_hides_nothing(
+    path: Path, store: everlog.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = store.storage._index
+    find, emptied = index.find, []
+
+    def find_late(*asked: Any) -> Any:
+        if not emptied:
+            emptied.append(True)
+            index.empty()  # as another process may, that finds an erasure which was not carried through
+        return find(*asked)
+
+    monkeypatch.setattr(index, "find", find_late)
+    assert positions(store.search("needle")) == [50]
+
+
+def test_after_fork_the_child_is_refused_and_the_parent_goes_on(path: Path, store: everlog.Store) -> None:
+    fill(store, 3000)
+    code = """
+import os, sys, threading, warnings, everlog
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which is what this is about
+from everlog.errors import UnsupportedStoreError
+store = everlog.open(sys.argv[1])
+found = []
+searching = threading.Thread(target=lambda: found.append(len(store.search("needle").hits)))
+searching.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        try:
+            store.search("needle")
+        except UnsupportedStoreError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+searching.join()
+assert found == [1], found
+store.session("s").erase([50], reason="asked for")
+assert store.search("needle").hits == []
+child = os.fork()
+if child == 0:
+    with everlog.open(sys.argv[1]) as own:
+        os._exit(len(own.search('"more 2999 text"').hits))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+"""
+    run_python(code, path)
+
+
 # --- what is destroyed ---------------------------------------------------------------------------
 def test_erased_words_leave_the_index_and_all_others_stay(path: Path, store: everlog.Store) -> None:
     session = store.session("s")

@@ -34,6 +34,7 @@ VERSION: Final = 1  # of the schema, and of the text that is made of an event: a
 _GATHERED_BYTES: Final = (
     16 * 1024 * 1024
 )  # of words that are gathered before they are written: larger pieces, fewer merges
+_TRIES: Final = 5  # to find what another process empties, or the disk damages, meanwhile
 _NONE, _KEPT, _UNREAD = 0, 1, 2  # what the index knows of an event's words
 
 
@@ -72,40 +73,74 @@ class SearchIndex:
         self._catching_up = Lock()  # one thread reads the feed, the others wait for what it has read
 
     # --- catching up ---
-    def catch_up(
+    def up_to_date(
+        self,
+        feed: Callable[[Sequence[FeedPlace], int], FeedPage],
+        branch_of: Callable[[str], int],
+        progress: CatchingUp | None,
+        below: int,
+        find: Callable[[int], list[int] | None],
+    ) -> tuple[int, list[int] | None]:
+        """Take in what was recorded since, then find candidates below a number; give the number of the last event in the index too.
+
+        feed: as Storage.feed. branch_of: the key of a branch by its id. find: `find`, but for how far the index is. Nothing is found, and
+        None given, where the index does not reach up to `below`: the store is open to read, or another thread fills it for long.
+        """
+        for _ in range(_TRIES):
+            indexed = self._catch_up(feed, branch_of, progress)
+            if below - 1 > indexed:
+                return indexed, None
+            try:
+                found = find(indexed)
+            except CorruptionError:
+                self._repair()
+                continue
+            if found is not None:
+                return indexed, found
+        raise CorruptionError(
+            f"{self.path} is found damaged again and again; the store is sound; see to the disk, and remove that file"
+        )
+
+    def _catch_up(
         self,
         feed: Callable[[Sequence[FeedPlace], int], FeedPage],
         branch_of: Callable[[str], int],
         progress: CatchingUp | None,
     ) -> int:
-        """Take in what was recorded since; give the number of the last event in the index.
+        if self._main.read_only or not self._catching_up.acquire(timeout=limits.LOCK_SECONDS_MAX):
+            return self._number_to_read()  # what it lacks is looked at in the events
+        try:
+            return self._take_in(feed, branch_of, progress)
+        finally:
+            self._catching_up.release()
 
-        feed: as Storage.feed. branch_of: the key of a branch by its id. A store that is open to read gets what is there.
-        """
-        if self._main.read_only:
-            return self._number_to_read()
-        with self._catching_up:
-            end, made_anew = 0, False
-            while True:
-                state = self._sound_state()
-                erasures = self._erasures()
-                try:
-                    page = feed(state.place, limits.PAGE_EVENTS_MAX)
-                except StaleCursorError:
-                    self.empty()
-                    continue
-                if not page.passed:
-                    return state.number
-                end = end or self._end()
-                if progress is not None:
-                    progress(state.number, end)
-                try:
-                    self._add(state, erasures, page, branch_of)
-                except CorruptionError:
-                    if made_anew:
-                        raise
-                    self.empty()
-                    made_anew = True
+    def _take_in(
+        self,
+        feed: Callable[[Sequence[FeedPlace], int], FeedPage],
+        branch_of: Callable[[str], int],
+        progress: CatchingUp | None,
+    ) -> int:
+        end, made_anew = 0, False
+        while True:
+            state = self._sound_state()
+            erasures = self._erasures()
+            try:
+                page = feed(state.place, limits.PAGE_EVENTS_MAX)
+            except StaleCursorError:
+                self.empty()
+                continue
+            if not page.passed:
+                return state.number
+            end = end or self._end()
+            if progress is not None:
+                progress(state.number, end)
+            try:
+                self._add(state, erasures, page, branch_of)
+            except CorruptionError:
+                if made_anew:
+                    raise
+                self.empty()
+                made_anew = True
 
     def _add(self, state: State, erasures: int, page: FeedPage, branch_of: Callable[[str], int]) -> None:
         """Write a page of the feed, unless another process has, or something was destroyed since it was read."""
@@ -163,7 +198,10 @@ class SearchIndex:
         """Give the state where the file is an index of this store and version."""
         if (connection.pragma("application_id"), connection.pragma("user_version")) != (APPLICATION_ID, VERSION):
             return None
-        row = connection.execute(QUERIES["read_state"]).fetchone()
+        try:
+            row = connection.execute(QUERIES["read_state"]).fetchone()
+        except apsw.SQLError:  # it has no such table
+            return None
         return None if row is None or row[0] != self._store else State(*row[1:])
 
     def _erasures(self) -> int:
@@ -182,13 +220,25 @@ class SearchIndex:
         inside: Callable[[int, int], bool],
         below: int,
         limit: int,
-    ) -> list[int]:
-        """Give the feed numbers of candidates, as `choose` does. CorruptionError where the index is damaged."""
+        indexed: int,
+    ) -> list[int] | None:
+        """Give the feed numbers of candidates, as `choose` does; None where the index was emptied since it came to `indexed`.
+
+        Raises CorruptionError where it is damaged.
+        """
         side = self._opened(make=False)
         if side is None:
-            raise CorruptionError(f"{self.path} was removed; nothing was changed; search again")
+            return None
         with side.reader() as connection:
-            return choose(connection, wanted, branches, inside, below, limit)
+            connection.execute("BEGIN")  # so that what it holds is what it was asked about
+            try:
+                state = self._known_state(connection)
+                if state is None or state.number < indexed:
+                    return None
+                return choose(connection, wanted, branches, inside, below, limit)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     # --- destroying ---
     def there(self) -> bool:
@@ -226,7 +276,7 @@ class SearchIndex:
             finally:
                 turn.release()
 
-    def repair(self) -> None:
+    def _repair(self) -> None:
         """Make an index anew that was found damaged; where it cannot be written, it is left alone, and CorruptionError raised."""
         if self._main.read_only:
             raise CorruptionError(

@@ -27,7 +27,6 @@ from everlog.core.query import Term
 from everlog.core.snapshot import Snapshot
 from everlog.errors import (
     BusyError,
-    CorruptionError,
     EverlogError,
     NotFoundError,
     OutcomeUnknownError,
@@ -453,17 +452,13 @@ class SqliteStorage(SqliteCold):
     def candidates(
         self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
     ) -> Candidates:
-        indexed = self._index.catch_up(self.feed, self._branch_key, progress)
         owned = None if wanted.sessions is None else self._owned(wanted.sessions)
+        branches = owned if wanted.line is None else [segment.branch for segment in wanted.line]
         inside = place_test(wanted, owned)
-        top, feeds = number_below(below), None
-        if top - 1 <= indexed:
-            branches = owned if wanted.line is None else [segment.branch for segment in wanted.line]
-            try:
-                feeds = self._index.find(wanted, branches, inside, top, limit)
-            except CorruptionError:
-                self._index.repair()
-                return self.candidates(wanted, below, limit, progress)
+        top = number_below(below)
+        find = partial(self._index.find, wanted, branches, inside, top, limit)
+        indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
+        if feeds is not None:
             low = feeds[-1] if len(feeds) == limit else 0
         else:  # what only who may write can put into the index
             top = min(top, 1 + max((place.number for place in self.feed_end()), default=0))
