@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everlog.core import limits
@@ -47,6 +47,9 @@ class Told(msgspec.Struct):
     values=st.lists(VALUES, min_size=1, max_size=3),
     negated=st.booleans(),
 )
+@example(data={"p": True}, rationale=None, key="data", values=[Exact("true")], negated=False)
+@example(data={"p": [1234]}, rationale=None, key="data", values=[Exact("1234"), Typed("abcd")], negated=False)
+@example(data={"p": "a\0bcd"}, rationale=None, key="data", values=[Exact("a\0bcd")], negated=False)
 def test_whatever_meets_a_query_holds_a_needle_of_every_group(
     data: Any, rationale: str | None, key: str, values: list[Any], negated: bool
 ) -> None:

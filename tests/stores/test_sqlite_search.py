@@ -18,6 +18,7 @@ import pytest
 
 import everlog
 from everlog import NewEvent, search
+from everlog.core import limits
 from everlog.core.upcast import UPCASTERS
 from everlog.errors import BusyError
 from everlog.stores.sqlite import choosing
@@ -342,6 +343,34 @@ def test_erased_words_leave_the_index_and_all_others_stay(path: Path, store: eve
         assert b"hunter2" not in file.read_bytes()
 
 
+@pytest.mark.parametrize("what", ["erase", "delete"])
+def test_what_is_destroyed_while_it_is_read_for_the_index_does_not_come_into_it(
+    path: Path, store: everlog.Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Another destroys it between the reading of a page and its writing."""
+    store.create("secret").append("my.secret", {"x": "quizzaciously"})
+    store.search("needle")
+    store.session("secret").append("my.secret", {"x": "quizzaciously again"})
+    feed, done = store.storage.feed, []
+
+    def feed_and_have_it_destroyed(*asked: Any) -> Any:
+        page = feed(*asked)
+        if not done:
+            done.append(True)
+            with everlog.open(path) as other:
+                if what == "erase":
+                    other.session("secret").erase([0, 1], reason="asked for")
+                else:
+                    other.delete("secret", reason="over")
+        return page
+
+    monkeypatch.setattr(store.storage, "feed", feed_and_have_it_destroyed)
+    assert store.search("quizzaciously").hits == []
+    assert done
+    assert "qui" not in vocabulary(path)
+    assert positions(store.search("needle")) == [50]
+
+
 def test_what_is_gone_leaves_the_file_and_its_log(path: Path, store: everlog.Store) -> None:
     store.session("s").append("my.secret", {"x": "\u4e0d\u53ef\u8aad"})
     store.search("needle")
@@ -363,6 +392,23 @@ def test_deleted_sessions_leave_the_index_and_all_others_stay(path: Path, store:
     assert asked(path, "SELECT number FROM state") == [(1551,)], "it was not emptied"
     assert positions(store.search("needle")) == [50]
     assert store.search("actor:someone").hits == []
+
+
+@pytest.mark.parametrize("what", ["erase", "delete"])
+def test_an_index_is_emptied_where_not_all_that_leaves_it_can_be_kept_at_hand(
+    path: Path, store: everlog.Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(limits, "GROUP_BYTES_MAX", 100)
+    secret = store.create("secret")
+    secret.extend([NewEvent("my.secret", {"x": f"quizzaciously {number} {'x' * 40}"}) for number in range(5)])
+    store.search("needle")
+    if what == "erase":
+        secret.erase(list(range(5)), reason="asked for")
+    else:
+        store.delete("secret", reason="over")
+    assert vocabulary(path) == set()
+    assert positions(store.search("needle")) == [50]
+    assert store.search("quizzaciously").hits == []
 
 
 DESTROYED = """

@@ -5,7 +5,9 @@
    at the number that it came to, or erasures were carried out that it has not heard of.
 3. What is erased or deleted leaves it, overwritten, before whoever asked for it is answered. An index of which that cannot be done
    event by event is emptied, and filled anew by who searches next. So it holds no word of what was destroyed.
-4. Order of locks: the store's turn, then this file's. Whoever holds this file's waits for nothing of the store.
+4. Whoever destroys takes words out after that is committed, and then counts it here. What is read of the feed is written only while
+   that count stands, so it is either too late, or taken out with the rest.
+5. Order of locks: the store's turn, then this file's. Whoever holds this file's waits for nothing of the store.
 """
 
 from __future__ import annotations
@@ -123,7 +125,6 @@ class SearchIndex:
         end, made_anew = 0, False
         while True:
             state = self._sound_state()
-            erasures = self._erasures()
             try:
                 page = feed(state.place, limits.PAGE_EVENTS_MAX)
             except StaleCursorError:
@@ -135,14 +136,14 @@ class SearchIndex:
             if progress is not None:
                 progress(state.number, end)
             try:
-                self._add(state, erasures, page, branch_of)
+                self._add(state, page, branch_of)
             except CorruptionError:
                 if made_anew:
                     raise
                 self.empty()
                 made_anew = True
 
-    def _add(self, state: State, erasures: int, page: FeedPage, branch_of: Callable[[str], int]) -> None:
+    def _add(self, state: State, page: FeedPage, branch_of: Callable[[str], int]) -> None:
         """Write a page of the feed, unless another process has, or something was destroyed since it was read."""
         entries: list[tuple[Any, ...]] = []
         words: list[tuple[int, str]] = []
@@ -157,8 +158,8 @@ class SearchIndex:
             if text:
                 words.append((place.number, text))
         (last,) = page.passed
-        with self._main.reader() as main, self._writing() as writer:
-            if _read_state(writer) == state and fetch_row(main, "read_erasures")[0] == erasures:
+        with self._writing() as writer:
+            if _read_state(writer) == state:  # else another has written it, or carried out an erasure since
                 writer.executemany(QUERIES["insert_entry"], entries)
                 writer.executemany(QUERIES["insert_words"], words)
                 writer.execute(QUERIES["set_place"], {"number": last.number, "leaf": last.leaf})

@@ -120,9 +120,7 @@ class SqliteStorage(SqliteCold):
             turn = self._connections.turn()
             turn.take(limits.LOCK_SECONDS_MAX)
             try:
-                tx = SqliteTransaction(
-                    connection, self._tips, self._blocks, now=self._clock(), ticks=self.ticks, indexed=self._index.there
-                )
+                tx = SqliteTransaction(connection, self._tips, self._blocks, now=self._clock(), ticks=self.ticks)
                 outcomes = self._in_transaction(connection, tx, requests)
                 if tx.traces and self._index.there():
                     self._clean_up(requests, outcomes, partial(self._forget_words, tx))
@@ -229,7 +227,8 @@ class SqliteStorage(SqliteCold):
         branch, start, size = (0, 0, 0) if row is None else row
         stop = min(size, start + SWEEP_EVENTS)
         if row is not None and self._index.there():
-            self._index.remove(read_removed(connection, self._blocks, branch, start, stop), erasures=0, whole=True)
+            leaving = read_removed(connection, self._blocks, branch, start, stop, room=limits.GROUP_BYTES_MAX)
+            self._index.remove(leaving, erasures=0, whole=True)
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._connections.renew_wal()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -79,14 +80,13 @@ class SqliteTransaction:
         *,
         now: int,
         ticks: Callable[[], Ticks],
-        indexed: Callable[[], bool],
     ) -> None:
         self.now = now
         self.ticks = ticks
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
         self.erasures_raised = 0
         self.removed: list[Removed] = []  # what an index beside the store is to lose once this is committed
-        self._indexed = indexed
+        self._room = limits.GROUP_BYTES_MAX  # for the words of it
         self._connection = connection
         self._blocks = blocks
         self._tips = tips.by_branch
@@ -311,12 +311,10 @@ class SqliteTransaction:
                 erasing.append((leaf, at))
         self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
         owned: dict[int, list[int]] = {}
-        indexed = self._indexed()
         for _, row in erasing:
-            if indexed:
-                self.removed += read_removed(
-                    self._connection, self._blocks, row["branch"], row["position"], row["position"] + 1
-                )
+            own = (row["branch"], row["position"], row["position"] + 1)
+            self.removed += read_removed(self._connection, self._blocks, *own, room=self._room)
+            self._room -= len(self.removed[-1].text or "")
             at = {"branch": row["branch"], "position": row["position"]}
             run(self._connection, "erase_event", row)
             run(self._connection, "erase_attachments", at)
@@ -438,25 +436,24 @@ class SqliteTransaction:
         )
 
 
-def read_removed(connection: apsw.Connection, blocks: BlockCache, branch: int, start: int, stop: int) -> list[Removed]:
-    """Give what an index is to lose of a branch's own events in [start, stop), before they are destroyed."""
+def read_removed(
+    connection: apsw.Connection, blocks: BlockCache, branch: int, start: int, stop: int, *, room: int
+) -> list[Removed]:
+    """Give what an index is to lose of a branch's own events in [start, stop), before they are destroyed.
+
+    room: characters of their words, past which they are not kept: the index then loses all.
+    """
     found = bodies(connection, blocks)
     removed: list[Removed] = []
-    held = 0
     for feed, position, gone, body in fetch_each(
         connection, "read_removed", {"branch": branch, "start": start, "stop": stop}
     ):
-        if gone is None and held <= limits.GROUP_BYTES_MAX:
-            try:
-                raw = found.body(branch, position) if body is None else body
-            except (AwayError, EverlogError):  # to destroy it, it need not be read
-                removed.append(Removed(feed, None))
-                continue
-            text = indexed_text(raw, gone)
-            held += len(text or "")
-            removed.append(Removed(feed, text or ""))
-        else:
-            removed.append(Removed(feed, None if gone is None else ""))
+        text = "" if gone is not None else None
+        if gone is None and room > 0:
+            with suppress(AwayError, EverlogError):  # to destroy a body, it need not be read
+                text = indexed_text(found.body(branch, position) if body is None else body, gone) or ""
+                room -= len(text)
+        removed.append(Removed(feed, text))
     return removed
 
 
