@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from heapq import heapify, heappop, heapreplace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from everlog.stores.postgres.transaction import Settings
 
 _REFUSED: Final = ("42501", "25006")  # this role, or this server, writes nothing
+_SHARE_MIN: Final = 20  # candidates that each bucket is asked for at least
+_ASKED_MAX: Final = 20  # times in one page: what a bucket's unindexed events hold is looked at some at a time
 _PAGE_BYTES: Final = limits.PAGE_BYTES_MAX
 _GONE, _BODY = 13, 16  # columns of read_feed and read_chosen
 
 _INDEXED: Final = """
-SELECT e.feed, e.recorded
+SELECT e.feed, coalesce(e.recorded, 0)
 FROM {{schema}}.search_entry AS e
 WHERE e.bucket = %(bucket)s AND e.feed < %(below)s
   {conditions}
@@ -47,7 +49,7 @@ ORDER BY e.feed DESC
 LIMIT %(limit)s
 """
 _UNINDEXED: Final = """
-SELECT e.feed, e.recorded
+SELECT e.feed, coalesce(e.recorded, 0)
 FROM {{schema}}.event AS e
 WHERE e.bucket = %(bucket)s AND e.feed < %(below)s AND e.feed >= %(low)s AND e.type IS NOT NULL
   {conditions}
@@ -173,30 +175,56 @@ class Searching:
         """See Storage.candidates."""
         places = self.catch_up(progress)
         bounds = {bound.bucket: bound.number for bound in below if _may_hold(wanted, bound.bucket)}
-        found = self._choose(wanted, bounds, places, limit)
-        chosen, below_ = _merged(found, bounds, limit)
-        return self._blocks.fetching(lambda: self._page(chosen, bounds, below_))
+        chosen, rest = self._choose(wanted, bounds, places, limit)
+        return self._blocks.fetching(lambda: self._page(chosen, bounds, rest))
 
-    def _choose(self, wanted: Wanted, bounds: dict[int, int], places: dict[int, int], limit: int) -> dict[int, _Found]:
+    def _choose(
+        self, wanted: Wanted, bounds: dict[int, int], places: dict[int, int], limit: int
+    ) -> tuple[list[tuple[int, int]], dict[int, int]]:
+        """Give bucket and number of the candidates that come first by their time; and below what to go on in each bucket.
+
+        A bucket is asked for its share, and again, for ever more, while it is the one whose events come next.
+        """
+        below, chosen = dict(bounds), list[tuple[int, int]]()
+        rows: dict[int, deque[Row]] = {}
+        lows: dict[int, int] = {}
+        most = min(limit, max(_SHARE_MIN, 2 * limit // max(1, len(bounds))))
+        for _ in range(_ASKED_MAX):
+            lacking = {bucket: number for bucket, number in below.items() if not rows.get(bucket)}
+            for bucket, found in self._ask(wanted, lacking, places, most).items():
+                rows[bucket], lows[bucket] = deque(found.rows), found.low
+                if not found.rows:
+                    _pass(below, bucket, found.low)
+            most = min(limit, 2 * most)
+            while below and len(chosen) < limit and all(rows[bucket] for bucket in below):
+                bucket = max(below, key=lambda each: (rows[each][0][1], each))
+                below[bucket] = rows[bucket].popleft()[0]
+                chosen.append((bucket, below[bucket]))
+                if not rows[bucket]:
+                    _pass(below, bucket, lows[bucket])
+            if not below or len(chosen) == limit:
+                break
+        return chosen, below
+
+    def _ask(self, wanted: Wanted, bounds: dict[int, int], places: dict[int, int], most: int) -> dict[int, _Found]:
+        """Ask buckets for at most so many candidates each, in one round trip."""
         conditions, parameters = _compile(wanted)
         words, needles = _compile_words(wanted)
-        filled = self._connections.statements.filled
         asked: list[tuple[bytes, Any]] = []
         lows: dict[int, int] = {}
         for bucket, below in bounds.items():
-            place = places.get(bucket, 0)
-            low = max(place + 1, below - limits.SCAN_EVENTS_MAX)
-            given = {"bucket": bucket, "below": below, "low": low, "limit": limit, **parameters, **needles}
-            lows[bucket] = 0 if below <= place + 1 else low
-            template = (
-                _INDEXED.format(conditions=f"{conditions}\n  {words}")
-                if below <= place + 1
-                else (_UNINDEXED.format(conditions=conditions))
-            )
-            asked.append((filled(template), given))
+            first = places.get(bucket, 0) + 1  # that the index lacks
+            low = max(first, below - limits.SCAN_EVENTS_MAX)
+            if below <= first:
+                low, statement = 0, _INDEXED.format(conditions=f"{conditions}\n  {words}")
+            else:
+                statement = _UNINDEXED.format(conditions=conditions)
+            lows[bucket] = low
+            given = {"bucket": bucket, "below": below, "low": low, "limit": most, **parameters, **needles}
+            asked.append((self._connections.statements.filled(statement), given))
         answers = self._connections.ask(asked, planned_anew=True) if asked else []
         return {
-            bucket: _Found(rows, rows[-1][0] if len(rows) == limit else low if low > 1 else 0)
+            bucket: _Found(rows, rows[-1][0] if len(rows) == most else low if low > 1 else 0)
             for (bucket, low), rows in zip(lows.items(), answers, strict=True)
         }
 
@@ -240,33 +268,8 @@ def _may_hold(wanted: Wanted, bucket: int) -> bool:
     return wanted.sessions is None or any(bucket_of(session) == bucket for session in wanted.sessions)
 
 
-def _merged(
-    found: dict[int, _Found], bounds: dict[int, int], limit: int
-) -> tuple[list[tuple[int, int]], dict[int, int]]:
-    """Give bucket and number of what comes first by its time, as long as the next of each bucket is known; and where to go on."""
-    heads = [(-(each.rows[0][1] or 0), bucket, 0) for bucket, each in found.items() if each.rows]
-    below = dict(bounds)
-    for bucket, each in found.items():
-        if not each.rows:
-            _end(below, bucket, each.low)
-    heapify(heads)
-    chosen: list[tuple[int, int]] = []
-    blocked = any(not each.rows and each.low for each in found.values())
-    while heads and len(chosen) < limit and not blocked:
-        _, bucket, index = heads[0]
-        rows = found[bucket].rows
-        chosen.append((bucket, rows[index][0]))
-        below[bucket] = rows[index][0]
-        if index + 1 < len(rows):
-            heapreplace(heads, (-(rows[index + 1][1] or 0), bucket, index + 1))
-        else:
-            heappop(heads)
-            _end(below, bucket, found[bucket].low)
-            blocked = found[bucket].low > 0
-    return chosen, below
-
-
-def _end(below: dict[int, int], bucket: int, low: int) -> None:
+def _pass(below: dict[int, int], bucket: int, low: int) -> None:
+    """Note that a bucket was looked at down to a number; 0 for all of it."""
     if low:
         below[bucket] = low
     else:
