@@ -30,8 +30,9 @@ class SearchContract(ContractStart):
     """What searching promises."""
 
     @pytest.fixture
-    def filled(self, store: Any) -> Any:
+    def filled(self, store: Any, clock: FixedClock) -> Any:
         for number in range(3):
+            clock.advance(seconds=1)
             session = store.create(f"run-{number}", title=f"run {number}", labels={"user": f"u{number}"})
             session.append("user.message", {"content": f"please mend the Parser, try {number}"}, actor="person")
             session.append("agent.tool_result", {"tool_use_id": "c", "content": "timeout"}, outcome="error")

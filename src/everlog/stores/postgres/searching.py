@@ -92,18 +92,20 @@ class Searching:
         self._catching_up = Lock()
 
     # --- catching up ---
-    def catch_up(self, progress: CatchingUp | None) -> dict[int, int]:
-        """Take in what was recorded since; give the number of the last event in the index, by bucket."""
+    def catch_up(self, progress: CatchingUp | None) -> tuple[dict[int, int], dict[int, int]]:
+        """Take in what was recorded since; give the number of the last event in each bucket, and in its index."""
         if not self._catching_up.acquire(timeout=limits.LOCK_SECONDS_MAX):
-            return self._places()[1]
+            counters, places = self._places()
+            return {bucket: end for bucket, end, _ in counters}, places
         try:
             while True:
                 counters, places = self._places()
                 behind = {bucket: places.get(bucket, 0) for bucket, end, _ in counters if end > places.get(bucket, 0)}
+                last = {bucket: end for bucket, end, _ in counters}
                 if self._refused or not behind:
-                    return places
+                    return last, places
                 if progress is not None:
-                    progress(sum(places.values()), sum(end for _, end, _ in counters))
+                    progress(sum(places.values()), sum(last.values()))
                 ends = {bucket: (end, erasures) for bucket, end, erasures in counters}
                 try:
                     for bucket, rows in self._read(behind).items():
@@ -113,7 +115,7 @@ class Searching:
                     passing = error.sqlstate in (LOCKED, *AGAIN) or was_lost(error)
                     if not (self._refused or passing):
                         raise translate(error) from error
-                    return places  # what the index lacks is looked at in the events
+                    return last, places  # what the index lacks is looked at in the events
         finally:
             self._catching_up.release()
 
@@ -173,8 +175,12 @@ class Searching:
     # --- finding ---
     def candidates(self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None) -> Candidates:
         """See Storage.candidates."""
-        places = self.catch_up(progress)
-        bounds = {bound.bucket: bound.number for bound in below if _may_hold(wanted, bound.bucket)}
+        last, places = self.catch_up(progress)
+        bounds = {
+            bound.bucket: min(bound.number, last[bound.bucket] + 1)
+            for bound in below
+            if bound.bucket in last and _may_hold(wanted, bound.bucket)
+        }
         chosen, rest = self._choose(wanted, bounds, places, limit)
         return self._blocks.fetching(lambda: self._page(chosen, bounds, rest))
 
