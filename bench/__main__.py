@@ -21,6 +21,7 @@ from bench.postgres import postgres
 from bench.search import search
 from bench.states import conversation, states
 from bench.steps import steps
+from bench.storage import storage
 from bench.work import WORK, Row
 
 ALL = WORK | {
@@ -29,6 +30,7 @@ ALL = WORK | {
     "steps": steps,
     "contexts": contexts,
     "search": search,
+    "storage": storage,
     "postgres": postgres,
 }
 

@@ -17,8 +17,11 @@ from everlog import pending as in_flight
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
+from everlog.core.retention import Policy
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
+from everlog.retaining import Due, Spared, Work
+from everlog.retention import Plan, Retention
 
 FOLDER = Path(__file__).parent / "reference"
 LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
@@ -37,6 +40,7 @@ INTERNAL = frozenset(
             "Session.view_seen",
         ),
         *("Session.write", "Session.write_own"),
+        *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term"),
     }
 )
 # Classes that users meet and do not import: what gives them.
@@ -46,6 +50,12 @@ _GIVEN: dict[type[Any], str] = {
     in_flight.PendingStep: "In `Pending.steps`.",
     in_flight.PendingWait: "In `Pending.waits`.",
     in_flight.PendingSignal: "In `Pending.signals`.",
+    Retention: "What `store.retention` gives; on the async face the same names.",
+    Policy: "In `Retention.policies()`.",
+    Plan: "What `Retention.plan()` gives.",
+    Work: "In `Plan.work`, and what `Retention.apply()` gives.",
+    Due: "In `Work.due`.",
+    Spared: "In `Work.spared`.",
 }
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
 _LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")
@@ -177,6 +187,9 @@ def command_line_page() -> Iterator[str]:
         for name, each in command.commands.items():
             with click.Context(each, info_name=name, parent=root, **settings) as inner:
                 yield from (f"## {name}", "", "```text", *_trimmed(each.get_help(inner)), "```", "")
+                for word, part in each.commands.items() if isinstance(each, click.Group) else ():
+                    with click.Context(part, info_name=word, parent=inner, **settings) as innermost:
+                        yield from (f"### {name} {word}", "", "```text", *_trimmed(part.get_help(innermost)), "```", "")
     for name, text in TOPICS.items():
         yield from (f"## Topic: {name}", "", "```text", *_trimmed(text.strip("\n")), "```", "")
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -24,6 +24,7 @@ from everlog.core.block import (
     SHARED_BYTES_MIN,
     Codec,
     Entry,
+    dictionary_digest,
     make_entry,
     pack_shared,
     train,
@@ -67,13 +68,15 @@ def compact_store(
     storage: Storage,
     *,
     older_than: float | str = OLDER_THAN,
+    branches: Container[int] | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Compacted:
-    """Pack what is older, then give free space back. See `Store.compact`."""
+    """Pack what is older, then give free space back. See `Store.compact`. branches: the keys of those to pack, None for all."""
     packer = _Packer(storage, cutoff_of(storage, older_than), dry_run=dry_run, progress=progress)
-    for branch in _cold_branches(storage):
-        packer.pack_branch(branch)
+    for branch in cold_branches(storage):
+        if branches is None or branch.branch in branches:
+            packer.pack_branch(branch)
     given_back = 0 if dry_run else give_back(storage)
     return Compacted(given_back=given_back, free=storage.free(), dry_run=dry_run, **packer.counts())
 
@@ -81,7 +84,7 @@ def compact_store(
 def estimate(storage: Storage, events: int) -> Compacted:
     """Measure what packing all of the store's bodies would give, by packing at most so many events in memory."""
     packer = _Packer(storage, cutoff_of(storage, 0.0), dry_run=True, progress=None)
-    for branch in _cold_branches(storage):
+    for branch in cold_branches(storage):
         packer.pack_branch(msgspec.structs.replace(branch, size=min(branch.size, branch.start + events), recorded=0))
         if packer.counts()["events"] >= events:
             break
@@ -99,17 +102,26 @@ def give_back(storage: Storage) -> int:
 
 def cutoff_of(storage: Storage, older_than: float | str) -> int:
     """Give the time of the store's clock, microseconds, before which events are older. LimitError; InvalidEventError."""
-    seconds = seconds_of(older_than)
+    seconds = seconds_of(older_than, what="older_than")
     if seconds is None or seconds < 0:
-        raise LimitError(f"older_than {older_than!r:.50} is no time; nothing was done; write 0, 12h or 90d")
+        raise LimitError(f"older_than {older_than!r:.50} is no age; nothing was done; write 0, 12h or 90d")
     return storage.now() - int(seconds * _MICROS)
 
 
-def _cold_branches(storage: Storage) -> Iterator[Cold]:
+def cold_branches(storage: Storage) -> Iterator[Cold]:
+    """Give every branch with own events that are not packed."""
     after = -1
     while page := storage.cold(after, _BRANCHES):
         yield from page
         after = page[-1].branch
+
+
+def packed_until(storage: Storage, branch: Cold, lineage: Lineage, before: int) -> int:
+    """Give the cut up to which packing what is older takes a branch's own events. before: microseconds."""
+    if branch.recorded < before:
+        return branch.size
+    stop = max(branch.start, storage.cut_at(lineage, branch.size, before))
+    return stop - (stop - branch.start) % BLOCK_EVENTS_MAX
 
 
 class _Page(msgspec.Struct):
@@ -149,10 +161,7 @@ class _Packer:
     def pack_branch(self, branch: Cold) -> None:
         """Pack a branch's own events that are old enough."""
         lineage = self._storage.lineage(branch.branch, "")
-        stop = branch.size
-        if branch.recorded >= self._before:
-            stop = max(branch.start, self._storage.cut_at(lineage, branch.size, self._before))
-            stop -= (stop - branch.start) % BLOCK_EVENTS_MAX
+        stop = packed_until(self._storage, branch, lineage, self._before)
         start = branch.start
         tries = 0
         while start < stop:
@@ -269,7 +278,9 @@ class _Dictionaries:
         self._dry_run = dry_run
         self._samples: dict[str, _Samples] = {}
         self._newest: dict[str, tuple[bytes | None, Codec]] = {
-            each.kind: (each.digest, Codec(each.content)) for each in storage.dictionaries()
+            each.kind: (each.digest, Codec(each.content))
+            for each in storage.dictionaries()
+            if each.digest == dictionary_digest(each.content)  # else it was damaged, and another is made
         }
         self._plain = Codec()
 
@@ -298,7 +309,7 @@ class _Dictionaries:
         content = train(bodies)
         if content is None:
             return
-        digest = sha256(content).digest()[:16]
+        digest = dictionary_digest(content)
         _, old = self.newest(kind)
         new = Codec(content)
         if len(new.pack(entries).content) <= _GAIN * len(old.pack(entries).content):

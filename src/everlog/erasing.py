@@ -5,6 +5,8 @@
    has erased too much rather than too little.
 3. Objects of an archive that hold what was destroyed are replaced at once. Where that fails it is said, and done by whoever erases,
    archives or restores next.
+4. What a retention policy holds is neither erased nor deleted, by whoever asks. A hold counts from the next erasure on: one that is being
+   written just now is not stopped.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from collections.abc import Sequence
 from everlog.archiving import finish
 from everlog.context.tree import summaries_over
 from everlog.core.labels import check_reason
+from everlog.holding import check_events_held, check_session_held
 from everlog.reader import View
 from everlog.storage import Delete, Erase, SessionRow, Storage
 
 
 def erase_events(storage: Storage, session: SessionRow, view: View, positions: Sequence[int], reason: str) -> list[int]:
-    """Erase events of a branch; give the positions of those that were there. See `Session.erase`."""
+    """Erase events of a branch; give the positions of those that were there. See `Session.erase`. HeldError."""
     check_reason(reason)
     if not positions:
         return []
     wanted = tuple(sorted(set(positions)))
+    check_events_held(storage, view, wanted)
     for other, row, found in summaries_over(storage, view, wanted):
         storage.write(Erase(other.id, row.key, found, reason))
     erased = storage.write(Erase(session.id, view.branch.key, wanted, reason)).positions
@@ -32,6 +36,8 @@ def erase_events(storage: Storage, session: SessionRow, view: View, positions: S
 
 
 def delete_session(storage: Storage, session: SessionRow, reason: str, *, cascade: bool) -> None:
-    """End a session. See `Store.delete`."""
-    storage.write(Delete(session.id, check_reason(reason), cascade))
+    """End a session. See `Store.delete`. HeldError."""
+    check_reason(reason)
+    check_session_held(storage, session, cascade=cascade)
+    storage.write(Delete(session.id, reason, cascade))
     finish(storage)

@@ -15,6 +15,7 @@ EverlogError
 ├── read again and decide
 │   ├── ConflictError          the branch is not where the writer last saw it
 │   ├── MergeConflictError     two lines changed the same member of the state
+│   ├── HeldError              a retention policy holds what was to be destroyed
 │   ├── FencedError            somebody else holds the session's lease, or the holder's own was lost
 │   ├── StepUnknownError       a step was started, and nothing says whether it took effect
 │   ├── StepFailedError        a step raised when it ran, and is not run again
@@ -177,6 +178,20 @@ class FencedError(EverlogError):
         super().__init__(message)
         self.holder = holder
         self.until = until
+
+
+class HeldError(EverlogError):
+    """A retention policy holds a session, or one that shares its events; nothing was destroyed.
+
+    policy: the name of the policy; None where it is the policies themselves that were to be destroyed. session: the id of the one that is held.
+    """
+
+    code = "held"
+
+    def __init__(self, message: str, *, policy: str | None, session: str) -> None:
+        super().__init__(message)
+        self.policy = policy
+        self.session = session
 
 
 class DivergenceError(EverlogError):

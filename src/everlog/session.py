@@ -467,8 +467,9 @@ class Session(SessionSummarizer):
         """Destroy bodies, attachments and salts of events; places, hashes and every proof stay. Give their positions.
 
         places: events, by position, id or checkpoint's name; those erased before are left out of the result. In every fork that shares
-        an event, it is erased too, and everywhere the summaries that stand for it. Recorded in the ledger. Raises BusyError where they
-        are erased but a reader keeps old bytes in the file's write-ahead log.
+        an event, it is erased too, and everywhere the summaries that stand for it. Recorded in the ledger. Raises HeldError where a
+        retention policy holds a session that shares one, BusyError where they are erased but a reader keeps old bytes in the file's
+        write-ahead log.
         """
         from everlog.erasing import erase_events
 

@@ -250,17 +250,15 @@ def call_within(
     return value
 
 
-def seconds_of(timeout: float | str | None) -> float | None:
-    """Read a time to wait: seconds, or "90s", "2h", "2d"; at most a hundred years."""
+def seconds_of(timeout: float | str | None, *, what: str = "timeout") -> float | None:
+    """Read a length of time: seconds, or "90s", "2h", "2d"; at most a hundred years. what: it is called in errors."""
     if isinstance(timeout, str):
         micros = parse_ago(timeout)
         if micros is None or timeout.startswith("-"):
-            raise InvalidEventError(
-                f"timeout {timeout!r:.50} is no time; nothing was written; write 90s, 15m, 2h or 2d"
-            )
+            raise InvalidEventError(f"{what} {timeout!r:.50} is no time; nothing was written; write 90s, 15m, 2h or 2d")
         timeout = micros / MICROS
     if timeout is not None:
-        check_number("timeout", timeout, 86_400 * 36_500)
+        check_number(what, timeout, 86_400 * 36_500)
     return timeout
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from everlog.compacting import Compacted
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
+    from everlog.retention import Retention
     from everlog.snapshots import SnapshotInfo
     from everlog.stats import Stats
     from everlog.transfer import Transferred
@@ -255,7 +256,8 @@ class Store:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.
 
         Refused with SessionExistsError, which names them, while other sessions forked from it live;
-        cascade: delete those too. Raises BusyError where it is deleted but a reader keeps old bytes in the file's log.
+        cascade: delete those too. Raises HeldError where a retention policy holds it or one of those, BusyError where it is
+        deleted but a reader keeps old bytes in the file's log.
         """
         check_session_id(id)
         delete_session(self.storage, self.storage.session(id), reason, cascade=cascade)
@@ -386,10 +388,20 @@ class Store:
     def restore(
         self, *, session: Session | str | None = None, progress: Callable[[int], None] | None = None
     ) -> Archived:
-        """Bring archived blocks home, of one session or of all, and remove their objects. Other blocks of an object come with them."""
+        """Bring archived blocks home, all or those that a session needs, and remove their objects. Other blocks of an object come with them.
+
+        Goes on past an object that fails, and raises then. Raises UnavailableError, CorruptionError.
+        """
         from everlog.archiving import restore_store
 
         return restore_store(self.storage, session=self._session_key(session), progress=progress)
+
+    @property
+    def retention(self) -> Retention:
+        """The retention policies: which events are archived, erased, kept or held, by label and age; shown, done, recorded."""
+        from everlog.retention import Retention
+
+        return Retention(self)
 
     def stats(self) -> Stats:
         """Measure the store: what it holds, how it grows, what compacting would give. Reads it whole: seconds for a gigabyte."""

@@ -76,6 +76,8 @@ RELEASED = {
     "session.switched": "from",
     "session.merged": "from",
     "session.updated": "",
+    "retention.started": "policies",
+    "retention.applied": "policy action sessions events bytes",
     "note": "content",
     "error": "message",
 }

@@ -9,6 +9,7 @@ import everlog
 from databases import address
 from everlog import aio
 from everlog.aio.preferences import AsyncPreferences
+from everlog.aio.retention import AsyncRetention
 from everlog.aio.runs import AsyncClaim, AsyncLease, AsyncRun
 from everlog.claims import Claim
 from everlog.context.reader import ContextReader
@@ -16,6 +17,7 @@ from everlog.errors import ConflictError
 from everlog.leases import Lease
 from everlog.preferences import Preferences
 from everlog.reader import BranchReader
+from everlog.retention import Retention
 from everlog.runs import Run
 from everlog.session import Branch, Session
 from everlog.state import StateReader
@@ -66,6 +68,7 @@ SYNC_ONLY = {
         (Lease, AsyncLease),
         (Run, AsyncRun),
         (Claim, AsyncClaim),
+        (Retention, AsyncRetention),
         (Store, aio.AsyncStore),
     ],
 )

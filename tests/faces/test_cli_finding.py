@@ -161,7 +161,20 @@ def checks(result):
 def test_doctor_of_a_sound_store_finds_all_good(run, store):
     found = checks(run("doctor", "--json"))
     assert set(found) == {
-        *("sqlite", "file", "place", "disk", "permissions", "lock", "log", "search", "schema", "contents", "structure"),
+        *(
+            "sqlite",
+            "file",
+            "place",
+            "disk",
+            "permissions",
+            "lock",
+            "log",
+            "search",
+            "schema",
+            "contents",
+            "bodies",
+            "structure",
+        ),
     }
     assert {check["verdict"] for name, check in found.items() if name not in ("disk", "lock")} == {"good"}
     assert "3 sessions" in run("doctor").stdout

@@ -153,7 +153,7 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
             f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary, search_entry, search_place"
         )
         connection.execute(
-            "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
+            "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
     everlog.open(url).close()
     for tenant in ("a", "b"):

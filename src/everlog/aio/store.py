@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
 from everlog.aio.preferences import AsyncPreferences
+from everlog.aio.retention import AsyncRetention
 from everlog.aio.session import AsyncSession
 from everlog.audit import Report
 from everlog.core import limits
@@ -279,6 +280,11 @@ class AsyncStore:
     ) -> Archived:
         """See `Store.restore`."""
         return await self._engine.run(self.sync.restore, session=_plain(session), progress=progress)
+
+    @property
+    def retention(self) -> AsyncRetention:
+        """See `Store.retention`."""
+        return AsyncRetention(self._engine, self.sync.retention)
 
     async def stats(self) -> Stats:
         """See `Store.stats`."""

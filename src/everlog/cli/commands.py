@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
-from everlog.cli import checking, contexts, moving, reading, states, storing, topics, waking, writing
+from everlog.cli import checking, contexts, moving, reading, retaining, states, storing, topics, waking, writing
 from everlog.cli.main import everlog
 
-__all__ = ["checking", "contexts", "everlog", "moving", "reading", "states", "storing", "topics", "waking", "writing"]
+__all__ = [
+    "checking",
+    "contexts",
+    "everlog",
+    "moving",
+    "reading",
+    "retaining",
+    "states",
+    "storing",
+    "topics",
+    "waking",
+    "writing",
+]
 
 _ORDER = (
     *("demo", "import", "ls", "log", "show", "search", "tree"),
@@ -14,7 +26,7 @@ _ORDER = (
     *("context", "summarize", "outline", "expand"),
     *("ps", "wake", "lease", "signal"),
     *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
-    *("stats", "compact", "archive", "restore"),
+    *("stats", "compact", "archive", "restore", "retain"),
     *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

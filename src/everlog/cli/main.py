@@ -21,6 +21,7 @@ from everlog.errors import (
     CorruptionError,
     EverlogError,
     FencedError,
+    HeldError,
     MergeConflictError,
     NotFoundError,
     OutcomeUnknownError,
@@ -48,7 +49,13 @@ EXIT_CODES = (
 _CODES: tuple[tuple[tuple[type[EverlogError], ...], int], ...] = (
     ((TamperedError, CorruptionError), 1),
     ((NotFoundError,), 3),
-    ((ConflictError, FencedError, StaleCursorError, MergeConflictError, StepUnknownError, StepFailedError), 4),
+    (
+        (
+            *(ConflictError, FencedError, HeldError, StaleCursorError),
+            *(MergeConflictError, StepUnknownError, StepFailedError),
+        ),
+        4,
+    ),
     ((BusyError, UnavailableError, OutcomeUnknownError), 5),
     ((UnsupportedStoreError,), 6),
 )
@@ -70,6 +77,8 @@ def say_error(error: EverlogError) -> None:
             members["holder"] = error.holder
         if isinstance(error, FencedError) and error.until is not None:
             members["until"] = format_micros(error.until)
+        if isinstance(error, HeldError) and error.policy is not None:
+            members["policy"] = error.policy
         note(compact(members))
     else:
         note(f"everlog: {visible(message)}")

@@ -20,7 +20,7 @@ from everlog.cli.main import (
 )
 from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
 from everlog.core.position import format_address
-from everlog.errors import EverlogError, NotFoundError
+from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError
 from everlog.open import open_store
 from everlog.store import Store
 
@@ -67,6 +67,11 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
     code = 0
     for bundle in bundles:
         try:
+            if bundle.is_dir():
+                raise InvalidPlaceError(
+                    f"{str(bundle)!r} is a folder where a bundle is a file; nothing was imported; for a folder of transcripts name "
+                    f"their format first: everlog import FORMAT {bundle} (everlog help formats)"
+                )
             with progress_bar(f"checking and taking {bundle.name}", None) as progress:
                 taken = store.import_bundle(bundle, force=force, progress=advance(progress))
         except EverlogError as error:  # one bad bundle stops none of the others

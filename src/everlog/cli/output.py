@@ -84,6 +84,11 @@ def size_of(count: int) -> str:
     return f"{value:,.1f} TB"
 
 
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """Give a number of things in words: 1 object, 1,200 objects."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def ago(micros: int) -> str:
     """Give a length of time in words: 3 s, 12 min, 5 h, 3 d."""
     seconds = max(micros, 0) / 1_000_000

@@ -9,7 +9,7 @@ import click
 
 from everlog.archiving import Archived
 from everlog.cli.main import everlog, json_option, opened
-from everlog.cli.output import advance, progress_bar, say, say_json, size_of, working
+from everlog.cli.output import advance, counted, progress_bar, say, say_json, size_of, working
 from everlog.cold import DAY_MICROS, Day
 from everlog.stats import Stats
 
@@ -51,12 +51,12 @@ def stats(ctx: click.Context, plot: Path | None, as_json: bool) -> None:
 def _say_stats(found: Stats) -> None:
     sizes = found.sizes
     ratio = "" if found.ratio is None else f", {found.ratio:.2f} × what was recorded"
-    say(f"{sizes.sessions:,} sessions, {sizes.events:,} events, {size_of(sizes.file)}{ratio}")
+    say(f"{counted(sizes.sessions, 'session')}, {counted(sizes.events, 'event')}, {size_of(sizes.file)}{ratio}")
     rows = [
         ("hot", sizes.hot, "in rows, as they were recorded"),
-        ("packed", sizes.packed, f"in {sizes.blocks:,} blocks, of {size_of(sizes.packed_plain)}"),
+        ("packed", sizes.packed, f"in {counted(sizes.blocks, 'block')}, of {size_of(sizes.packed_plain)}"),
         ("kept once", sizes.shared, f"long strings and attachments, of {size_of(sizes.shared_plain)}"),
-        ("archived", sizes.archived, f"in {sizes.objects:,} objects elsewhere"),
+        ("archived", sizes.archived, f"in {counted(sizes.objects, 'object')} elsewhere"),
         ("free", sizes.free, "inside the store, for new events"),
     ]
     for name, count, what in rows:
@@ -66,7 +66,7 @@ def _say_stats(found: Stats) -> None:
         # Half of the sample may be too new to be packed by default; the estimate is of all.
         say(
             f"compacting all of it would make the hot {size_of(sizes.hot)} about {size_of(found.would_take)} "
-            f"(tried with {found.sample:,} events): everlog compact"
+            f"(tried with {counted(found.sample, 'event')}): everlog compact"
         )
     if len(found.days) > 1:
         _say_days(found.days[-_DAYS_SHOWN:])
@@ -101,7 +101,7 @@ def compact(ctx: click.Context, older_than: str, dry_run: bool, as_json: bool) -
     and run it again at any time, beside whatever else uses the store.
     """
     with opened(ctx) as store, progress_bar("packing events", None) as bar:
-        done = store.compact(older_than=_age(older_than), dry_run=dry_run, progress=advance(bar))
+        done = store.compact(older_than=age_option(older_than), dry_run=dry_run, progress=advance(bar))
     if as_json:
         say_json(done)
         return
@@ -109,18 +109,24 @@ def compact(ctx: click.Context, older_than: str, dry_run: bool, as_json: bool) -
         say(f"nothing to pack: no bodies older than {older_than} stand in rows")
     else:
         would = "would take" if dry_run else "take"
-        kept = f" and {done.attachments:,} attachments" if done.attachments else ""
+        kept = f" and {counted(done.attachments, 'attachment')}" if done.attachments else ""
         say(
-            f"{done.bodies:,} bodies{kept} of {size_of(done.plain)} {would} {size_of(done.stored)} in {done.blocks:,} blocks "
+            f"{counted(done.bodies, 'body', 'bodies')}{kept} of {size_of(done.plain)} {would} {size_of(done.stored)} in "
+            f"{counted(done.blocks, 'block')} "
             f"({done.stored / max(done.plain, 1):.2f} ×)"
         )
     if done.given_back:
         say(f"{size_of(done.given_back)} given back to the system")
     if done.free:
         say(f"{size_of(done.free)} free inside the store, for new events")
+    if done.free and not dry_run:  # all of it went back, but where the file was made without the way to
+        say(
+            "this file was made by an older Everlog and cannot give space back; a smaller one: everlog copy OLD.db NEW.db"
+        )
 
 
-def _age(text: str) -> float | str:
+def age_option(text: str) -> float | str:
+    """Read an age: a number without a unit is of seconds."""
     return float(text) if text.replace(".", "", 1).isdigit() else text
 
 
@@ -145,15 +151,17 @@ def archive(ctx: click.Context, url: str, older_than: str, session: str | None, 
     store when its object was written and read back; stop it and run it again at any time.
     """
     with opened(ctx) as store, progress_bar("moving blocks", None) as bar:
-        done = store.archive(url, older_than=_age(older_than), session=session, dry_run=dry_run, progress=advance(bar))
+        done = store.archive(
+            url, older_than=age_option(older_than), session=session, dry_run=dry_run, progress=advance(bar)
+        )
     if as_json:
         say_json(done)
     elif not done.blocks:
         say(f"nothing to move: no blocks older than {older_than} are here (everlog compact makes them)")
     else:
-        say(
-            f"{done.blocks:,} blocks, {size_of(done.bytes)}, {'would be' if dry_run else 'are'} in {done.objects:,} objects"
-        )
+        one = "is" if done.blocks == 1 else "are"
+        would = "would be" if dry_run else one
+        say(f"{counted(done.blocks, 'block')}, {size_of(done.bytes)}, {would} in {counted(done.objects, 'object')}")
         _say_rest(done)
 
 
@@ -174,12 +182,15 @@ def restore(ctx: click.Context, session: str | None, as_json: bool) -> None:
     elif not done.objects:
         say("nothing to bring home: all bodies are here")
     else:
-        say(f"{done.blocks:,} blocks, {size_of(done.bytes)}, are home from {done.objects:,} objects")
+        one = "is" if done.blocks == 1 else "are"
+        say(
+            f"{counted(done.blocks, 'block')}, {size_of(done.bytes)}, {one} home from {counted(done.objects, 'object')}"
+        )
         _say_rest(done)
 
 
 def _say_rest(done: Archived) -> None:
     if done.removed:
-        say(f"{done.removed:,} objects removed")
+        say(f"{counted(done.removed, 'object')} removed")
     if done.given_back:
         say(f"{size_of(done.given_back)} given back to the system")

@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from everlog.core.header import SALT_BYTES
+
 if sys.version_info >= (3, 14):
     from compression import zstd  # pyright: ignore[reportMissingImports]
 else:
@@ -27,16 +29,15 @@ BLOCK_BYTES_MAX: Final = 1024 * 1024  # of bodies; one larger body makes a block
 SHARED_BYTES_MIN: Final = 16 * 1024  # of a string or attachment that is kept by its hash
 DICTIONARY_BYTES_MAX: Final = 16 * 1024  # names and punctuation of bodies fill no more
 DICTIONARY_SAMPLES_MIN: Final = 64  # bodies; fewer teach nothing
-_LEVEL: Final = 9
-_SHARED_LEVEL: Final = 6  # of long strings, where level 9 takes twice the time for a hundredth
+_LEVEL: Final = 11
+_SHARED_LEVEL: Final = 6  # of long strings, where a higher one takes twice the time for a hundredth
 _SHARED_NAME_BODIES: Final = 8  # bodies in which a name must stand to go into a dictionary
 _STRING: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"')  # of valid JSON, its quotes included
 _NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-_LONG: Final = re.compile(rb'"((?:[^"\\]|\\.){%d,}+)"' % SHARED_BYTES_MIN)
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A body in a block: what stands between its long strings, and the SHA-256 of each of those; and its salt."""
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A body in a block: what stands between its long strings, and the SHA-256 of each of those; and its salt of 32 bytes."""
 
     position: int
     salt: bytes
@@ -53,8 +54,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return b"".join(parts)
 
 
+_Packed = tuple[int, tuple[bytes, ...], tuple[bytes, ...]]  # an entry without its salt
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode = msgspec.msgpack.Decoder(list[_Packed]).decode
 
 
 class Compressed(msgspec.Struct, frozen=True):
@@ -73,7 +75,9 @@ def make_entry(position: int, salt: bytes, body: bytes) -> tuple[Entry, dict[byt
     digests: list[bytes] = []
     shared: dict[bytes, bytes] = {}
     at = 0
-    for match in _LONG.finditer(body):
+    for match in _STRING.finditer(body):  # each, since what stands between two strings may be long too
+        if match.end(1) - match.start(1) < SHARED_BYTES_MIN:
+            continue
         pieces.append(body[at : match.start(1)])
         digest = sha256(match[1]).digest()
         shared[digest] = match[1]
@@ -94,16 +98,27 @@ class Codec:
 
     def pack(self, entries: Sequence[Entry]) -> Compressed:
         """Make a block of entries, which stand in the order of their positions."""
-        plain = _encode(entries)
-        content = self._packing.compress(plain, mode=zstd.ZstdCompressor.FLUSH_FRAME)
+        plain = _encode([(entry.position, entry.pieces, entry.digests) for entry in entries])
+        frame = self._packing.compress(plain, mode=zstd.ZstdCompressor.FLUSH_FRAME)
+        # Behind the frame: random bytes in it cost more than their length, of the bodies' own (a twentieth, measured).
+        content = frame + b"".join([entry.salt for entry in entries])
         return Compressed(content, sha256(content).digest(), len(plain))
 
     def unpack(self, content: bytes, plain: int) -> list[Entry]:
         """Read a block. plain: bytes that it gives back. ValueError where it is damaged."""
         try:
-            return _decode(_decompress(content, plain, self._given))
+            found, salts = _decompress(content, plain, self._given)
+            packed = _decode(found)
+            if len(salts) != SALT_BYTES * len(packed):
+                raise EOFError(f"it has {len(packed)} bodies, and {len(salts)} bytes of salts")
+            if any(len(pieces) != len(digests) + 1 for _, pieces, digests in packed):
+                raise EOFError("pieces and long strings of a body do not alternate")
         except (zstd.ZstdError, msgspec.MsgspecError, EOFError) as error:
             raise ValueError(f"a block does not decode ({error})") from error
+        return [
+            Entry(position, salts[SALT_BYTES * place : SALT_BYTES * (place + 1)], pieces, digests)
+            for place, (position, pieces, digests) in enumerate(packed)
+        ]
 
 
 def pack_shared(plain: bytes) -> Compressed:
@@ -115,17 +130,23 @@ def pack_shared(plain: bytes) -> Compressed:
 def unpack_shared(content: bytes, plain: int) -> bytes:
     """Read a long string or an attachment. ValueError where it is damaged."""
     try:
-        return _decompress(content, plain, None)
+        found, rest = _decompress(content, plain, None)
+        if rest:
+            raise EOFError(f"{len(rest)} bytes stand behind it")
     except (zstd.ZstdError, EOFError) as error:
         raise ValueError(f"what is kept once does not decode ({error})") from error
+    return found
 
 
-def _decompress(content: bytes, plain: int, given: zstd.ZstdDict | None) -> bytes:
+def _decompress(content: bytes, plain: int, given: zstd.ZstdDict | None) -> tuple[bytes, bytes]:
+    """Give what a frame of `plain` bytes holds, and what stands behind it."""
+    if plain < 0:
+        raise EOFError(f"{plain} bytes cannot have been packed")
     reader = zstd.ZstdDecompressor(zstd_dict=given)
     found = reader.decompress(content, max_length=plain + 1)
     if len(found) != plain or not reader.eof:
         raise EOFError(f"{plain} bytes were packed, and other than that came back")
-    return found
+    return found, reader.unused_data
 
 
 # --- dictionaries --------------------------------------------------------------------------------
@@ -146,6 +167,11 @@ def mask(body: bytes, names: Mapping[bytes, int] | None = None) -> bytes:
 
 
 _DIGIT: Final = re.compile(rb"[0-9]")
+
+
+def dictionary_digest(content: bytes) -> bytes:
+    """Give what a dictionary is known by: the first 16 bytes of its SHA-256."""
+    return sha256(content).digest()[:16]
 
 
 def train(bodies: Iterable[bytes]) -> bytes | None:

@@ -39,6 +39,11 @@ METADATA_BYTES_MAX = 64 * 1024
 REASON_CHARACTERS_MAX = 4096
 CHECKPOINT_NAME_CHARACTERS_MAX = 128
 
+# --- retention -----------------------------------------------------------------------------------
+POLICIES_MAX = 200  # each erasure asks all that hold
+POLICY_REASON_CHARACTERS_MAX = 1_024  # it is part of the reason of each erasure
+RETENTION_LISTED_MAX = 100  # sessions that a plan names; the others are counted
+
 # --- reading -------------------------------------------------------------------------------------
 PAGE_EVENTS_MAX = 1_000  # law 13
 PAGE_BYTES_MAX = 8 * 1024 * 1024  # law 13; a single larger event still makes a page

@@ -61,6 +61,8 @@ WHERE held - own <= %(bytes)s
 ORDER BY position {order}
 """
 _GONE, _BODY = 8, 11  # of a row's columns
+# Types that are looked for from far away: the constant that the index of each is declared with.
+_OWN_INDEX: Final = {"checkpoint": "e.type = 'checkpoint'", "summary": "e.type = 'summary'"}
 _NO_ROOM: Final = -1  # in the place of what became of a body: it is too large to be read here
 
 
@@ -217,7 +219,7 @@ def _is_indexed(terms: Sequence[Term]) -> bool:
         value = term.values[0]
         if term.key == "key" and (isinstance(value, Exact) or (isinstance(value, Glob) and value.prefix)):
             return True
-        if term.key == "caused_by" or (term.key == "type" and value == Exact("checkpoint")):
+        if term.key == "caused_by" or (term.key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX):
             return True
     return False
 
@@ -244,8 +246,8 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
         parameters[name] = prefix
         parameters[f"{name}_end"] = prefix + b"\xff" * 33
         return f"(e.cause >= %({name})s AND e.cause < %({name}_end)s)"
-    if key == "type" and value == Exact("checkpoint"):
-        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    if key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+        return _OWN_INDEX[value.text]
     column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]
     if isinstance(value, Glob):
         parameters[name] = _like(value.pattern)

@@ -208,7 +208,8 @@ class Connections:
                 yield connection
             sound = True
         except EverlogError as error:
-            sound = not isinstance(error.__cause__, apsw.Error)
+            # Who keeps the error of a damaged row keeps the frames that read it, and in them a statement that is not at its end.
+            sound = not isinstance(error, CorruptionError) and not isinstance(error.__cause__, apsw.Error)
             raise
         except AwayError:
             sound = True

@@ -32,7 +32,11 @@ INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sortin
 REVERSE_SCAN_EVENTS = (
     1_000  # positions that a filtered page looks at from the end: few, as the last match is often near
 )
-
+# Types that are looked for from far away: the index of each, and the constant that it is declared with.
+_OWN_INDEX = {
+    "checkpoint": ("event_checkpoint", "e.type = 'checkpoint'"),
+    "summary": ("event_summary", "e.type = 'summary'"),
+}
 _COLUMNS = (
     "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
 )
@@ -215,8 +219,8 @@ def _index_of(terms: Sequence[Term]) -> str | None:
             return "event_key"
         if term.key == "caused_by":
             return "event_cause"
-        if term.key == "type" and value == Exact("checkpoint"):
-            return "event_checkpoint"
+        if term.key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+            return _OWN_INDEX[value.text][0]
     return None
 
 
@@ -242,8 +246,8 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
         parameters[name] = prefix
         parameters[f"{name}_end"] = prefix + b"\xff" * 33
         return f"(e.cause >= :{name} AND e.cause < :{name}_end)"
-    if key == "type" and value == Exact("checkpoint"):
-        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    if key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+        return _OWN_INDEX[value.text][1]
     if isinstance(value, Glob):
         parameters[name] = value.pattern.replace("[", "[[]").replace("?", "[?]")
         column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]

@@ -112,7 +112,7 @@ class SqliteStorage(SqliteCold):
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self._connections.check_process()
-        return self._committer.submit(request, self._blocks.resolving(request, self.submit, resolve))
+        return self._committer.submit(request, self._blocks.resolving(request, self._committer.submit, resolve))
 
     def _commit_group(self, requests: Sequence[Request]) -> list[Outcome]:
         with self._connections.writing:

@@ -307,7 +307,7 @@ class SqliteTransaction:
             at: dict[str, Any] = {"branch": lineage.owner(position).branch, "position": position}
             leaf, _, _, gone, commitments = fetch_row(self._connection, "read_leaf", at)
             if gone is None:
-                at["commitments"] = commitments or cold.commitment(at["branch"], position)
+                at["commitments"] = cold.commitments(at["branch"], position, commitments)
                 erasing.append((leaf, at))
         self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
         owned: dict[int, list[int]] = {}
