@@ -809,3 +809,55 @@ ORDER BY 1;
 
 -- read_packed_growth: what blocks give back, by the day of the last event in them; walks the table, on purpose
 SELECT newest / 86400000000, sum(plain)::bigint FROM {schema}.block WHERE branch IS NOT NULL GROUP BY 1;
+
+-- read_search_places: how far the index for searching came in each bucket, for who asks (primary key)
+SELECT bucket, feed FROM {schema}.search_place WHERE tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- make_search_place: that the index has nothing of a bucket yet (primary key)
+INSERT INTO {schema}.search_place (bucket, feed) VALUES (%(bucket)s, 0) ON CONFLICT (bucket, tenant) DO NOTHING;
+
+-- lock_search_place: keep others from filling the index of a bucket (primary key)
+SELECT feed
+FROM {schema}.search_place
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '')
+FOR UPDATE;
+
+-- share_bucket: keep others from destroying anything in a bucket until the end of the transaction, and nobody from appending
+SELECT erasures FROM {schema}.bucket WHERE bucket = %(bucket)s FOR KEY SHARE;
+
+-- insert_search: events, with the hashes of what they say (event_feed)
+INSERT INTO {schema}.search_entry (bucket, feed, branch, position, type, actor, outcome, recorded, trigrams, tenant)
+SELECT e.bucket, e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, r.trigrams::smallint[], e.tenant
+FROM unnest(%(feeds)s::bigint[], %(trigrams)s::text[]) AS r (feed, trigrams)
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.feed = r.feed
+WHERE e.type IS NOT NULL AND e.recorded IS NOT NULL
+ON CONFLICT (bucket, feed) DO NOTHING;
+
+-- set_search_place: how far the index came in a bucket (primary key)
+UPDATE {schema}.search_place
+SET feed = %(feed)s
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- read_chosen: events of one bucket by number, the last first, as many as fit into a page, with what each is read through (event_feed)
+SELECT feed, branch, branch_id, writer, name, position, type, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body
+FROM (
+  SELECT e.feed, e.branch, b.id AS branch_id, b.writer, s.name, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred,
+    e.cause, e.key, e.gone, e.attached, e.leaf, e.body, coalesce(octet_length(e.body), 0) AS own,
+    sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.feed DESC) AS held
+  FROM {schema}.event AS e
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = e.branch
+  JOIN {schema}.session AS s ON s.bucket = %(bucket)s AND s.session = b.session
+  WHERE e.bucket = %(bucket)s AND e.feed = ANY(%(feeds)s::bigint[])
+) AS chosen
+WHERE held <= %(bytes)s OR held = own
+ORDER BY feed DESC;
+
+-- erase_words: what events said that are erased (search_entry_branch)
+UPDATE {schema}.search_entry AS k
+SET trigrams = '{{}}'
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
+
+-- sweep_words: a range of a deleted session's own events (search_entry_branch)
+DELETE FROM {schema}.search_entry
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;

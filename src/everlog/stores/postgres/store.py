@@ -30,7 +30,10 @@ from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
 from everlog.errors import EverlogError, NotFoundError
 from everlog.storage import (
     Adopt,
+    Bound,
     BranchRow,
+    Candidates,
+    CatchingUp,
     Create,
     DropSnapshots,
     FeedPage,
@@ -43,6 +46,7 @@ from everlog.storage import (
     Resolve,
     SessionFilter,
     SessionRow,
+    Wanted,
     Withdraw,
 )
 from everlog.stores.blocks import Bodies
@@ -55,6 +59,7 @@ from everlog.stores.postgres.cold import SWEEP, PostgresBlocks, PostgresCold, fi
 from everlog.stores.postgres.connections import Connections, translate
 from everlog.stores.postgres.groups import Groups
 from everlog.stores.postgres.notify import Notifier
+from everlog.stores.postgres.searching import Searching
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.transaction import Settings
 from everlog.stores.rows import Row, branch_row, session_row, snapshot_row
@@ -102,6 +107,7 @@ class PostgresStorage(PostgresCold):
         self._ahead: dict[int, _Ahead] = {}  # of the feed, by bucket
         self._seen: object = None
         self._news = News(self._look, POLL_SECONDS)
+        self._searching = Searching(connections, self._blocks, settings, self._event_of_branch)
         self.notifier: Notifier | None = None
 
     def notify_by(self, conninfo: str) -> None:
@@ -163,7 +169,7 @@ class PostgresStorage(PostgresCold):
         swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
         asked: list[tuple[str, Any]] = [("begin", None), *self._settings]
         asked += [("lock_bucket", bounds), *((name, bounds) for name in SWEEP)]
-        asked += [("sweep_events", bounds), ("sweep_attachments", bounds)]
+        asked += [("sweep_events", bounds), ("sweep_attachments", bounds), ("sweep_words", bounds)]
         asked += [("set_swept", swept), ("commit", None)]
         try:
             with self.connections.writer() as connection:
@@ -392,6 +398,11 @@ class PostgresStorage(PostgresCold):
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         return tuple(FeedPlace(*row) for row in self.connections.fetch_all("read_feed_ends"))
+
+    def candidates(
+        self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
+    ) -> Candidates:
+        return self._searching.candidates(wanted, below, limit, progress)
 
     def news(self) -> int:
         return self._news.count

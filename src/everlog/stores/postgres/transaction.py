@@ -363,6 +363,7 @@ class PostgresTransaction:
         destroying = [cold.erasing(owner, positions) for owner, positions in owned.items()]
         self._write("erase_events", places)
         self._write("erase_attachments", places)
+        self._write("erase_words", places)
         for owner, own in owned.items():
             self._write("erase_snapshots", {"branch": owner, "position": own[0]})  # which are those of all behind it
         for destroy in destroying:

@@ -49,6 +49,7 @@ def examine(path: Path) -> Iterator[Check]:
     yield _permissions(path)
     yield _lock(path)
     yield _log(path)
+    yield _index(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as error:
@@ -104,7 +105,8 @@ def _disk(path: Path) -> Check:
 
 def _permissions(path: Path) -> Check:
     open_to_others: list[str] = []
-    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-lock")):
+    beside = ("", "-wal", "-shm", "-lock", *(f"-search{ending}" for ending in ("", "-wal", "-shm", "-lock")))
+    for each in (Path(f"{path}{ending}") for ending in beside):
         with suppress(FileNotFoundError):
             if each.stat().st_mode & 0o077:
                 open_to_others.append(each.name)
@@ -145,6 +147,15 @@ def _lock(path: Path) -> Check:
         f"process {', '.join(holders)} is writing just now",
         f"if it stays so, see what it does: ps -fp {holders[0]}",
     )
+
+
+def _index(path: Path) -> Check:
+    side = Path(f"{path}-search")
+    try:
+        found = f"{side.name}, {_bytes(side.stat().st_size)}: may be removed, and is made anew by who searches next"
+    except FileNotFoundError:
+        found = "none yet: who searches first makes it"
+    return Check("search", "good", found)
 
 
 def _log(path: Path) -> Check:

@@ -52,6 +52,9 @@ FROM branch
 WHERE session = :session
 ORDER BY number;
 
+-- list_owned: the branches of sessions, by their keys (branch_number)
+SELECT b.branch FROM json_each(:sessions) AS j CROSS JOIN branch AS b ON b.session = j.value;
+
 -- read_chain: a branch and its bases, the branch first (primary key)
 WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
   SELECT branch, id, writer, base, base_size, 0 FROM branch WHERE branch = :branch
@@ -96,6 +99,12 @@ FROM event AS e
 WHERE e.feed > :after
 ORDER BY e.feed
 LIMIT :limit;
+
+-- read_feed_rows: single events by feed number, in the order given (primary key)
+SELECT e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone,
+  e.attached, e.leaf, e.body
+FROM json_each(:feeds) AS j
+CROSS JOIN event AS e ON e.feed = j.value;
 
 -- read_feed_branch: what an event of the feed is read through (primary keys)
 SELECT b.id, b.writer, s.name
@@ -547,6 +556,9 @@ WHERE block = :block;
 
 -- delete_block: a block of which nothing is left (primary key)
 DELETE FROM block WHERE block = :block;
+
+-- read_removed: own events of a branch in a range, with what an index was made of (event_position)
+SELECT feed, position, gone, body FROM event WHERE branch = :branch AND position >= :start AND position < :stop;
 
 -- read_gone: own events of a branch in a range whose bodies were destroyed (event_position)
 SELECT position FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND gone IS NOT NULL;
