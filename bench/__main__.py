@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.contexts import contexts
 from bench.postgres import postgres
+from bench.search import search
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.storage import storage
@@ -28,6 +29,7 @@ ALL = WORK | {
     "conversation": conversation,
     "steps": steps,
     "contexts": contexts,
+    "search": search,
     "storage": storage,
     "postgres": postgres,
 }

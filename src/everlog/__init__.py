@@ -9,6 +9,7 @@ from everlog.context.reader import Context, Seen, Summary
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.ranking import Snippet
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
@@ -20,6 +21,7 @@ from everlog.preferences import Preferences
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer, reducer
 from everlog.runs import Run
+from everlog.search import Hit, SearchPage
 from everlog.session import Branch, Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
@@ -58,6 +60,7 @@ __all__ = [
     "EverlogError",
     "Feed",
     "Head",
+    "Hit",
     "Lease",
     "LeaseInfo",
     "Manifest",
@@ -69,11 +72,13 @@ __all__ = [
     "Reason",
     "Reducer",
     "Run",
+    "SearchPage",
     "Seen",
     "Session",
     "SessionInfo",
     "SnapshotInfo",
     "SnapshotPolicy",
+    "Snippet",
     "State",
     "StateHash",
     "Store",

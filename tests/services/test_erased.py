@@ -71,6 +71,7 @@ class Filled:
         assert session.summarize(leaf_tokens=100)
         assert self.store.keeper.wait(20), "nothing more happens in the background"
         assert self.store.snapshots("s")
+        assert len(self.store.search(self.texts[3]).hits) > 1, "the event, and summaries of it; now there is an index"
         self.session, self.going = session, range(session.events("type:summary", limit=1).__next__().position)
         self.salts = list(self._salts())
 
@@ -177,6 +178,7 @@ def test_what_was_erased_stands_nowhere_in_the_store(kind, filled):
     assert filled.found(everywhere(kind, filled.folder)) == 0
     assert filled.found(filled.packed()) == 0
     assert filled.found(certificate.encode()) == 0
+    assert filled.store.search(filled.texts[3]).hits == []
     report = filled.store.verify()
     assert report.ok, report.faults
     assert report.erased == len(filled.going) + plan.summary_count

@@ -17,8 +17,17 @@ from everlog.testing.erasing import ErasingContract
 from everlog.testing.leasing import LeasingContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
+from everlog.testing.searching import SearchContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract, ErasingContract):
+class StoreContract(
+    AppendContract,
+    ReadContract,
+    SessionContract,
+    LeasingContract,
+    SearchContract,
+    RetentionContract,
+    ErasingContract,
+):
     """Every promise of a store, a test each. A subclass gives `open_store`."""
