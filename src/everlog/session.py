@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from uuid_utils import uuid7
 
 from everlog.context.reader import ContextReader
 from everlog.core.canonical import hash_state
@@ -23,11 +22,11 @@ from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined
 from everlog.core.pointer import get_member, parse_pointer
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
-from everlog.core.prepare import Draw
 from everlog.core.standard import is_reserved
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
 from everlog.leases import LeaseInfo, lease_info
+from everlog.making import clean_reason, clean_words, new_session
 from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
@@ -45,7 +44,7 @@ from everlog.rebuild import Builder, SnapshotPolicy
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
-from everlog.storage import Append, Base, BranchRow, Create, Family, Rewind, SessionRow, Storage, Switch, Update
+from everlog.storage import Append, Base, BranchRow, Rewind, SessionRow, Storage, Switch, Update
 from everlog.summaries import SessionSummarizer
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
@@ -175,7 +174,7 @@ class Session(SessionSummarizer):
         base = base_at(self.storage, view, resolve_cut(self.storage, view, at))
         prepared = self._prepare([self._moved_event("session.forked", view, base, reason, actor)], own_verb=True)
         request = new_session(
-            self._settings.draw,
+            self._settings,
             id=id,
             title=title,
             labels=labels,
@@ -275,6 +274,7 @@ class Session(SessionSummarizer):
         The event's data says the head before it, and in `states` the hashes of states there: those of the reducers named,
         or of the document where it has one.
         """
+        self.refuse_secret(name, "name")
         check_checkpoint_name(name)
         wanted = self._expect(expected)
         for _ in tries():
@@ -442,6 +442,7 @@ class Session(SessionSummarizer):
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
             )
+        title, metadata = clean_words(self._settings.redactor, title, labels, metadata)
         data: dict[str, Any] = {}
         if title is not msgspec.UNSET:
             data["title"] = check_title(title)
@@ -476,7 +477,7 @@ class Session(SessionSummarizer):
         check_reason(reason)
         view = self.view()
         positions = [resolve_event(self.storage, view, place) for place in places]
-        return erase_events(self.storage, self._row, view, positions, reason)
+        return erase_events(self.storage, self._row, view, positions, clean_reason(self._settings.redactor, reason))
 
     # --- live ---
     def follow(
@@ -543,42 +544,6 @@ def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: s
     if found.branch.base is None:
         session._view_of(found.branch, name)  # of one that shares nothing it is known what it consists of
     return session
-
-
-def new_session(
-    draw: Draw,
-    *,
-    id: str | None,
-    title: str | None,
-    labels: Mapping[str, str] | None,
-    metadata: Mapping[str, Any] | None,
-    family: Family,
-    base: Base | None,
-    forked_from: str | None,
-    batch: Batch,
-    parent: bytes | None = None,
-) -> Create:
-    """Check what a new session is called, and give the request that makes it."""
-    made = uuid7()
-    session_id = made.hex
-    name = str(made) if id is None else id
-    check_session_id(name)
-    branch_id = draw(16).hex()
-    return Create(
-        session_id,
-        name,
-        check_title(title),
-        check_labels(labels or {}),
-        encode_metadata(metadata),
-        parent,
-        draw(32),
-        family,
-        branch_id,
-        branch_id,
-        base,
-        forked_from,
-        batch,
-    )
 
 
 def session_info(row: SessionRow, branch: BranchRow, lease: LeaseInfo | None) -> SessionInfo:

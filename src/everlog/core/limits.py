@@ -44,6 +44,11 @@ POLICIES_MAX = 200  # each erasure asks all that hold
 POLICY_REASON_CHARACTERS_MAX = 1_024  # it is part of the reason of each erasure
 RETENTION_LISTED_MAX = 100  # sessions that a plan names; the others are counted
 
+# --- redaction -----------------------------------------------------------------------------------
+RULES_MAX = 200  # of one's own, for secrets: all stand in one automaton
+RULE_CHARACTERS_MAX = 2_048  # of a pattern
+RULES_BYTES_MAX = 256 * 1024  # of a file of rules
+
 # --- reading -------------------------------------------------------------------------------------
 PAGE_EVENTS_MAX = 1_000  # law 13
 PAGE_BYTES_MAX = 8 * 1024 * 1024  # law 13; a single larger event still makes a page
