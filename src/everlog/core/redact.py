@@ -1,6 +1,6 @@
 """Redaction: secrets are taken out of an event before it is encoded, hashed and written.
 
-1. What is scanned: every string in data, rationale and metadata, and names of members; attachments that are UTF-8 text. What names a
+1. What is scanned: every string in data, rationale and metadata, and names of members; attachments that are text, which is: without a NUL. What names a
    thing (key, actor, type, names of attachments, labels, ids) is refused where it holds a secret, since a mark would name another thing.
 2. A secret becomes `[redacted:RULE:xxxxxxxx]`, the last part being of its HMAC under a key of the store: equal secrets have equal
    marks, and without the store nobody can try out guesses. A mark is never redacted again.
@@ -200,12 +200,12 @@ class Redactor:
         )
 
     def _attached(self, attachments: Any) -> dict[str, bytes]:
-        """Give the attachments that a rule may apply to and that are text."""
+        """Give the attachments that are text, in whatever ASCII-like encoding, and that a rule may apply to."""
         texts: dict[str, bytes] = {}
         for name, content in attachments.items() if isinstance(attachments, Mapping) else ():
             if isinstance(name, str) and isinstance(content, (bytes, bytearray, memoryview)):
                 copied = bytes(content)
-                if self.rules.may_apply(copied) and _is_text(copied):
+                if b"\x00" not in copied and self.rules.may_apply(copied):
                     texts[name] = copied
         return texts
 
@@ -222,14 +222,17 @@ class Redactor:
     def marked(self, value: Any) -> Any:
         """Give a value with marks for its secrets, also where events that hold some are refused: for what is said, and compared."""
         scan = self._scan(value)
-        return value if scan is None else scan.value(value, "")
+        if scan is None:
+            return value
+        return scan.content(value, "") if isinstance(value, bytes) else scan.value(value, "")
 
     def findings(self, value: Any, what: str) -> list[Finding]:
         """Give where a value holds secrets."""
         scan = self._scan(value)
-        if scan is not None:
-            scan.value(value, what)
-        return [] if scan is None else scan.found
+        if scan is None:
+            return []
+        _ = scan.content(value, what) if isinstance(value, bytes) else scan.value(value, what)
+        return scan.found
 
     def refuse(self, name: object, what: str, among: Sequence[int] | None = None) -> None:
         """Refuse what names a thing, and holds a secret. Raises SecretError in either mode."""
@@ -260,7 +263,7 @@ class Redactor:
     def _scan(self, value: Any) -> _Scan | None:
         texts: list[str] = []
         _collect(value, texts, 0)
-        among = self.rules.may_apply(_encoded("\x00".join(texts)))
+        among = self.rules.may_apply(value if isinstance(value, bytes) else _encoded("\x00".join(texts)))
         return _Scan(self, among) if among else None
 
     def _refuse_found(self, found: Sequence[Finding]) -> None:
@@ -396,14 +399,6 @@ def _named(attachments: Any) -> Sequence[str]:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # a lone surrogate is refused later, as what it is
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _characters(text: bytes, start: int, stop: int) -> tuple[int, int]:
