@@ -44,14 +44,8 @@ def redacting(storage: Storage, settings: Settings, mode: Mode) -> Settings:
     """Give settings under which a store redacts or refuses secrets, or does neither."""
     if check_mode(mode) == "off":
         return msgspec.structs.replace(settings, redactor=None)
-    known: list[bytes] = []
-
-    def key() -> bytes:
-        if not known:
-            known.append(marks_key(storage, settings))
-        return known[0]
-
-    return msgspec.structs.replace(settings, redactor=Redactor(compile_rules(settings.rules), mode, key))
+    redactor = Redactor(compile_rules(settings.rules), mode, lambda: marks_key(storage, settings))
+    return msgspec.structs.replace(settings, redactor=redactor)
 
 
 def marks_key(storage: Storage, settings: Settings) -> bytes:
@@ -87,7 +81,9 @@ def read_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
     file = Path(path)
     try:
         if file.stat().st_size > RULES_BYTES_MAX:
-            raise LimitError(f"{file} is larger than rules may be ({RULES_BYTES_MAX} bytes); no rule is in force; split it")
+            raise LimitError(
+                f"{file} is larger than rules may be ({RULES_BYTES_MAX} bytes); no rule is in force; split it"
+            )
         raw = file.read_bytes()
     except OSError as error:
         raise NotFoundError(f"rules {file} cannot be read ({error.strerror}); no rule is in force") from None
@@ -99,5 +95,6 @@ def read_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
             f"{file} holds no rules: {error}; no rule is in force; write [[rule]] with id and pattern, and entropy or named where wanted"
         ) from None
     return tuple(
-        Rule(each.id, each.pattern, None if each.entropy is None else drawn(each.entropy), each.named) for each in found.rule
+        Rule(each.id, each.pattern, None if each.entropy is None else drawn(each.entropy), each.named)
+        for each in found.rule
     )

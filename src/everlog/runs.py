@@ -489,7 +489,9 @@ class Run:
         return self._request([NewEvent("step.started", data, key=name.key(self.name, f"{attempt}:started"))])
 
     def _failed(self, scope: Scope, name: StepName, attempt: int, error: Exception, delay: float | None) -> Append:
-        said: dict[str, Any] = {"error": {"type": type(error).__name__, "message": self.session.marked(_message_of(error))}}
+        said: dict[str, Any] = {
+            "error": {"type": type(error).__name__, "message": self.session.marked(_message_of(error))}
+        }
         if delay is not None:
             said["retry_at"] = self.session.storage.now() + int(delay * MICROS)
         return self._ended(scope, name, attempt, said, "timeout" if isinstance(error, TimeoutError) else "error")

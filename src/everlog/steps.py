@@ -169,9 +169,7 @@ def check_patience(patience: object) -> None:
         check_number("patience", patience, 86_400 * 365)
 
 
-def recorded_input(
-    session: SessionWriter, arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None
-) -> Any:
+def recorded_input(session: SessionWriter, arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Any:
     """Give a step's arguments as they are recorded and compared, keywords last; None where there are none, or they are not JSON."""
     values = [*arguments, keywords] if keywords else list(arguments)
     if not values:

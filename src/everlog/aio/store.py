@@ -97,10 +97,10 @@ class AsyncStore:
         """See `Store.close`."""
         await self._engine.close(self.sync.close)
 
-    def redacting(self, mode: Mode) -> AsyncStore:
+    async def redacting(self, mode: Mode) -> AsyncStore:
         """See `Store.redacting`."""
         other = copy(self)
-        other.sync = self.sync.redacting(mode)
+        other.sync = await self._engine.run(lambda: _ready(self.sync.redacting(mode)))
         return other
 
     async def create(
@@ -305,9 +305,9 @@ async def open_async(
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()
-    sync = await loop.run_in_executor(
-        None,
-        lambda: open_store(
+
+    def opened() -> Store:
+        store = open_store(
             url,
             durability=durability,
             make=make,
@@ -316,9 +316,18 @@ async def open_async(
             snapshots=snapshots,
             redact=redact,
             redact_rules=redact_rules,
-        ),
-    )
+        )
+        return store if read_only else _ready(store)
+
+    sync = await loop.run_in_executor(None, opened)
     return AsyncStore(sync)
+
+
+def _ready(store: Store) -> Store:
+    """Give a store that has what it redacts with: events are encoded on the loop, where nothing is read or written."""
+    if store.settings.redactor is not None:
+        store.settings.redactor.get_ready()
+    return store
 
 
 def _plain(session: AsyncSession | Session | str | None) -> Session | str | None:

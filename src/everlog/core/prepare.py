@@ -66,7 +66,9 @@ def prepare_batch(
     for index, new in enumerate(events):
         try:
             salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
-            clean = new if redactor is None else redactor.event(new)  # before any check, whose error may show what it refuses
+            clean = (
+                new if redactor is None else redactor.event(new)
+            )  # before any check, whose error may show what it refuses
             event = prepare_event(
                 clean, salt, draw=draw, read_cause=read_cause, body_bytes_max=body_bytes_max, own_verb=own_verb
             )

@@ -31,11 +31,14 @@ MODES: Final = ("redact", "reject", "off")
 MEMBER: Final = "redacted"  # of metadata: which rules fired, how often each
 
 _MARK: Final = re.compile(r"\[redacted:[a-z][a-z0-9-]{0,63}:[0-9a-f]{8}\]")
+_MARK_BYTES: Final = re.compile(_MARK.pattern.encode())
 _RULE_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # A pattern with an anchor, but for the one that ends a token, says something else of many strings put together.
 _CLASSES: Final = re.compile(r"\[(?:\\.|[^\]\\])*\]|\|\$\)")
 _ANCHORS: Final = re.compile(r"[\^$]|\\[Az]")
-_SET_BYTES: Final = 64 << 20  # of memory for the automaton of all rules; past it RE2 would find nothing, and say so only in its log
+_SET_BYTES: Final = (
+    64 << 20
+)  # of memory for the automaton of all rules; past it RE2 would find nothing, and say so only in its log
 _NAME_BYTES_MAX: Final = 256  # of a member's name that is looked at together with its value
 
 
@@ -52,7 +55,7 @@ class Rules:
     """Rules, compiled. Safe to use from any thread."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        import re2  # 8 ms, which only those pay who redact
+        import re2  # pyright: ignore[reportMissingTypeStubs]  # 8 ms, which only those pay who redact
 
         options = re2.Options()
         options.log_errors = False
@@ -84,11 +87,12 @@ class Rules:
     def spans(self, text: bytes, among: Sequence[int], name: bytes = b"") -> list[tuple[int, int, Rule]]:
         """Give where secrets stand in a string, in order, none over another. name: of the member that the string is."""
         found: list[tuple[int, int, Rule]] = []
+        taken = [mark.span() for mark in _MARK_BYTES.finditer(text)] if b"[redacted:" in text else []
         for index in among:
             rule = self.rules[index]
-            for start, stop in self._matches(rule, self._patterns[index], text, name):
-                if all(stop <= before or start >= after for before, after, _ in found):
-                    found.append((start, stop, rule))
+            new = list(_between(taken, self._matches(rule, self._patterns[index], text, name)))
+            found += [(start, stop, rule) for start, stop in new]
+            taken = sorted(taken + new)
         return sorted(found, key=lambda span: span[0])
 
     def _matches(self, rule: Rule, pattern: Any, text: bytes, name: bytes) -> Iterator[tuple[int, int]]:
@@ -99,8 +103,18 @@ class Rules:
             if start < 0 or start == stop:
                 continue
             secret = text[start:stop]
-            if b"[redacted:" not in secret and (rule.check is None or rule.check(secret.decode("utf-8", "replace"))):
+            if rule.check is None or rule.check(secret.decode("utf-8", "replace")):
                 yield start, stop
+
+
+def _between(taken: Sequence[tuple[int, int]], spans: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Give the spans that lie over none that is taken; both in order."""
+    place = 0
+    for start, stop in spans:
+        while place < len(taken) and taken[place][1] <= start:
+            place += 1
+        if place == len(taken) or stop <= taken[place][0]:
+            yield start, stop
 
 
 def _compiled(re2: Any, rule: Rule, options: Any) -> Any:
@@ -158,7 +172,14 @@ class Redactor:
     def __init__(self, rules: Rules, mode: Mode, key: Callable[[], bytes]) -> None:
         self.rules = rules
         self.mode = mode
-        self._key = key
+        self._give_key = key
+        self._key: bytes | None = None
+
+    def get_ready(self) -> bytes:
+        """Fetch the key, so that no mark will read or write the store. Give it."""
+        if self._key is None:
+            self._key = self._give_key()
+        return self._key
 
     # --- events ---
     def event(self, new: NewEvent) -> NewEvent:
@@ -242,7 +263,10 @@ class Redactor:
         hits = self.rules.may_apply(text) if among is None else among
         found = [span for span in self.rules.spans(text, hits) if not span[2].named] if hits else []
         if found:
-            findings = [Finding(rule.id, what, *_characters(text, start, stop)) for start, stop, rule in found]
+            findings = [
+                Finding(rule.id, what, at := _characters(text[:start]), at + _characters(text[start:stop]))
+                for start, stop, rule in found
+            ]
             raise SecretError(
                 f"{what} holds what rule {found[0][2].id!r} takes for a secret (characters {findings[0].start} to {findings[0].stop}); "
                 "nothing was written; it names something, so it is not redacted: choose another",
@@ -258,7 +282,7 @@ class Redactor:
         return f"[redacted:{rule}:{self._hmac(secret)[:8]}]".encode()
 
     def _hmac(self, content: bytes) -> str:
-        return hmac.digest(self._key(), b"everlog/1/mark\x00" + content, "sha256").hex()
+        return hmac.digest(self.get_ready(), b"everlog/1/mark\x00" + content, "sha256").hex()
 
     def _scan(self, value: Any) -> _Scan | None:
         texts: list[str] = []
@@ -317,11 +341,12 @@ class _Scan:
         if not spans:
             return text
         pieces: list[bytes] = []
-        end = 0
+        end = at = 0  # in bytes, and in characters
         for start, stop, rule in spans:
-            self.found.append(Finding(rule.id, path, *_characters(text, start, stop)))
-            pieces += [text[end:start], self._redactor.mark(rule.id, text[start:stop])]
-            end = stop
+            first = at + _characters(text[end:start])
+            at, before, end = first + _characters(text[start:stop]), text[end:start], stop
+            self.found.append(Finding(rule.id, path, first, at))
+            pieces += [before, self._redactor.mark(rule.id, text[start:stop])]
         return b"".join([*pieces, text[end:]])
 
 
@@ -401,6 +426,5 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # a lone surrogate is refused later, as what it is
 
 
-def _characters(text: bytes, start: int, stop: int) -> tuple[int, int]:
-    before = len(text[:start].decode("utf-8", "replace"))
-    return before, before + len(text[start:stop].decode("utf-8", "replace"))
+def _characters(text: bytes) -> int:
+    return len(text.decode("utf-8", "replace"))
