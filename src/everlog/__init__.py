@@ -9,6 +9,7 @@ from everlog.context.reader import Context, Seen, Summary
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.secret_rules import SecretRule
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
@@ -69,6 +70,7 @@ __all__ = [
     "Reason",
     "Reducer",
     "Run",
+    "SecretRule",
     "Seen",
     "Session",
     "SessionInfo",

@@ -14,7 +14,7 @@ import msgspec
 from everlog.core import limits
 from everlog.core.prepare import Draw
 from everlog.core.redact import Mode, check_mode, compile_rules
-from everlog.core.secret_rules import Rule
+from everlog.core.secret_rules import SecretRule
 from everlog.errors import LimitError, NotFoundError, UnsupportedStoreError
 from everlog.rebuild import SnapshotPolicy
 from everlog.redaction import read_rules, redacting
@@ -39,7 +39,7 @@ def open_store(
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
     redact: Mode | None = None,
-    redact_rules: str | os.PathLike[str] | Sequence[Rule] | None = None,
+    redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
 ) -> Store:
     """Open a store, making it where there is none.
 
@@ -71,7 +71,7 @@ def open_store(
     return Store(storage, redacting(storage, settings, mode), url=shown_place(place))
 
 
-def _own_rules(rules: str | os.PathLike[str] | Sequence[Rule] | None) -> tuple[Rule, ...]:
+def _own_rules(rules: str | os.PathLike[str] | Sequence[SecretRule] | None) -> tuple[SecretRule, ...]:
     named = os.environ.get("EVERLOG_REDACT_RULES") or () if rules is None else rules
     return read_rules(named) if isinstance(named, (str, os.PathLike)) else tuple(named)
 

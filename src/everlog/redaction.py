@@ -15,9 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from everlog.core.decide import Batch
+from everlog.core.event import Event
 from everlog.core.limits import RULES_BYTES_MAX
-from everlog.core.redact import Mode, Redactor, check_mode, compile_rules
-from everlog.core.secret_rules import Rule, drawn
+from everlog.core.redact import Finding, Mode, Redactor, check_mode, compile_rules
+from everlog.core.secret_rules import SecretRule, drawn
 from everlog.errors import InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.making import new_session
 from everlog.storage import Family, Storage
@@ -73,7 +74,20 @@ def marks_key(storage: Storage, settings: Settings) -> bytes:
     return storage.session(MARKS).family.key_salt
 
 
-def read_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
+def find_secrets(redactor: Redactor, event: Event) -> list[Finding]:
+    """Give where a recorded event holds secrets, its attachments too; nothing where it is erased or withheld."""
+    if event.raw is None:
+        return []
+    found = redactor.findings(event.data, "data") + redactor.findings(event.rationale, "rationale")
+    found += redactor.findings(event.metadata, "metadata")
+    for attachment in event.attachments:
+        content = event.attachment(attachment.name)
+        if b"\x00" not in content:
+            found += redactor.findings(content, f"attachment {attachment.name!r}")
+    return found
+
+
+def read_rules(path: str | os.PathLike[str]) -> tuple[SecretRule, ...]:
     """Read one's own rules from a TOML or JSON file: a list `rule` of `{id, pattern, entropy?, named?}`.
 
     Raises NotFoundError, LimitError, InvalidQueryError.
@@ -95,6 +109,6 @@ def read_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
             f"{file} holds no rules: {error}; no rule is in force; write [[rule]] with id and pattern, and entropy or named where wanted"
         ) from None
     return tuple(
-        Rule(each.id, each.pattern, None if each.entropy is None else drawn(each.entropy), each.named)
+        SecretRule(each.id, each.pattern, None if each.entropy is None else drawn(each.entropy), each.named)
         for each in found.rule
     )

@@ -239,7 +239,7 @@ class Run:
         """Record what a step gave; give that as a replay will. What cannot be recorded fails the step."""
         try:
             check_value(value, what="the result")
-            encoded = encode_json(value := self.session.clean(value), what="the result")
+            encoded = encode_json(value := self.session._clean(value), what="the result")
             ended = self._ended(scope, name, attempt, {"result": value}, "ok")
         except (InvalidEventError, LimitError, SecretError) as error:
             refused = _is_refused(error)
@@ -391,7 +391,7 @@ class Run:
         if event is None or step.kind == "run":
             return
         recorded = event.data.get("input")
-        if not same(recorded, step.input) and not same(self.session.clean(recorded), step.input):
+        if not same(recorded, step.input) and not same(self.session._clean(recorded), step.input):
             raise divergence.other_input(self, name, event, step.input)
 
     def _check_wait(self, name: StepName, record: Record, *, sleeps: bool) -> None:
@@ -490,7 +490,7 @@ class Run:
 
     def _failed(self, scope: Scope, name: StepName, attempt: int, error: Exception, delay: float | None) -> Append:
         said: dict[str, Any] = {
-            "error": {"type": type(error).__name__, "message": self.session.marked(_message_of(error))}
+            "error": {"type": type(error).__name__, "message": self.session._marked(_message_of(error))}
         }
         if delay is not None:
             said["retry_at"] = self.session.storage.now() + int(delay * MICROS)

@@ -274,7 +274,7 @@ class Session(SessionSummarizer):
         The event's data says the head before it, and in `states` the hashes of states there: those of the reducers named,
         or of the document where it has one.
         """
-        self.refuse_secret(name, "name")
+        self._refuse_secret(name, "name")
         check_checkpoint_name(name)
         wanted = self._expect(expected)
         for _ in tries():

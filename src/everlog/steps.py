@@ -176,7 +176,7 @@ def recorded_input(session: SessionWriter, arguments: Sequence[Any], keywords: M
         return None
     try:
         check_value(values, what="the input")
-        value = decode_state(encoded := encode_json(session.clean(values), what="the input"))
+        value = decode_state(encoded := encode_json(session._clean(values), what="the input"))
     except (InvalidEventError, LimitError):
         return None
     if len(encoded) <= limits.STEP_INPUT_BYTES_MAX:

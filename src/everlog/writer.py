@@ -39,7 +39,7 @@ from everlog.core.merkle import root_of_peaks, split_digests
 from everlog.core.patch import same
 from everlog.core.prepare import Draw, prepare_batch, with_state
 from everlog.core.redact import Redactor
-from everlog.core.secret_rules import Rule
+from everlog.core.secret_rules import SecretRule
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -73,7 +73,7 @@ class Settings(msgspec.Struct, frozen=True):
     body_bytes_max: int = limits.BODY_BYTES_MAX
     snapshots: SnapshotPolicy = SnapshotPolicy()
     redactor: Redactor | None = None
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[SecretRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +272,17 @@ class SessionWriter(ContextReader):
             redactor=self._settings.redactor,
         )
 
-    def clean(self, value: Any) -> Any:
+    def _clean(self, value: Any) -> Any:
         """Give a value as it will be recorded: with marks for its secrets, where the store redacts."""
         redactor = self._settings.redactor
         return value if redactor is None or redactor.mode == "reject" else redactor.marked(value)
 
-    def marked(self, text: str) -> str:
-        """Give a text as `clean` does, also where what holds secrets is refused: for what an error said, which is to be recorded."""
+    def _marked(self, text: str) -> str:
+        """Give a text as `_clean` does, also where what holds secrets is refused: for what an error said, which is to be recorded."""
         redactor = self._settings.redactor
         return text if redactor is None else redactor.marked(text)
 
-    def refuse_secret(self, name: str, what: str) -> None:
+    def _refuse_secret(self, name: str, what: str) -> None:
         """Refuse a name that holds a secret, where the store looks for them: a mark would name another thing."""
         if self._settings.redactor is not None:
             self._settings.redactor.refuse(name, what)

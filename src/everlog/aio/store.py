@@ -18,7 +18,7 @@ from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
 from everlog.core.redact import Mode
-from everlog.core.secret_rules import Rule
+from everlog.core.secret_rules import SecretRule
 from everlog.follow import Feed
 from everlog.leases import LeaseInfo
 from everlog.open import Durability, open_store
@@ -301,7 +301,7 @@ async def open_async(
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
     redact: Mode | None = None,
-    redact_rules: str | os.PathLike[str] | Sequence[Rule] | None = None,
+    redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
-from everlog.cli import checking, contexts, moving, reading, retaining, states, storing, topics, waking, writing
+from everlog.cli import (
+    checking,
+    contexts,
+    moving,
+    reading,
+    retaining,
+    secrets,
+    states,
+    storing,
+    topics,
+    waking,
+    writing,
+)
 from everlog.cli.main import everlog
 
 __all__ = [
@@ -13,6 +25,7 @@ __all__ = [
     "moving",
     "reading",
     "retaining",
+    "secrets",
     "states",
     "storing",
     "topics",
@@ -25,7 +38,7 @@ _ORDER = (
     *("state", "diff", "why", "bisect", "checkpoints", "checkpoint", "merge", "prefs", "snapshots"),
     *("context", "summarize", "outline", "expand"),
     *("ps", "wake", "lease", "signal"),
-    *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase"),
+    *("new", "append", "fork", "rewind", "switch", "update", "delete", "erase", "secrets"),
     *("stats", "compact", "archive", "restore", "retain"),
     *("export", "copy", "verify", "init", "doctor", "help", "completion"),
 )

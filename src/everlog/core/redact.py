@@ -22,7 +22,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.event import NewEvent
-from everlog.core.secret_rules import RULES, Rule
+from everlog.core.secret_rules import RULES, SecretRule
 from everlog.core.values import pointer_token, too_deep
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, SecretError, UnsupportedStoreError
 
@@ -54,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 class Rules:
     """Rules, compiled. Safe to use from any thread."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[SecretRule]) -> None:
         import re2  # pyright: ignore[reportMissingTypeStubs]  # 8 ms, which only those pay who redact
 
         options = re2.Options()
@@ -84,9 +84,9 @@ class Rules:
             return []
         return sorted([self._together[place] for place in found] + self._apart)
 
-    def spans(self, text: bytes, among: Sequence[int], name: bytes = b"") -> list[tuple[int, int, Rule]]:
+    def spans(self, text: bytes, among: Sequence[int], name: bytes = b"") -> list[tuple[int, int, SecretRule]]:
         """Give where secrets stand in a string, in order, none over another. name: of the member that the string is."""
-        found: list[tuple[int, int, Rule]] = []
+        found: list[tuple[int, int, SecretRule]] = []
         taken = [mark.span() for mark in _MARK_BYTES.finditer(text)] if b"[redacted:" in text else []
         for index in among:
             rule = self.rules[index]
@@ -95,7 +95,7 @@ class Rules:
             taken = sorted(taken + new)
         return sorted(found, key=lambda span: span[0])
 
-    def _matches(self, rule: Rule, pattern: Any, text: bytes, name: bytes) -> Iterator[tuple[int, int]]:
+    def _matches(self, rule: SecretRule, pattern: Any, text: bytes, name: bytes) -> Iterator[tuple[int, int]]:
         before = len(name) + 1 if rule.named and name else 0
         for match in pattern.finditer(name + b"\x00" + text if before else text):
             group = next((each for each in range(1, pattern.groups + 1) if match.start(each) >= 0), 0)
@@ -117,7 +117,7 @@ def _between(taken: Sequence[tuple[int, int]], spans: Iterator[tuple[int, int]])
             yield start, stop
 
 
-def _compiled(re2: Any, rule: Rule, options: Any) -> Any:
+def _compiled(re2: Any, rule: SecretRule, options: Any) -> Any:
     if not isinstance(rule.id, str) or _RULE_ID.fullmatch(rule.id) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidQueryError(
             f"rule id {rule.id!r:.100} is not of the form [a-z][a-z0-9-]*, at most 64 characters; no rule is in force; rename it"
@@ -144,11 +144,11 @@ def _compiled(re2: Any, rule: Rule, options: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _compile(rules: tuple[Rule, ...]) -> Rules:
+def _compile(rules: tuple[SecretRule, ...]) -> Rules:
     return Rules(rules)
 
 
-def compile_rules(own: Sequence[Rule] = ()) -> Rules:
+def compile_rules(own: Sequence[SecretRule] = ()) -> Rules:
     """Give the standard rules, and one's own before them. Raises InvalidQueryError, LimitError."""
     if len(own) > limits.RULES_MAX:
         raise LimitError(f"{len(own)} rules where {limits.RULES_MAX} is the most; no rule is in force; join some")

@@ -52,7 +52,7 @@ _DSN_WORDS: Final = frozenset(
 )
 
 
-class Rule(msgspec.Struct, frozen=True):
+class SecretRule(msgspec.Struct, frozen=True):
     """What one kind of secret looks like.
 
     id: `[a-z][a-z0-9-]*`, at most 64 characters; it stands on the marks and in the log. pattern: RE2's; its first group is the secret,
@@ -170,63 +170,67 @@ _IS: Final = r"(?:[\\\"'`\])]{0,6}[ \t]{0,8}(?::=|=>|={1,2}|:|>)[ \t]{0,8}[\\\"'
 _VALUE: Final = r"([^\s\"'`\\,;&<>(){}\[\]$|\x00]{%s,}(?:[$&;,][^\s\"'`\\,;&<>(){}\[\]$|\x00]{2,})*)"
 _PEM: Final = r"-----(?:BEGIN|BEGIN ENCRYPTED|BEGIN [A-Z0-9]{2,12}) PRIVATE KEY(?: BLOCK)?-----"
 
-RULES: Final[tuple[Rule, ...]] = (
-    Rule(
+RULES: Final[tuple[SecretRule, ...]] = (
+    SecretRule(
         "private-key",
         rf"({_PEM}(?:[^-]*(?:-{{1,4}}[^-]+)*-----END [A-Z0-9 ]{{0,24}}PRIVATE KEY(?: BLOCK)?-----"
         r"|(?:[^A-Za-z0-9/+-]{1,12}(?:n|r|t|[0-9]{1,6}[^A-Za-z0-9/+-]{1,4})?[A-Za-z0-9+/]{32,}={0,2})+))",
         _is_private_key,
     ),
-    Rule("jwt", rf"{_B}(eyJ[A-Za-z0-9_-]{{10,}}\.eyJ[A-Za-z0-9_-]{{10,}}\.[A-Za-z0-9_-]{{16,}})", _is_jwt),
-    Rule("aws-access-key-id", rf"{_B}((?:AKIA|ASIA)[A-Z2-7]{{16}})\b", _is_aws_id),
-    Rule(
+    SecretRule("jwt", rf"{_B}(eyJ[A-Za-z0-9_-]{{10,}}\.eyJ[A-Za-z0-9_-]{{10,}}\.[A-Za-z0-9_-]{{16,}})", _is_jwt),
+    SecretRule("aws-access-key-id", rf"{_B}((?:AKIA|ASIA)[A-Z2-7]{{16}})\b", _is_aws_id),
+    SecretRule(
         "aws-secret-access-key",
         rf"(?i:aws.{{0,20}}(?:secret|private)|secret_?access_?key).{{0,20}}?{_IS}([A-Za-z0-9/+]{{40}})(?:[^A-Za-z0-9/+=]|$)"
         r"|(?:AKIA|ASIA)[A-Z2-7]{16}[^A-Za-z0-9/+](?s:.{0,80}?)\b([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
         _is_aws_secret,
         named=True,
     ),
-    Rule("github-token", rf"{_B}(gh[pousr]_[A-Za-z0-9]{{36,}})\b", drawn(3.0)),
-    Rule("github-fine-grained-token", rf"{_B}(github_pat_[A-Za-z0-9]{{22}}_[A-Za-z0-9]{{59}})\b", drawn(3.0)),
-    Rule("gitlab-token", rf"{_B}(gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat|ffct|oas)-[A-Za-z0-9_-]{{20,}})", drawn(3.0)),
-    Rule("slack-token", rf"{_B}(xox[abeoprs]-[A-Za-z0-9-]{{20,}}|xapp-[0-9]-[A-Za-z0-9-]{{20,}})", drawn(3.0)),
-    Rule("slack-webhook", r"hooks\.slack\.com/(?:services|workflows|triggers)/([A-Za-z0-9+/_]{30,})", drawn(3.0)),
-    Rule(
+    SecretRule("github-token", rf"{_B}(gh[pousr]_[A-Za-z0-9]{{36,}})\b", drawn(3.0)),
+    SecretRule("github-fine-grained-token", rf"{_B}(github_pat_[A-Za-z0-9]{{22}}_[A-Za-z0-9]{{59}})\b", drawn(3.0)),
+    SecretRule(
+        "gitlab-token", rf"{_B}(gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat|ffct|oas)-[A-Za-z0-9_-]{{20,}})", drawn(3.0)
+    ),
+    SecretRule("slack-token", rf"{_B}(xox[abeoprs]-[A-Za-z0-9-]{{20,}}|xapp-[0-9]-[A-Za-z0-9-]{{20,}})", drawn(3.0)),
+    SecretRule("slack-webhook", r"hooks\.slack\.com/(?:services|workflows|triggers)/([A-Za-z0-9+/_]{30,})", drawn(3.0)),
+    SecretRule(
         "stripe-key",
         rf"{_B}((?:sk|rk)_(?:live|test)_[A-Za-z0-9]{{16,}}|whsec_[A-Za-z0-9+/]{{24,}}={{0,2}})",
         drawn(3.0),
     ),
-    Rule("anthropic-key", rf"{_B}(sk-ant-[a-z]{{2,8}}[0-9]{{2}}-[A-Za-z0-9_-]{{24,}})", drawn(3.0)),
-    Rule(
+    SecretRule("anthropic-key", rf"{_B}(sk-ant-[a-z]{{2,8}}[0-9]{{2}}-[A-Za-z0-9_-]{{24,}})", drawn(3.0)),
+    SecretRule(
         "openai-key",
         rf"{_B}(sk-(?:proj|svcacct|admin|None)-[A-Za-z0-9_-]{{20,}}|sk-or-v1-[0-9a-f]{{64}}|sk-[A-Za-z0-9]{{32,}})",
         drawn(3.0),
     ),
-    Rule("google-api-key", rf"{_B}(AIza[A-Za-z0-9_-]{{35}}){_E}", drawn(3.0)),
-    Rule("google-oauth-secret", rf"{_B}(GOCSPX-[A-Za-z0-9_-]{{28}}){_E}", drawn(3.0)),
-    Rule("google-oauth-token", rf"{_B}(ya29\.[A-Za-z0-9_-]{{30,}}|1//0[A-Za-z0-9_-]{{40,}})", drawn(3.0)),
-    Rule("azure-storage-key", r"(?i:Account|SharedAccess)Key=([A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)", drawn(3.5)),
-    Rule("azure-sas", r"[?&;]sig=([A-Za-z0-9+/%]{43,}(?:=|%3[dD])?)", drawn(3.5)),
-    Rule(
+    SecretRule("google-api-key", rf"{_B}(AIza[A-Za-z0-9_-]{{35}}){_E}", drawn(3.0)),
+    SecretRule("google-oauth-secret", rf"{_B}(GOCSPX-[A-Za-z0-9_-]{{28}}){_E}", drawn(3.0)),
+    SecretRule("google-oauth-token", rf"{_B}(ya29\.[A-Za-z0-9_-]{{30,}}|1//0[A-Za-z0-9_-]{{40,}})", drawn(3.0)),
+    SecretRule(
+        "azure-storage-key", r"(?i:Account|SharedAccess)Key=([A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)", drawn(3.5)
+    ),
+    SecretRule("azure-sas", r"[?&;]sig=([A-Za-z0-9+/%]{43,}(?:=|%3[dD])?)", drawn(3.5)),
+    SecretRule(
         "azure-client-secret",
         rf"{_B}([A-Za-z0-9_~.-]{{3}}[0-9]Q~[A-Za-z0-9_~.-]{{31,34}})(?:[^A-Za-z0-9_~.-]|$)",
         drawn(3.5),
     ),
-    Rule("npm-token", rf"{_B}(npm_[A-Za-z0-9]{{36}})\b", drawn(3.0)),
-    Rule("pypi-token", rf"{_B}(pypi-AgE[A-Za-z0-9_-]{{50,}})", drawn(3.0)),
-    Rule("huggingface-token", rf"{_B}(hf_[A-Za-z0-9]{{34,}}|api_org_[A-Za-z0-9]{{34}})\b", drawn(3.0)),
-    Rule("sendgrid-key", rf"{_B}(SG\.[A-Za-z0-9_-]{{22}}\.[A-Za-z0-9_-]{{43}}){_E}", drawn(3.0)),
-    Rule("twilio-key", rf"{_B}(SK[0-9a-f]{{32}})\b", drawn(2.8)),
-    Rule("telegram-token", rf"{_B}([0-9]{{8,10}}:AA[A-Za-z0-9_-]{{33}}){_E}", drawn(3.0)),
-    Rule(
+    SecretRule("npm-token", rf"{_B}(npm_[A-Za-z0-9]{{36}})\b", drawn(3.0)),
+    SecretRule("pypi-token", rf"{_B}(pypi-AgE[A-Za-z0-9_-]{{50,}})", drawn(3.0)),
+    SecretRule("huggingface-token", rf"{_B}(hf_[A-Za-z0-9]{{34,}}|api_org_[A-Za-z0-9]{{34}})\b", drawn(3.0)),
+    SecretRule("sendgrid-key", rf"{_B}(SG\.[A-Za-z0-9_-]{{22}}\.[A-Za-z0-9_-]{{43}}){_E}", drawn(3.0)),
+    SecretRule("twilio-key", rf"{_B}(SK[0-9a-f]{{32}})\b", drawn(2.8)),
+    SecretRule("telegram-token", rf"{_B}([0-9]{{8,10}}:AA[A-Za-z0-9_-]{{33}}){_E}", drawn(3.0)),
+    SecretRule(
         "discord-token",
         rf"{_B}([MNO][A-Za-z0-9_-]{{23,27}}\.[A-Za-z0-9_-]{{6}}\.[A-Za-z0-9_-]{{27,45}}){_E}",
         _is_discord,
     ),
-    Rule("discord-webhook", r"discord(?:app)?\.com/api/webhooks/[0-9]{15,22}/([A-Za-z0-9_-]{60,})", drawn(3.5)),
-    Rule("digitalocean-token", rf"{_B}(do[por]_v1_[0-9a-f]{{64}})\b", drawn(2.8)),
-    Rule("vault-token", rf"{_B}(hv[sbr]\.[A-Za-z0-9_-]{{24,}})", drawn(3.0)),
-    Rule(
+    SecretRule("discord-webhook", r"discord(?:app)?\.com/api/webhooks/[0-9]{15,22}/([A-Za-z0-9_-]{60,})", drawn(3.5)),
+    SecretRule("digitalocean-token", rf"{_B}(do[por]_v1_[0-9a-f]{{64}})\b", drawn(2.8)),
+    SecretRule("vault-token", rf"{_B}(hv[sbr]\.[A-Za-z0-9_-]{{24,}})", drawn(3.0)),
+    SecretRule(
         "provider-token",  # those of many others, who also begin theirs with a word of their own
         rf"{_B}(gsk_[A-Za-z0-9]{{48,}}|xai-[A-Za-z0-9]{{70,}}|pplx-[A-Za-z0-9]{{40,}}|r8_[A-Za-z0-9]{{37}}|lsv2_(?:pt|sk)_[0-9a-f_]{{40,}}"
         r"|dckr_(?:pat|oat)_[A-Za-z0-9_-]{27,}|glsa_[A-Za-z0-9_]{40,}|sntrys_[A-Za-z0-9+/=_]{60,}|ATATT3[A-Za-z0-9_=-]{60,}"
@@ -235,26 +239,28 @@ RULES: Final[tuple[Rule, ...]] = (
         r"|AGE-SECRET-KEY-1[A-Z0-9]{58}|fm[12][rs]?_[A-Za-z0-9+/=_]{40,}|sq0csp-[A-Za-z0-9_-]{43}|key-[0-9a-f]{32})",
         drawn(2.8),
     ),
-    Rule("dsn-password", r"[A-Za-z0-9]://[^\s:/?#@\"'<>\x00]*:([^\s/@\"'<>\x00]+)@[A-Za-z0-9\[_%$-]", _is_dsn_password),
-    Rule(
+    SecretRule(
+        "dsn-password", r"[A-Za-z0-9]://[^\s:/?#@\"'<>\x00]*:([^\s/@\"'<>\x00]+)@[A-Za-z0-9\[_%$-]", _is_dsn_password
+    ),
+    SecretRule(
         "bearer-token",
         r"(?i:\bbearer|authorization[\"']?[:=][ \t]*[\"']?token)(?:[ \t]+|%20)[\\\"']{0,2}([A-Za-z0-9._~+/-]{20,}=*)",
         _is_token,
     ),
-    Rule(
+    SecretRule(
         "basic-credentials",
         rf"(?i:authorization)(?:{_IS})?[ \t]*(?i:basic)[ \t]+([A-Za-z0-9+/_-]{{8,}}={{0,2}})",
         _is_basic,
         named=True,
     ),
-    Rule(
+    SecretRule(
         "password",
         rf"(?i:passw(?:or)?d|passwd|passphrase|\bpwd|_pwd|_pass|pgpassword)[A-Za-z0-9_-]{{0,16}}{_IS}{_VALUE % 8}"
         rf"|--?(?i:password|passwd|passphrase)[ \t]+[\"']?{_VALUE % 8}",
         _is_password,
         named=True,
     ),
-    Rule(
+    SecretRule(
         "named-secret",
         rf"(?i:secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key|encryption[_-]?key|credential)[A-Za-z0-9_-]{{0,16}}{_IS}{_VALUE % 16}"
         rf"|--?(?i:token|secret|api-key|access-token|auth-token)[ \t]+[\"']?{_VALUE % 16}",
