@@ -442,20 +442,21 @@ class Session(SessionSummarizer):
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
             )
-        title, metadata = clean_words(self._settings.redactor, title, labels, metadata)
+        shown, clean = clean_words(self._settings.redactor, title, labels, metadata)  # the event says what was redacted
         data: dict[str, Any] = {}
         if title is not msgspec.UNSET:
             data["title"] = check_title(title)
+            check_title(shown)
         if not isinstance(labels, msgspec.UnsetType):
             data["labels"] = labels = check_labels(labels)
         encoded = msgspec.UNSET
         if not isinstance(metadata, msgspec.UnsetType):
-            encoded = encode_metadata(metadata)
+            encoded = encode_metadata(clean)
             data["metadata"] = {} if metadata is None else dict(metadata)
         prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True)
         request = Update(
             self._row.id,
-            title,
+            shown,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
             self._batch(prepared, self._expect(expected)),

@@ -204,7 +204,7 @@ class Redactor:
             return new
         for what, name in names:
             self.refuse(name, what, among)
-        scan = _Scan(self, among)
+        scan = _Scan(self, among, keyed=self.mode == "redact")
         data = scan.value(new.data, "data")
         rationale = scan.value(new.rationale, "rationale")
         metadata = scan.value(new.metadata, "metadata")
@@ -233,7 +233,7 @@ class Redactor:
     # --- single values ---
     def value(self, value: Any, what: str) -> Any:
         """Give a value without secrets. what: it is called in errors. Raises SecretError where secrets are refused."""
-        scan = self._scan(value)
+        scan = self._scan(value, keyed=self.mode == "redact")
         if scan is None:
             return value
         clean = scan.value(value, what)
@@ -242,14 +242,14 @@ class Redactor:
 
     def marked(self, value: Any) -> Any:
         """Give a value with marks for its secrets, also where events that hold some are refused: for what is said, and compared."""
-        scan = self._scan(value)
+        scan = self._scan(value, keyed=True)
         if scan is None:
             return value
         return scan.content(value, "") if isinstance(value, bytes) else scan.value(value, "")
 
     def findings(self, value: Any, what: str) -> list[Finding]:
         """Give where a value holds secrets."""
-        scan = self._scan(value)
+        scan = self._scan(value, keyed=False)
         if scan is None:
             return []
         _ = scan.content(value, what) if isinstance(value, bytes) else scan.value(value, what)
@@ -284,11 +284,11 @@ class Redactor:
     def _hmac(self, content: bytes) -> str:
         return hmac.digest(self.get_ready(), b"everlog/1/mark\x00" + content, "sha256").hex()
 
-    def _scan(self, value: Any) -> _Scan | None:
+    def _scan(self, value: Any, *, keyed: bool) -> _Scan | None:
         texts: list[str] = []
         _collect(value, texts, 0)
         among = self.rules.may_apply(value if isinstance(value, bytes) else _encoded("\x00".join(texts)))
-        return _Scan(self, among) if among else None
+        return _Scan(self, among, keyed=keyed) if among else None
 
     def _refuse_found(self, found: Sequence[Finding]) -> None:
         if self.mode == "reject" and found:
@@ -302,10 +302,14 @@ class Redactor:
 
 
 class _Scan:
-    """One walk through values, in which secrets become marks. found: where they stood."""
+    """One walk through values, in which secrets become marks. found: where they stood.
 
-    def __init__(self, redactor: Redactor, among: Sequence[int]) -> None:
-        self._redactor = redactor
+    keyed: False where the marks are not kept, so that the store's key is not asked for.
+    """
+
+    def __init__(self, redactor: Redactor, among: Sequence[int], *, keyed: bool) -> None:
+        self._rules = redactor.rules
+        self._mark = redactor.mark if keyed else _unkeyed_mark
         self._among = among
         self.found: list[Finding] = []
 
@@ -334,10 +338,10 @@ class _Scan:
 
     def content(self, content: bytes, path: str) -> bytes:
         """Give a text's bytes without secrets."""
-        return self._clean(content, path, self._redactor.rules.may_apply(content), b"")
+        return self._clean(content, path, self._rules.may_apply(content), b"")
 
     def _clean(self, text: bytes, path: str, among: Sequence[int], name: bytes) -> bytes:
-        spans = self._redactor.rules.spans(text, among, name)
+        spans = self._rules.spans(text, among, name)
         if not spans:
             return text
         pieces: list[bytes] = []
@@ -346,8 +350,12 @@ class _Scan:
             first = at + _characters(text[end:start])
             at, before, end = first + _characters(text[start:stop]), text[end:start], stop
             self.found.append(Finding(rule.id, path, first, at))
-            pieces += [before, self._redactor.mark(rule.id, text[start:stop])]
+            pieces += [before, self._mark(rule.id, text[start:stop])]
         return b"".join([*pieces, text[end:]])
+
+
+def _unkeyed_mark(rule: str, secret: bytes) -> bytes:  # noqa: ARG001  # as `Redactor.mark`
+    return f"[redacted:{rule}]".encode()
 
 
 def covers(redacted: Any, original: Any) -> bool:
@@ -402,8 +410,10 @@ def _check_depth(depth: int, what: str) -> None:
         raise too_deep(what)
 
 
-def _recorded(metadata: Any, found: Sequence[Finding]) -> dict[str, Any]:
-    """Give an event's metadata with what was redacted in it."""
+def _recorded(metadata: Any, found: Sequence[Finding]) -> Any:
+    """Give an event's metadata with what was redacted in it. What is no metadata is refused later."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        return metadata
     members: dict[str, Any] = dict(metadata or {})
     counts = Counter(finding.rule for finding in found)
     try:
