@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import click
 
@@ -25,7 +24,7 @@ _SHOWN = 200  # findings; the others are counted
     epilog="Examples:  everlog secrets notes.txt   |   git diff | everlog secrets -   |   everlog secrets --session run-42   |   "
     "everlog secrets --rules own.toml notes.txt"
 )
-@click.argument("file", type=click.File("rb"), required=False)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), required=False)
 @click.option(
     "--session", "address", metavar="ADDRESS", help="Look at what a session, or one of its branches, has recorded."
 )
@@ -36,7 +35,7 @@ _SHOWN = 200  # findings; the others are counted
 )
 @json_option
 @click.pass_context
-def secrets(ctx: click.Context, file: BinaryIO | None, address: str | None, rules: str | None, as_json: bool) -> None:
+def secrets(ctx: click.Context, file: str | None, address: str | None, rules: str | None, as_json: bool) -> None:
     """Say where secrets stand, by which rule, and never what they are; exit code 1 where there are some.
 
     What is recorded already is not redacted: erase those events, and change the secret where it is in use.
@@ -77,8 +76,9 @@ def secrets(ctx: click.Context, file: BinaryIO | None, address: str | None, rule
         say("no secrets were found")
 
 
-def _in_file(redactor: Redactor, file: BinaryIO) -> Iterator[tuple[str, Finding]]:
-    content = file.read(ATTACHMENT_BYTES_MAX + 1)
+def _in_file(redactor: Redactor, file: str) -> Iterator[tuple[str, Finding]]:
+    with click.open_file(file, "rb") as opened_file:
+        content = opened_file.read(ATTACHMENT_BYTES_MAX + 1)
     if len(content) > ATTACHMENT_BYTES_MAX:
         raise LimitError(f"the file is larger than {ATTACHMENT_BYTES_MAX} bytes; nothing was looked at; split it")
     text = content.decode("utf-8", "replace")
@@ -86,7 +86,7 @@ def _in_file(redactor: Redactor, file: BinaryIO) -> Iterator[tuple[str, Finding]
     for finding in redactor.findings(text, "characters"):
         line += text.count("\n", at, finding.start)
         at = finding.start
-        yield f"{file.name}:{line + 1}", finding
+        yield f"{file}:{line + 1}", finding
 
 
 def _in_session(ctx: click.Context, redactor: Redactor, address: str) -> Iterator[tuple[str, Finding]]:

@@ -377,8 +377,8 @@ def compact(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """Give the SHA-256 of a value's JSON, in hex."""
-    return sha256(compact(value).encode()).hexdigest()
+    """Give the SHA-256 of a value's JSON, or of bytes, in hex."""
+    return sha256(value if isinstance(value, bytes) else compact(value).encode()).hexdigest()
 
 
 # --- giving items back ---------------------------------------------------------------------------
