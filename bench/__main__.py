@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.contexts import contexts
 from bench.postgres import postgres
+from bench.redaction import redaction
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.storage import storage
@@ -29,6 +30,7 @@ ALL = WORK | {
     "steps": steps,
     "contexts": contexts,
     "storage": storage,
+    "redaction": redaction,
     "postgres": postgres,
 }
 
