@@ -17,6 +17,7 @@ from everlog import pending as in_flight
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
+from everlog.core.redact import Finding
 from everlog.core.retention import Policy
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
@@ -50,6 +51,7 @@ _GIVEN: dict[type[Any], str] = {
     in_flight.PendingStep: "In `Pending.steps`.",
     in_flight.PendingWait: "In `Pending.waits`.",
     in_flight.PendingSignal: "In `Pending.signals`.",
+    Finding: "In `SecretError.findings`.",
     Retention: "What `store.retention` gives; on the async face the same names.",
     Policy: "In `Retention.policies()`.",
     Plan: "What `Retention.plan()` gives.",

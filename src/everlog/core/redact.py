@@ -189,7 +189,9 @@ class Redactor:
         texts: list[str] = [
             name for name in (new.type, new.actor, new.outcome, new.key, new.caused_by) if isinstance(name, str)
         ]
-        given = new.attachments if new.attachments and isinstance(new.attachments, Mapping) else {}  # else it is refused for what it is
+        given = (
+            new.attachments if new.attachments and isinstance(new.attachments, Mapping) else {}
+        )  # else it is refused for what it is
         for value in (given, new.data, new.rationale, new.metadata):
             if value is not None:
                 _collect(value, texts, 0)
