@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -92,6 +91,8 @@ def read_rules(path: str | os.PathLike[str]) -> tuple[SecretRule, ...]:
 
     Raises NotFoundError, LimitError, InvalidQueryError.
     """
+    import tomllib
+
     file = Path(path)
     try:
         if file.stat().st_size > RULES_BYTES_MAX:

@@ -489,12 +489,18 @@ class Run:
         return self._request([NewEvent("step.started", data, key=name.key(self.name, f"{attempt}:started"))])
 
     def _failed(self, scope: Scope, name: StepName, attempt: int, error: Exception, delay: float | None) -> Append:
-        said: dict[str, Any] = {
-            "error": {"type": type(error).__name__, "message": self.session._marked(_message_of(error))}
-        }
+        said: dict[str, Any] = {"error": {"type": type(error).__name__, "message": self._message_of(error)}}
         if delay is not None:
             said["retry_at"] = self.session.storage.now() + int(delay * MICROS)
         return self._ended(scope, name, attempt, said, "timeout" if isinstance(error, TimeoutError) else "error")
+
+    def _message_of(self, error: Exception) -> str:
+        """Give what an error says, as it can be recorded: cut only after its secrets became marks."""
+        try:
+            said = str(error)
+        except Exception:  # noqa: BLE001  # whatever is wrong with it, that it was raised is recorded
+            return ""
+        return self.session._marked(said)[: limits.REASON_CHARACTERS_MAX].encode("utf-8", "replace").decode()
 
     def _ended(self, scope: Scope, name: StepName, attempt: int, said: dict[str, Any], outcome: Any) -> Append:
         data = self._members(scope, name, attempt=attempt, **said)
@@ -575,15 +581,6 @@ def _decides(data: Any) -> bool:
     """Tell whether a signal decides about an unknown step."""
     decision = data.get("decision") if isinstance(data, dict) else data
     return isinstance(decision, str) and decision in ("retry", "fail", "finished")
-
-
-def _message_of(error: Exception) -> str:
-    """Give what an error says, as it can be recorded."""
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001  # whatever is wrong with it, that it was raised is recorded
-        return ""
-    return said[: limits.REASON_CHARACTERS_MAX].encode("utf-8", "replace").decode()
 
 
 def _is_refused(error: EverlogError) -> InvalidEventError:

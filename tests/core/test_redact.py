@@ -255,3 +255,9 @@ def test_what_differs_elsewhere_is_not_covered(redacted, original):
 
 def test_the_rules_have_names_of_their_own():
     assert len({rule.id for rule in RULES}) == len(RULES)
+
+
+def test_rules_that_are_too_large_together_are_refused_and_not_silently_without_effect():
+    large = [SecretRule(f"r{number}", rf"(?:[^\W_]{{1,50}}\pL){{1,19}}{number}") for number in range(RULES_MAX)]
+    with pytest.raises(LimitError, match="more memory together"):
+        compile_rules(large)

@@ -177,6 +177,14 @@ def test_an_id_that_holds_a_secret_is_hidden_and_still_known(store, tmp_path):
     assert counts(run(store, path)) == (0, 1)
 
 
+def test_a_title_is_cut_after_its_secret_became_a_mark(store, tmp_path):
+    text = "words " * 18 + TOKEN
+    assert len(text[:120]) == 120 < len(text)
+    run(store, lines(tmp_path / "s.jsonl", claude(1, text)))
+    assert TOKEN[:12] not in everything(store)
+    assert len(store.session("s").info().title) == 120
+
+
 def test_a_problem_that_shows_a_secret_shows_its_mark(store, tmp_path):
     path = lines(tmp_path / "s.jsonl", {**codex("x"), "payload": {"type": TOKEN, "x": 1}})
     (result,) = run(store, path, format="codex")

@@ -227,7 +227,7 @@ def test_a_run_that_was_recorded_without_redaction_goes_on_with_it(store):
 
 def test_what_a_step_raises_is_recorded_without_its_secret(store):
     def fail():
-        raise ValueError(f"bad {TOKEN}")
+        raise ValueError(f"bad {TOKEN} {' ' * 4_040}{TOKEN}")  # the second is cut by the limit of what is recorded
 
     for mode, name in (("redact", "a"), ("reject", "b")):
         session = store.redacting(mode).create(name)
@@ -236,7 +236,7 @@ def test_what_a_step_raises_is_recorded_without_its_secret(store):
         with pytest.raises(StepFailedError) as refused:
             session.run().step("x", fail)
         assert TOKEN not in str(refused.value)
-        assert all(TOKEN not in event.raw.decode() for event in session)
+        assert all(TOKEN[:12] not in event.raw.decode() for event in session)
 
 
 def test_where_secrets_are_rejected_a_result_with_one_fails_its_step_and_says_that_it_took_effect(store):

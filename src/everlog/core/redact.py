@@ -39,6 +39,7 @@ _ANCHORS: Final = re.compile(r"[\^$]|\\[Az]")
 _SET_BYTES: Final = (
     64 << 20
 )  # of memory for the automaton of all rules; past it RE2 would find nothing, and say so only in its log
+_PROBE: Final = "everlog finds this where it finds anything"  # stands last in the automaton
 _NAME_BYTES_MAX: Final = 256  # of a member's name that is looked at together with its value
 
 
@@ -73,16 +74,25 @@ class Rules:
                 self._together.append(index)
             else:
                 self._apart.append(index)
-        self._set = together if self._together else None
-        if self._set is not None:
-            self._set.Compile()
+        together.Add(_PROBE)
+        try:
+            together.Compile()
+            good = together.Match(_PROBE.encode()) is not None
+        except re2.error:
+            good = False
+        if not good:
+            raise LimitError(
+                f"{len(rules)} rules take more memory together than {_SET_BYTES >> 20} MiB; no rule is in force; leave out repetitions with "
+                "large counts"
+            )
+        self._set = together
 
     def may_apply(self, text: bytes) -> list[int]:
         """Give the rules, by index, that may find something in a text, or in the strings that it was put together from."""
-        found: Sequence[int] = (self._set.Match(text) or ()) if self._set is not None else ()
+        found: Sequence[int] = self._set.Match(text) or ()
         if not found and not self._apart:
             return []
-        return sorted([self._together[place] for place in found] + self._apart)
+        return sorted([self._together[place] for place in found if place < len(self._together)] + self._apart)
 
     def spans(self, text: bytes, among: Sequence[int], name: bytes = b"") -> list[tuple[int, int, SecretRule]]:
         """Give where secrets stand in a string, in order, none over another. name: of the member that the string is."""

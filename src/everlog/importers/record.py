@@ -35,6 +35,8 @@ from everlog.store import Store
 
 NATIVE_BYTES_MAX = 1024 * 1024  # a larger item goes into an attachment, so that bodies stay below their bound
 PROBLEMS_MAX = 1_000  # that are listed for a file; all are counted
+_TITLE_CHARACTERS = 120
+_TITLE_READ = 2_000  # characters of what a title is made of
 _CONTENT = re.compile(r"[0-9a-f]{32}$")  # ends a key that stands for an item's content
 _BATCH_EVENTS = 300  # of one append: few enough to stay small, many enough to share a sync
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -360,15 +362,16 @@ def parse_moment(text: object) -> datetime | None:
 
 
 def first_words(text: str) -> str:
-    """Give the beginning of a text as a title."""
-    return " ".join(text[:2_000].split())[:120]
+    """Give the beginning of a text, of which a title is made: longer than one, since a secret that is cut off is not known for one."""
+    return " ".join(text[:_TITLE_READ].split())
 
 
 def _as_title(title: str | None) -> str | None:
     """Give a title that the store takes: what cannot be printed is a space."""
     if title is None:
         return None
-    return first_words("".join(character if character.isprintable() else " " for character in title[:2_000])) or None
+    printable = "".join(character if character.isprintable() else " " for character in title[:_TITLE_READ])
+    return " ".join(printable.split())[:_TITLE_CHARACTERS].rstrip() or None
 
 
 def compact(value: object) -> str:
