@@ -196,6 +196,7 @@ def test_a_pattern_with_anchors_is_about_each_string(pattern):
         (SecretRule("own", "a" * 5_000), LimitError, "at most 2048 characters"),
         (SecretRule("own", "\ud800"), InvalidQueryError, "none that RE2 takes"),
         (SecretRule("Own Rule", "a"), InvalidQueryError, "of the form"),
+        ({"id": "a"}, InvalidQueryError, "no SecretRule"),
         (SecretRule("jwt", "a"), InvalidQueryError, "two rules are called 'jwt'"),
     ],
 )

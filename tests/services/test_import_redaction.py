@@ -185,6 +185,20 @@ def test_a_title_is_cut_after_its_secret_became_a_mark(store, tmp_path):
     assert len(store.session("s").info().title) == 120
 
 
+def test_an_entry_that_is_nested_too_deep_for_an_event_is_kept_without_its_secret(store, tmp_path):
+    deep = TOKEN
+    for _ in range(62):
+        deep = [deep]
+    path = lines(tmp_path / "s.jsonl", {**claude(1, "x"), "deep": deep}, claude(2, "y"))
+    (result,) = run(store, path)
+    assert (result.events, result.problem_count) == (2, 1)
+    assert "is kept as it is" in result.problems[0].reason
+    assert TOKEN not in everything(store)
+    first, second = originals(store.session("s"))
+    assert (first["uuid"], second["uuid"]) == ("u1", "u2")
+    assert counts(run(store, path)) == (0, 2)
+
+
 def test_a_problem_that_shows_a_secret_shows_its_mark(store, tmp_path):
     path = lines(tmp_path / "s.jsonl", {**codex("x"), "payload": {"type": TOKEN, "x": 1}})
     (result,) = run(store, path, format="codex")

@@ -1,7 +1,8 @@
 """Redaction: secrets are taken out of an event before it is encoded, hashed and written.
 
-1. What is scanned: every string in data, rationale and metadata, and names of members; attachments that are text, which is: without a NUL. What names a
-   thing (key, actor, type, names of attachments, labels, ids) is refused where it holds a secret, since a mark would name another thing.
+1. What is scanned: every string in data, rationale and metadata, and names of members; attachments that are text, which is: without
+   a NUL. What names a thing (key, actor, type, names of attachments, labels, ids) is refused where it holds a secret, since a mark
+   would name another thing.
 2. A secret becomes `[redacted:RULE:xxxxxxxx]`, the last part being of its HMAC under a key of the store: equal secrets have equal
    marks, and without the store nobody can try out guesses. A mark is never redacted again.
 3. No secret stands in an error, nor what can be made of it without that key.
@@ -36,10 +37,10 @@ _RULE_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # A pattern with an anchor, but for the one that ends a token, says something else of many strings put together.
 _CLASSES: Final = re.compile(r"\[(?:\\.|[^\]\\])*\]|\|\$\)")
 _ANCHORS: Final = re.compile(r"[\^$]|\\[Az]")
-_SET_BYTES: Final = (
-    64 << 20
-)  # of memory for the automaton of all rules; past it RE2 would find nothing, and say so only in its log
-_PROBE: Final = "everlog finds this where it finds anything"  # stands last in the automaton
+_SET_BYTES: Final = 64 << 20  # of memory for the automaton of all rules; they take 9 MiB of it
+_PROBE: Final = (
+    "everlog finds this where it finds anything"  # past its memory RE2 finds nothing, and says so only in its log
+)
 _NAME_BYTES_MAX: Final = 256  # of a member's name that is looked at together with its value
 
 
@@ -162,6 +163,9 @@ def compile_rules(own: Sequence[SecretRule] = ()) -> Rules:
     """Give the standard rules, and one's own before them. Raises InvalidQueryError, LimitError."""
     if len(own) > limits.RULES_MAX:
         raise LimitError(f"{len(own)} rules where {limits.RULES_MAX} is the most; no rule is in force; join some")
+    wrong = next((rule for rule in own if not isinstance(rule, SecretRule)), None)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if wrong is not None:
+        raise InvalidQueryError(f"{wrong!r:.100} is no SecretRule; no rule is in force; give SecretRule(id, pattern)")
     ids = [rule.id for rule in (*own, *RULES)]
     double = next((each for each in ids if ids.count(each) > 1), None)
     if double is not None:
@@ -199,9 +203,8 @@ class Redactor:
         texts: list[str] = [
             name for name in (new.type, new.actor, new.outcome, new.key, new.caused_by) if isinstance(name, str)
         ]
-        given = (
-            new.attachments if new.attachments and isinstance(new.attachments, Mapping) else {}
-        )  # else it is refused for what it is
+        attachments = new.attachments  # what is no mapping is refused later
+        given = attachments if attachments and isinstance(attachments, Mapping) else {}
         for value in (given, new.data, new.rationale, new.metadata):
             if value is not None:
                 _collect(value, texts, 0)
@@ -226,7 +229,7 @@ class Redactor:
             data=data,
             rationale=rationale,
             metadata=_recorded(metadata, scan.found),
-            attachments={**given, **attached} if given else new.attachments,
+            attachments={**given, **attached} if given else attachments,
         )
 
     def _readable(self, attachments: Mapping[Any, Any]) -> dict[str, bytes]:

@@ -205,6 +205,8 @@ class Recorder:
         except SecretError as error:
             self.report(item.number, f"is left out: {error.message}")
             return None
+        except LimitError as error:  # it is nested too deep
+            return self._clean(session, self._refused(item, error))
         if key is not None and redactor.findings(key, "key"):
             key = redactor.hidden(key)
         elif all(map(is_, events, plain)):
@@ -213,6 +215,11 @@ class Recorder:
             key = f"{key[:-32]}{redactor.hidden(key)}"
         value = redactor.marked(item.value)
         return replace(item, value=value, events=events if key is None else with_key(events, key))
+
+    def _refused(self, item: Item, error: EverlogError) -> Item:
+        """Report an item that the log refuses as an event; give it as one that it takes."""
+        self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
+        return _opaque(self.format, item)
 
     def _made(self, target: Target, name: str, identity: str) -> Session:
         with suppress(NotFoundError):
@@ -254,8 +261,7 @@ class Recorder:
 
     def _write_otherwise(self, session: Session, item: Item, error: EverlogError) -> None:
         if not isinstance(error, KeyReusedError):
-            self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
-            self._write(session, [_opaque(self.format, item)])
+            self._write(session, [self._refused(item, error)])
             return
         key, own = item.events[0].key, _own_key(item)
         assert key is not None, "only a key can be reused"
