@@ -9,6 +9,7 @@ from everlog.context.reader import Context, Seen, Summary
 from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, StateHash
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.ranking import Snippet
 from everlog.core.secret_rules import SecretRule
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
@@ -21,6 +22,7 @@ from everlog.preferences import Preferences
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer, reducer
 from everlog.runs import Run
+from everlog.search import Hit, SearchPage
 from everlog.session import Branch, Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
@@ -59,6 +61,7 @@ __all__ = [
     "EverlogError",
     "Feed",
     "Head",
+    "Hit",
     "Lease",
     "LeaseInfo",
     "Manifest",
@@ -70,12 +73,14 @@ __all__ = [
     "Reason",
     "Reducer",
     "Run",
+    "SearchPage",
     "SecretRule",
     "Seen",
     "Session",
     "SessionInfo",
     "SnapshotInfo",
     "SnapshotPolicy",
+    "Snippet",
     "State",
     "StateHash",
     "Store",

@@ -196,9 +196,16 @@ def _check_branch(checker: _Checker, session: SessionRow, branch: BranchRow) -> 
 def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineage: Lineage) -> None:
     checker.branches += 1
     peaks, previous, recorded = _state_at_base(checker.storage, branch, lineage)
-    position = branch.base_size
-    while position < branch.size:
-        rows = checker.storage.rows(lineage, position, branch.size)
+    for rows in _pages(checker.storage, lineage, branch.base_size, branch.size):
+        if isinstance(rows, _Unreadable):
+            checker.fault(session.name, branch.id, rows.position, rows.what)
+            if rows.is_last:
+                return
+            previous, time = checker.storage.leaf_at(lineage, rows.position)
+            push_leaf(peaks, rows.position, previous)
+            recorded = max(recorded, time)
+            checker.counted(1)
+            continue
         for row in rows:
             try:
                 _check_row(checker, session, branch, lineage, row, previous, recorded)
@@ -208,9 +215,37 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
                 checker.fault(session.name, branch.id, row.position, "its stored nodes are not those of the tree")
             previous = row.leaf
             recorded = max(recorded, row.recorded or 0)
-        position += len(rows)
         checker.counted(len(rows))
     _check_tip(checker, session, branch, peaks, previous, recorded)
+
+
+class _Unreadable(msgspec.Struct, frozen=True):
+    """An event that cannot be read, and why. is_last: nor can what follows it, for now."""
+
+    position: int
+    what: str
+    is_last: bool = False
+
+
+def _pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterator[list[EventRow] | _Unreadable]:
+    """Give rows, a page at a time, and each event by itself whose body cannot be had: pages grow small round it, and large again."""
+    position, span = start, limits.PAGE_EVENTS_MAX
+    while position < stop:
+        try:
+            rows = storage.rows(lineage, position, min(stop, position + span))
+        except _DAMAGED as error:
+            if span > 1:
+                span //= 2
+                continue
+            yield _Unreadable(position, str(error))
+            position += 1
+        except EverlogError as error:  # each try may wait for as long
+            yield _Unreadable(position, f"cannot be read from here on: {error}", is_last=True)
+            return
+        else:
+            yield rows
+            position += len(rows)
+            span = min(limits.PAGE_EVENTS_MAX, 2 * span)
 
 
 def _state_at_base(storage: Storage, branch: BranchRow, lineage: Lineage) -> tuple[list[bytes], bytes | None, int]:

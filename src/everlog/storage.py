@@ -16,10 +16,11 @@ from everlog.core.decide import Batch, EventRow, Expected
 from everlog.core.event import Event, Head, PreparedAttachment
 from everlog.core.lease import LeaseRow, LeaseToken, Ticks
 from everlog.core.limits import PAGE_EVENTS_MAX
-from everlog.core.lineage import Lineage
+from everlog.core.lineage import Lineage, Segment
 from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
 from everlog.core.snapshot import Snapshot
+from everlog.core.trigrams import Needles
 
 
 # --- what is stored ------------------------------------------------------------------------------
@@ -342,6 +343,43 @@ class FeedPage(msgspec.Struct, frozen=True):
     more: bool
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """What a search looks for, as far as an index can tell.
+
+    terms: on type, actor, outcome, since and until. needles: see core/trigrams.py. reshaped: types of event whose data is not read as
+    it is stored, so that needles say nothing of them. sessions: keys of those that the events were recorded in; None for all.
+    line: segments that they stand in; None for all.
+    """
+
+    terms: tuple[Term, ...] = ()
+    needles: Needles = ()
+    reshaped: tuple[str, ...] = ()
+    sessions: tuple[int, ...] | None = None
+    line: tuple[Segment, ...] | None = None
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """How far a search has come in a bucket's feed: events of smaller numbers are still to be looked at."""
+
+    bucket: int
+    number: int
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """Events that may be what is wanted, each with its place in the feed, the newest first: as `FeedPage`, the other way round.
+
+    below: where to go on, in each bucket. more: whether there may be more.
+    """
+
+    events: list[tuple[Bound, Event]]
+    below: tuple[Bound, ...]
+    more: bool
+
+
+# Told how many of how many events an index holds, while it catches up.
+CatchingUp = Callable[[int, int], None]
+
+
 class LedgerEntry(msgspec.Struct, frozen=True):
     """A pending record: its number, canonical bytes, and the reason given, which is not part of what is hashed."""
 
@@ -513,6 +551,17 @@ class Storage(ColdStorage, Protocol):
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         """Give the place of the last event recorded in each bucket that has any."""
+        ...
+
+    def candidates(
+        self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
+    ) -> Candidates:
+        """Give at most `limit` events of living sessions that may be what is wanted, the newest of those below a bound first.
+
+        Promised: whatever was recorded before the call, stands below a bound and meets the terms, the place (sessions, line) and the
+        needles is among them; what is given meets the terms and the place. Not promised: that it meets the needles. An index that the
+        store keeps catches up first, where it may be written. A page ends as that of `read` does; `below` then says where to go on.
+        """
         ...
 
     def news(self) -> int:

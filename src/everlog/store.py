@@ -23,8 +23,9 @@ from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
 from everlog.making import clean_reason, new_session
 from everlog.reader import read_query
 from everlog.redaction import redacting
+from everlog.search import Order, SearchPage, search_store
 from everlog.session import Session, SessionInfo, open_session, session_info
-from everlog.storage import Family, SessionFilter, Storage
+from everlog.storage import CatchingUp, Family, SessionFilter, Storage
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
@@ -287,17 +288,24 @@ class Store:
         return self.storage.find_key(key, limit)
 
     def search(
-        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
-    ) -> list[Event]:
-        """Give the events of all sessions that meet a query, of the session that changed last first, newest first.
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
+        """Find the events of all sessions that meet a query, a page at a time.
 
         query: the query language; session:GLOB and label.NAME:VALUE narrow the sessions. limit: 1 .. PAGE_EVENTS_MAX.
-        progress: called with the number of sessions looked at. Each event is found once, where it was recorded: also on
-        lines that a rewind left. Words and paths read bodies, so narrow a large store by session, label, type or time.
+        order: "rank" puts the newest SEARCH_RANKED_MAX that meet the query in order of how well they fit its words, then the next as
+        many; "newest" does not. after: what `following` of the page before was. A page may hold fewer hits than asked for, and say
+        where to go on. Each event is found once, where it was recorded: also on lines that a rewind left.
+        progress: told how many of how many events the index holds, while it catches up with what was recorded since it was last asked.
         """
-        from everlog.search import search_store
-
-        return search_store(self.storage, read_query(query, now=self.storage.now()), limit=limit, progress=progress)
+        asked = read_query(query, now=self.storage.now())
+        return search_store(self.storage, asked, limit=limit, after=after, order=order, progress=progress)
 
     def feed(self, cursor: str | None = None) -> Feed:
         """Read the events of all sessions in the order in which they were recorded, after a cursor; then end.
@@ -399,7 +407,10 @@ class Store:
     def restore(
         self, *, session: Session | str | None = None, progress: Callable[[int], None] | None = None
     ) -> Archived:
-        """Bring archived blocks home, of one session or of all, and remove their objects. Other blocks of an object come with them."""
+        """Bring archived blocks home, all or those that a session needs, and remove their objects. Other blocks of an object come with them.
+
+        Goes on past an object that fails, and raises then. Raises UnavailableError, CorruptionError.
+        """
         from everlog.archiving import restore_store
 
         return restore_store(self.storage, session=self._session_key(session), progress=progress)

@@ -275,6 +275,30 @@ class Twins(RuleBasedStateMachine):
             lambda store: [seen(event) for event in store.session(name).events(query, reverse=reverse, limit=limit)]
         )
 
+    @rule(
+        name=st.none() | sessions,
+        query=st.sampled_from(
+            ["x", "zz", "xxx", "\u00e9", "type:note", "type:n*,user.* outcome:ok", "outcome:none", "-outcome:ok", "label.n:s1,s2",
+             "session:s* x", "since:2s", "yyy -outcome:ok", "data.content:zz", "", "has:key x"]
+        ),
+        order=st.sampled_from(["rank", "newest"]),
+        limit=st.integers(1, 4),
+    )  # fmt: skip
+    def search(self, name, query, order, limit):
+        """Both find the same, whatever the page; of events of equal rank each store may give another first."""
+
+        def act(store):
+            find = store.search if name is None else store.session(name).search
+            page = find(query, order=order, limit=limit)
+            hits = list(page.hits)
+            while page.following is not None:
+                page = find(query, order=order, limit=limit, after=page.following)
+                hits += page.hits
+            found = [(hit.event.session, seen(hit.event), hit.score, hit.snippet) for hit in hits]
+            return sorted(found, key=lambda each: (each[0], each[1][0], each[1][6]))
+
+        self.both(act)
+
     @rule(seconds=st.integers(-3, 5))
     def pass_time(self, seconds):
         self.clock.advance(seconds=seconds)

@@ -24,8 +24,10 @@ from everlog.leases import LeaseInfo
 from everlog.open import Durability, open_store
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer
+from everlog.search import Order, SearchPage
 from everlog.session import Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
+from everlog.storage import CatchingUp
 from everlog.store import Store
 from everlog.transfer import Transferred
 
@@ -208,10 +210,16 @@ class AsyncStore:
         return await self._engine.run(self.sync.find, key, limit=limit)
 
     async def search(
-        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
-    ) -> list[Event]:
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
         """See `Store.search`."""
-        return await self._engine.run(self.sync.search, query, limit=limit, progress=progress)
+        return await self._engine.run(self.sync.search, query, limit=limit, after=after, order=order, progress=progress)
 
     def feed(self, cursor: str | None = None) -> AsyncFeed:
         """See `Store.feed`."""

@@ -57,6 +57,15 @@ SESSIONS_PAGE_MAX = 1_000
 QUERY_CHARACTERS_MAX = 4_096
 QUERY_TERMS_MAX = 64
 
+# --- searching -----------------------------------------------------------------------------------
+SEARCH_LOOKED_EVENTS_MAX = 20_000  # candidates that one call reads; it then says where to go on
+SEARCH_LOOKED_BYTES_MAX = 64 * 1024 * 1024  # and bytes of their bodies
+SEARCH_RANKED_MAX = 1_000  # of the newest that meet a query, which are put in order together
+SEARCH_SESSIONS_MAX = 1_000  # that terms on sessions are resolved to; of more, each event's session is looked at
+SEARCH_TEXT_CHARACTERS_MAX = 1_000_000  # of one event in the index; a longer one is read whenever words are looked for
+SEARCH_TRIGRAMS_MAX = 16  # of one word or phrase that the index is asked for: more would not narrow it further
+SNIPPET_CHARACTERS = 200  # of what an event says: two lines of a terminal
+
 # --- waiting -------------------------------------------------------------------------------------
 LOCK_SECONDS_MAX = 10.0  # how long a writer waits for its turn before BusyError
 STEP_NAME_CHARACTERS_MAX = 128

@@ -28,7 +28,10 @@ from everlog.core.query import Query, Term, compile_query
 from everlog.core.snapshot import Snapshot
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
 from everlog.storage import (
+    Bound,
     BranchRow,
+    Candidates,
+    CatchingUp,
     Create,
     Family,
     FeedPage,
@@ -42,33 +45,17 @@ from everlog.storage import (
     SessionFilter,
     SessionRow,
     StaleLeaseError,
+    Wanted,
     Withdraw,
 )
-from everlog.stores.feeds import number_after
+from everlog.stores.feeds import candidates_page, number_after, number_below, place_test
+from everlog.stores.kept import KeptBranch, KeptSession, leaf_only
 from everlog.stores.never_cold import NeverCold, days_of
 from everlog.stores.order import is_chosen, rank
 from everlog.stores.rows import tip_of_branch
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
-
-
-class _Session(msgspec.Struct):
-    row: SessionRow
-    branches: list[int]  # keys, by number
-    deleted: bool = False
-
-
-class _Branch(msgspec.Struct):
-    """A branch and its own events; the one at position p stands at index p - base_size. forks: branches based on it."""
-
-    row: BranchRow
-    events: list[EventRow]
-    attachments: dict[int, list[PreparedAttachment]]
-    forks: list[int]
-
-    def at(self, position: int) -> EventRow:
-        return self.events[position - self.row.base_size]
 
 
 class MemoryStorage(NeverCold):
@@ -86,11 +73,11 @@ class MemoryStorage(NeverCold):
         self._changed = Condition(self._lock)
         self._commits = 0
         self._families: dict[str, Family] = {}
-        self._sessions: list[_Session] = []  # by key
+        self._sessions: list[KeptSession] = []  # by key
         self._names: dict[str, int] = {}  # keys of living sessions
         self._ids: dict[str, int] = {}
         self._branch_ids: dict[str, int] = {}
-        self._branches: list[_Branch] = []  # by key
+        self._branches: list[KeptBranch] = []  # by key
         self._keyed: dict[str, dict[int, int]] = {}  # by idempotency key: position by branch, in the order recorded
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
         self._ledger: list[LedgerEntry] = []
@@ -259,7 +246,7 @@ class MemoryStorage(NeverCold):
         session = self._sessions[row.session].row.name
         return self._event_through(self._branches[branch], position, session=session, branch_id=row.id)
 
-    def _event_through(self, owner: _Branch, position: int, *, session: str, branch_id: str) -> Event:
+    def _event_through(self, owner: KeptBranch, position: int, *, session: str, branch_id: str) -> Event:
         event = event_of(owner.at(position), session=session, branch_id=branch_id, writer=owner.row.writer)
         set_attachment_readers([event], lambda event: self._attachments(owner, event.position))
         return event
@@ -306,7 +293,7 @@ class MemoryStorage(NeverCold):
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         return self._attachments(self._branches[lineage.owner(position).branch], position)
 
-    def _attachments(self, owner: _Branch, position: int) -> list[PreparedAttachment]:
+    def _attachments(self, owner: KeptBranch, position: int) -> list[PreparedAttachment]:
         with self._open():
             return owner.attachments.get(position, [])
 
@@ -362,6 +349,27 @@ class MemoryStorage(NeverCold):
         with self._open():
             leaf = self._feed_leaf(len(self._feed))
             return () if leaf is None else (FeedPlace(0, len(self._feed), leaf),)
+
+    def candidates(
+        self,
+        wanted: Wanted,
+        below: Sequence[Bound],
+        limit: int,
+        progress: CatchingUp | None = None,  # noqa: ARG002  # it keeps no index
+    ) -> Candidates:
+        with self._open():
+            return candidates_page(self._backwards(wanted, number_below(below)), limit)
+
+    def _backwards(self, wanted: Wanted, below: int) -> Iterator[tuple[int, Event | None]]:
+        meets = compile_query(Query(wanted.terms))
+        sessions = wanted.sessions
+        owned = None if sessions is None else [branch for key in sessions for branch in self._sessions[key].branches]
+        inside = place_test(wanted, owned)
+        for number in range(min(below, len(self._feed) + 1) - 1, 0, -1):
+            branch, position = self._feed[number - 1]
+            living = self._branches[branch].at(position).gone != DELETED and inside(branch, position)
+            event = self._own_event(branch, position) if living else None
+            yield number, event if event is not None and meets(event) else None
 
     def news(self) -> int:
         return self._commits
@@ -466,7 +474,7 @@ class _Transaction:
             create.salt,
             family,
         )
-        self._sessions.append(_Session(row, []))
+        self._sessions.append(KeptSession(row, []))
         self._store._names[row.name] = self._store._ids[row.id] = key
         return key
 
@@ -487,7 +495,7 @@ class _Transaction:
             0,
             self.now,
         )
-        self._branches.append(_Branch(row, [], {}, []))
+        self._branches.append(KeptBranch(row, [], {}, []))
         siblings.append(key)
         if branch.base is not None:
             self._branches[branch.base].forks.append(key)
@@ -568,7 +576,7 @@ class _Transaction:
                 del positions[row.key]
                 if not positions:
                     del self._store._keyed[key]
-            branch.events = [_leaf_only(event) for event in branch.events]
+            branch.events = [leaf_only(event) for event in branch.events]
             branch.attachments = {}
         self.drop_snapshots(ended.branches, None)
         self._store._erasure_count += 1
@@ -589,11 +597,3 @@ class _Transaction:
         branch.row = msgspec.structs.replace(
             branch.row, size=tip.size, peaks=b"".join(tip.peaks), leaf=tip.leaf, recorded=tip.recorded
         )
-
-
-def _leaf_only(row: EventRow) -> EventRow:
-    """Give what is left of a deleted event."""
-    return EventRow(
-        row.position, None, None, None, None, None, None, None, None, None, None, DELETED, None, None, row.leaf, row.nodes,
-        None, None,
-    )  # fmt: skip

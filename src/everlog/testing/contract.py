@@ -16,8 +16,9 @@ from everlog.testing.appending import AppendContract
 from everlog.testing.leasing import LeasingContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
+from everlog.testing.searching import SearchContract
 from everlog.testing.sessions import SessionContract
 
 
-class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, RetentionContract):
+class StoreContract(AppendContract, ReadContract, SessionContract, LeasingContract, SearchContract, RetentionContract):
     """Every promise of a store, a test each. A subclass gives `open_store`."""

@@ -37,7 +37,7 @@ def make_roles(url: str) -> list[str]:
                 if not connection.execute(statements["has_role"], {"name": f"{schema}_{role}"}).fetchall():
                     connection.execute(statements[f"make_{role}"])
             connection.execute(statements["lend_owner"])
-            give_rights(connection, schema)
+            give_rights(connection, schema, len(statements.migrations()))
             connection.execute(statements["give_schema"])
     except psycopg.Error as error:
         raise translate(error) from error

@@ -28,6 +28,7 @@ TABLES: Final = {
         "lease",
     ),
     2: ("dictionary", "object", "block", "sharing"),
+    3: ("search_entry", "search_place"),
 }
 _GRANTS: Final = (
     "let_in",
@@ -49,13 +50,16 @@ _GRANTS: Final = (
     "let_free",
 )
 
+_GRANTS_SINCE: Final = {3: ("let_index", "let_index_on", "let_unindex")}  # by the migration that makes their tables
+
 Connection = psycopg.Connection[TupleRow]
 
 
-def give_rights(connection: Connection, schema: str) -> None:
-    """Give each role its rights to what is in the schema now, and the owner all of it."""
+def give_rights(connection: Connection, schema: str, number: int) -> None:
+    """Give each role its rights to what is in the schema after a migration, and the owner all of it."""
     statements = Statements(schema, "roles.sql")
-    for grant in _GRANTS:
+    since = [grant for made, grants in _GRANTS_SINCE.items() if made <= number for grant in grants]
+    for grant in (*_GRANTS, *since):
         connection.execute(statements[grant])
     for (table,) in connection.execute(statements["list_tables"], {"name": schema}).fetchall():
         connection.execute(statements.about("give_table", table))
@@ -84,4 +88,4 @@ def after_migration(connection: Connection, statements: Statements, number: int)
     if connection.execute(statements["keeps_tenants"], {"name": f"{schema}.event"}).fetchall()[0][0]:
         keep_apart(connection, schema, tables)
     if connection.execute(Statements(schema, "roles.sql")["has_role"], {"name": f"{schema}_owner"}).fetchall():
-        give_rights(connection, schema)
+        give_rights(connection, schema, number)
