@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.contexts import contexts
 from bench.postgres import postgres
+from bench.redaction import redaction
 from bench.search import search
 from bench.states import conversation, states
 from bench.steps import steps
@@ -31,6 +32,7 @@ ALL = WORK | {
     "contexts": contexts,
     "search": search,
     "storage": storage,
+    "redaction": redaction,
     "postgres": postgres,
 }
 

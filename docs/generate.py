@@ -19,6 +19,7 @@ from everlog.certificates import Certificate, CertifiedRecord, Checked
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
+from everlog.core.redact import Finding
 from everlog.core.retention import Policy
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
@@ -53,6 +54,7 @@ _GIVEN: dict[type[Any], str] = {
     in_flight.PendingStep: "In `Pending.steps`.",
     in_flight.PendingWait: "In `Pending.waits`.",
     in_flight.PendingSignal: "In `Pending.signals`.",
+    Finding: "In `SecretError.findings`.",
     Retention: "What `store.retention` gives; on the async face the same names.",
     Policy: "In `Retention.policies()`.",
     Plan: "What `Retention.plan()` gives.",

@@ -10,6 +10,7 @@ from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, Stat
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
 from everlog.core.ranking import Snippet
+from everlog.core.secret_rules import SecretRule
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
@@ -73,6 +74,7 @@ __all__ = [
     "Reducer",
     "Run",
     "SearchPage",
+    "SecretRule",
     "Seen",
     "Session",
     "SessionInfo",

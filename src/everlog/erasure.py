@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from everlog.certificates import Certificate, certify
 from everlog.core.decide import Batch
 from everlog.core.labels import check_reason
-from everlog.core.prepare import check_actor
 from everlog.core.retention import Policy, protecting
 from everlog.erasing import certify_erasure, erase_events
 from everlog.errors import NotFoundError, SessionExistsError
 from everlog.holding import POLICIES, read_policies
-from everlog.making import new_session
+from everlog.making import clean_reason, new_session
 from everlog.policies import TITLE, hold_session, release_session
 from everlog.reader import PlaceLike, View, resolve_event
 from everlog.storage import Family
@@ -37,7 +36,7 @@ class SessionEraser(SessionSummarizer):
         erased but a reader keeps old bytes in the file's write-ahead log.
         """
         check_reason(reason)
-        check_actor(actor)
+        reason = clean_reason(self._settings.redactor, reason)
         view, positions = self._at(places)
         erased = erase_events(self.storage, self._row, view, positions, reason, actor=actor)
         return certify_erasure(self.storage, self._row, view, positions, erased)
@@ -100,7 +99,7 @@ class SessionEraser(SessionSummarizer):
             pass
         draw = self._settings.draw
         made = new_session(
-            draw,
+            self._settings,
             id=POLICIES,
             title=TITLE,
             labels=None,

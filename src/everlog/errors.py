@@ -3,6 +3,7 @@
 EverlogError
 ├── change the request
 │   ├── InvalidEventError      an event, or a value in it, is not of the form that the log takes
+│   ├── SecretError            an event, or what names a thing, holds what a rule takes for a secret
 │   ├── InvalidQueryError      a query does not parse, or asks what cannot be asked here
 │   ├── InvalidPlaceError      a position, time, name or address does not parse or does not exist there
 │   ├── NotFoundError          no such session, branch, event, checkpoint or attachment
@@ -44,6 +45,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from everlog.core.event import Event, Head
     from everlog.core.patch import StateConflict
+    from everlog.core.redact import Finding
 
 
 class EverlogError(Exception):
@@ -60,6 +62,19 @@ class InvalidEventError(EverlogError, ValueError):
     """An event, or a value in it, is not of the form that the log takes; nothing was written."""
 
     code = "invalid_event"
+
+
+class SecretError(EverlogError, ValueError):
+    """An event, or what names a thing, holds what a rule takes for a secret; nothing was written.
+
+    findings: where, by which rule; never the secret.
+    """
+
+    code = "secret"
+
+    def __init__(self, message: str, *, findings: tuple[Finding, ...]) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class InvalidQueryError(EverlogError, ValueError):

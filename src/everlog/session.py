@@ -27,7 +27,7 @@ from everlog.erasure import SessionEraser
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
 from everlog.leases import LeaseInfo, lease_info
-from everlog.making import new_session
+from everlog.making import clean_words, new_session
 from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
@@ -174,7 +174,7 @@ class Session(SessionEraser):
         base = base_at(self.storage, view, resolve_cut(self.storage, view, at))
         prepared = self._prepare([self._moved_event("session.forked", view, base, reason, actor)], own_verb=True)
         request = new_session(
-            self._settings.draw,
+            self._settings,
             id=id,
             title=title,
             labels=labels,
@@ -274,6 +274,7 @@ class Session(SessionEraser):
         The event's data says the head before it, and in `states` the hashes of states there: those of the reducers named,
         or of the document where it has one.
         """
+        self._refuse_secret(name, "name")
         check_checkpoint_name(name)
         wanted = self._expect(expected)
         for _ in tries():
@@ -441,19 +442,21 @@ class Session(SessionEraser):
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
             )
+        shown, clean = clean_words(self._settings.redactor, title, labels, metadata)  # the event says what was redacted
         data: dict[str, Any] = {}
         if title is not msgspec.UNSET:
             data["title"] = check_title(title)
+            check_title(shown)
         if not isinstance(labels, msgspec.UnsetType):
             data["labels"] = labels = check_labels(labels)
         encoded = msgspec.UNSET
         if not isinstance(metadata, msgspec.UnsetType):
-            encoded = encode_metadata(metadata)
+            encoded = encode_metadata(clean)
             data["metadata"] = {} if metadata is None else dict(metadata)
         prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True)
         request = Update(
             self._row.id,
-            title,
+            shown,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
             self._batch(prepared, self._expect(expected)),

@@ -82,10 +82,7 @@ class Base(msgspec.Struct, frozen=True):
 
 # --- what is asked -------------------------------------------------------------------------------
 class Append(msgspec.Struct, frozen=True):
-    """Append a batch to a session's current branch.
-
-    holds: whether the last event of the batch holds something, or releases it; the ledger then says so. None for neither.
-    """
+    """Append a batch to a session's current branch. holds: its last event holds something, or releases it, which the ledger is to say."""
 
     session_id: str
     batch: Batch
@@ -207,10 +204,7 @@ class Adopt(msgspec.Struct, frozen=True):
 
 
 class Erase(msgspec.Struct, frozen=True):
-    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger.
-
-    actor: an opaque id of who has it done, which the record names.
-    """
+    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger, with the actor, an opaque id."""
 
     session_id: str
     branch: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from everlog.core.event import Cause, Event, NewEvent
 from everlog.core.position import check_session_id, parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
+from everlog.core.redact import Mode
 from everlog.erasing import delete_session
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import Feed, format_cursor
 from everlog.keeper import SnapshotKeeper
 from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
-from everlog.making import new_session
+from everlog.making import clean_reason, new_session
 from everlog.reader import read_query
+from everlog.redaction import redacting
 from everlog.search import Order, SearchPage, search_store
 from everlog.session import Session, SessionInfo, open_session, session_info
 from everlog.storage import CatchingUp, Family, SessionFilter, Storage
@@ -79,6 +82,16 @@ class Store:
         self.storage.close()
         self.keeper.join()
 
+    def redacting(self, mode: Mode) -> Store:
+        """Give this store as one that does otherwise about secrets in what is appended: the same store, closed with it.
+
+        mode: "redact" records marks in their place, "reject" refuses with SecretError, "off" does neither. What is recorded already
+        stays as it is.
+        """
+        other = copy(self)
+        other.settings = redacting(self.storage, self.settings, mode)
+        return other
+
     # --- sessions ---
     def create(
         self,
@@ -101,10 +114,14 @@ class Store:
         draw = self.settings.draw
         read = () if preferences is None else (self.preferences(preferences).reading(),)
         prepared = prepare_batch(
-            [*read, *events], draw=draw, read_cause=self._pack_cause, body_bytes_max=self.settings.body_bytes_max
+            [*read, *events],
+            draw=draw,
+            read_cause=self._pack_cause,
+            body_bytes_max=self.settings.body_bytes_max,
+            redactor=self.settings.redactor,
         )
         request = new_session(
-            draw,
+            self.settings,
             id=id,
             title=title,
             labels=labels,
@@ -263,6 +280,7 @@ class Store:
         deleted but a reader keeps old bytes in the file's log.
         """
         check_session_id(id)
+        reason = clean_reason(self.settings.redactor, reason)
         delete_session(self.storage, self.storage.session(id), reason, cascade=cascade, actor=actor)
 
     def erase(
@@ -289,6 +307,7 @@ class Store:
         order = check_order(query, (types,) if isinstance(types, str) else tuple(types), now=self.storage.now())
         if dry_run:
             return plan_matching(self.storage, order, progress=progress)
+        reason = clean_reason(self.settings.redactor, reason)
         return erase_matching(self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress)
 
     def check_certificate(self, certificate: Certificate) -> Checked:

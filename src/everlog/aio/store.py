@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from everlog.audit import Report
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
+from everlog.core.redact import Mode
+from everlog.core.secret_rules import SecretRule
 from everlog.follow import Feed
 from everlog.leases import LeaseInfo
 from everlog.open import Durability, open_store
@@ -97,6 +100,12 @@ class AsyncStore:
     async def close(self) -> None:
         """See `Store.close`."""
         await self._engine.close(self.sync.close)
+
+    async def redacting(self, mode: Mode) -> AsyncStore:
+        """See `Store.redacting`."""
+        other = copy(self)
+        other.sync = await self._engine.run(lambda: _ready(self.sync.redacting(mode)))
+        return other
 
     async def create(
         self,
@@ -328,18 +337,31 @@ async def open_async(
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
+    redact: Mode | None = None,
+    redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()
-    sync = await loop.run_in_executor(
-        None,
-        lambda: open_store(
+
+    def opened() -> Store:
+        store = open_store(
             url,
             durability=durability,
             make=make,
             read_only=read_only,
             body_bytes_max=body_bytes_max,
             snapshots=snapshots,
-        ),
-    )
+            redact=redact,
+            redact_rules=redact_rules,
+        )
+        return store if read_only else _ready(store)
+
+    sync = await loop.run_in_executor(None, opened)
     return AsyncStore(sync)
+
+
+def _ready(store: Store) -> Store:
+    """Give a store that has what it redacts with: events are encoded on the loop, where nothing is read or written."""
+    if store.settings.redactor is not None:
+        store.settings.redactor.get_ready()
+    return store

@@ -45,6 +45,11 @@ POLICY_REASON_CHARACTERS_MAX = 1_024  # it is part of the reason of each erasure
 RETENTION_LISTED_MAX = 100  # sessions that a plan names; the others are counted
 PLAN_LISTED_MAX = 100  # events, and others of a kind, that the plan of an erasure names
 
+# --- redaction -----------------------------------------------------------------------------------
+RULES_MAX = 200  # of one's own, for secrets: all stand in one automaton
+RULE_CHARACTERS_MAX = 2_048  # of a pattern
+RULES_BYTES_MAX = 256 * 1024  # of a file of rules
+
 # --- reading -------------------------------------------------------------------------------------
 PAGE_EVENTS_MAX = 1_000  # law 13
 PAGE_BYTES_MAX = 8 * 1024 * 1024  # law 13; a single larger event still makes a page
