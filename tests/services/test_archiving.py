@@ -83,7 +83,7 @@ def test_other_faces_of_an_archived_session_are_what_they_were(kind, store, tmp_
         context = session.context(budget=2_000)
         return (
             context.messages,
-            [event.id for event in store.search("needle")],
+            [hit.event.id for hit in store.search("needle").hits],
             session.state("document").value,
             session.state("messages", at=75).hash,
             [event.id for event in session.events("data.n:70 type:note")],
