@@ -9,6 +9,7 @@ from random import Random
 from typing import Final
 
 import everlog
+from bench.contexts import WORDS
 from bench.work import Row, timed
 from everlog import NewEvent
 
@@ -29,31 +30,7 @@ QUERIES: Final = {
     "label": "label.user:u7",
     "two letters, which no index finds": "qz",
 }
-_WORDS: Final = [
-    "look",
-    "parser",
-    "fails",
-    "when",
-    "the",
-    "input",
-    "is",
-    "empty",
-    "so",
-    "a",
-    "test",
-    "was",
-    "added",
-    "and",
-    "run",
-    "again",
-    "with",
-    "new",
-    "flag",
-    "set",
-    "result",
-    "of",
-    "command",
-]
+_WORDS: Final = [*dict.fromkeys(WORDS), "result", "of", "command"]
 _RARE: Final = 20_000  # names and numbers, of which each event holds a few
 
 
