@@ -315,8 +315,8 @@ class Twins(RuleBasedStateMachine):
             while page.following is not None:
                 page = find(query, order=order, limit=limit, after=page.following)
                 hits += page.hits
-            found = [(hit.event.session, seen(hit.event), hit.score, hit.snippet) for hit in hits]
-            return sorted(found, key=lambda each: (each[0], each[1][0], each[1][6]))
+            # A snippet may show the internal ids that `seen` leaves out.
+            return sorted((hit.event.session, repr(seen(hit.event)), hit.score, len(hit.snippet.text)) for hit in hits)
 
         self.both(act)
 
