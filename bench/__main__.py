@@ -19,6 +19,8 @@ from rich.table import Table
 from bench.contexts import contexts
 from bench.postgres import postgres
 from bench.proofs import proofs
+from bench.redaction import redaction
+from bench.search import search
 from bench.states import conversation, states
 from bench.steps import steps
 from bench.storage import storage
@@ -29,7 +31,9 @@ ALL = WORK | {
     "conversation": conversation,
     "steps": steps,
     "contexts": contexts,
+    "search": search,
     "storage": storage,
+    "redaction": redaction,
     "postgres": postgres,
     "proofs": proofs,
 }

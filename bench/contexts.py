@@ -21,25 +21,8 @@ LONG: Final = 100_000
 BUDGETS: Final = (2_000, 8_000, 32_000, 200_000)
 WANTED_MS: Final = 50
 TURNS: Final = 200
-_WORDS: Final = (
-    *(
-        "look",
-        "the",
-        "parser",
-        "fails",
-        "when",
-        "input",
-        "is",
-        "empty",
-        "so",
-        "a",
-        "test",
-        "was",
-        "added",
-        "and",
-        "run",
-    ),
-    *("again", "with", "the", "new", "flag", "set"),
+WORDS: Final = tuple(
+    "look the parser fails when input is empty so a test was added and run again with the new flag set".split()  # noqa: SIM905
 )
 _MAKER: Final = """
 import json, statistics, sys, time
@@ -62,16 +45,16 @@ print(json.dumps({"first": first, "again": statistics.median(again), "memory": m
 
 def turn(number: int, chance: Random) -> list[NewEvent]:
     """Give the events of one turn: what is said, and what a tool says."""
-    said = " ".join(chance.choices(_WORDS, k=chance.randint(5, 40)))
+    said = " ".join(chance.choices(WORDS, k=chance.randint(5, 40)))
     events = [NewEvent("user.message", {"content": said})] if number % 6 == 0 else []
-    answer = {"content": " ".join(chance.choices(_WORDS, k=chance.randint(5, 30))), "message_id": f"m{number}"}
+    answer = {"content": " ".join(chance.choices(WORDS, k=chance.randint(5, 30))), "message_id": f"m{number}"}
     use = {
         "id": f"c{number}",
         "name": "bash",
         "input": {"cmd": f"pytest tests/test_{number % 50}.py"},
         "message_id": f"m{number}",
     }
-    result = {"tool_use_id": f"c{number}", "content": " ".join(chance.choices(_WORDS, k=chance.randint(5, 200)))}
+    result = {"tool_use_id": f"c{number}", "content": " ".join(chance.choices(WORDS, k=chance.randint(5, 200)))}
     return [
         *events,
         NewEvent("agent.message", answer),

@@ -14,13 +14,17 @@ import click
 import everlog
 from everlog import errors
 from everlog import pending as in_flight
+from everlog.approving import Proposal, Proposed
+from everlog.certificates import Certificate, CertifiedRecord, Checked
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
 from everlog.cli.topics import TOPICS
+from everlog.core.redact import Finding
 from everlog.core.retention import Policy
 from everlog.core.sealed_proof import Sealing
 from everlog.core.standard import STANDARD_TYPES, is_reserved
 from everlog.forms import StepForm
+from everlog.planning import ErasurePlan, PlannedEvent, PlannedHold, PlannedSummary
 from everlog.retaining import Due, Spared, Work
 from everlog.retention import Plan, Retention
 from everlog.sealing import Sealer
@@ -46,7 +50,7 @@ INTERNAL = frozenset(
         ),
         *("Session.write", "Session.write_own"),
         *("Keys.record", "Keys.settle", "Keys.sign"),
-        *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term"),
+        *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term", "Policy.lapses"),
     }
 )
 # Classes that users meet and do not import: what gives them.
@@ -56,6 +60,7 @@ _GIVEN: dict[type[Any], str] = {
     in_flight.PendingStep: "In `Pending.steps`.",
     in_flight.PendingWait: "In `Pending.waits`.",
     in_flight.PendingSignal: "In `Pending.signals`.",
+    Finding: "In `SecretError.findings`.",
     Retention: "What `store.retention` gives; on the async face the same names.",
     Policy: "In `Retention.policies()`.",
     Plan: "What `Retention.plan()` gives.",
@@ -67,6 +72,15 @@ _GIVEN: dict[type[Any], str] = {
     Sealer: "What `store.sealer()` gives, on both faces.",
     TilesWritten: "What `store.write_tiles()` gives.",
     Sealing: "What `SealedProof.verify()` gives.",
+    ErasurePlan: "What `session.plan_erasure()` gives.",
+    PlannedEvent: "In `ErasurePlan.listed`.",
+    PlannedSummary: "In `ErasurePlan.summaries`.",
+    PlannedHold: "In `ErasurePlan.holds`.",
+    Certificate: "What `session.erase()` and `session.certificate()` give.",
+    CertifiedRecord: "In `Certificate.records`.",
+    Checked: "What `store.check_certificate()` gives.",
+    Proposal: "What `Retention.propose_erasure()` and its kin give.",
+    Proposed: "In `Proposal.what`.",
 }
 _MADE = "<!-- Made from the code by `python3 dev.py docs`. -->"
 _LIMIT = re.compile(r"^([A-Z_]+) = (.+?)(?:  # (.*))?$")

@@ -7,13 +7,15 @@ are skipped; where CI is set, they fail.
 import atexit
 import os
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from everlog.stores.postgres.opening import open_postgres
+from everlog.stores.postgres.opening import open_postgres, read_address
 
 
 @cache
@@ -50,6 +52,17 @@ def url_of(folder, **query):
 def open_in(folder, **options):
     """Open the store that belongs to a folder."""
     return open_postgres(url_of(folder), draw=options.pop("draw", os.urandom), **options)
+
+
+@contextmanager
+def logins(url, **roles):
+    """Make a login for each role, and give its address."""
+    schema = read_address(url).schema
+    made = {role: f"{role}_of_{schema}" for role in roles or ("app", "maintenance", "reader")}
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
+        for role, login in made.items():
+            connection.execute(f"CREATE ROLE {login} LOGIN; GRANT {schema}_{role} TO {login}")
+    yield {role: url.replace("user=postgres", f"user={login}") for role, login in made.items()}
 
 
 def address(kind, folder):

@@ -10,7 +10,9 @@ from everlog.core.event import OUTCOMES, Attachment, Event, Head, NewEvent, Stat
 from everlog.core.proof import ConsistencyProof, EventProof, ForkProof, ProvenEvent, RangeProof, read_proof
 from everlog.core.query import Query
 from everlog.core.query_text import parse as parse_query
+from everlog.core.ranking import Snippet
 from everlog.core.sealed_proof import SealedProof, read_sealed_proof
+from everlog.core.secret_rules import SecretRule
 from everlog.core.upcast import upcast
 from everlog.errors import EverlogError
 from everlog.explain import Reason
@@ -22,6 +24,7 @@ from everlog.preferences import Preferences
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer, reducer
 from everlog.runs import Run
+from everlog.search import Hit, SearchPage
 from everlog.session import Branch, Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
 from everlog.state import Messages, State
@@ -63,6 +66,7 @@ __all__ = [
     "Feed",
     "ForkProof",
     "Head",
+    "Hit",
     "Lease",
     "LeaseInfo",
     "Manifest",
@@ -77,11 +81,14 @@ __all__ = [
     "Reducer",
     "Run",
     "SealedProof",
+    "SearchPage",
+    "SecretRule",
     "Seen",
     "Session",
     "SessionInfo",
     "SnapshotInfo",
     "SnapshotPolicy",
+    "Snippet",
     "State",
     "StateHash",
     "Store",

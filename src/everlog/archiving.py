@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from everlog.cold import Archive, BringHome, ForgetObject, ObjectRow, OpenObject, StoredBlock
+from everlog.cold import Archive, BringHome, ForgetObject, GiveUpObject, ObjectRow, OpenObject, StoredBlock
 from everlog.compacting import cutoff_of, give_back
 from everlog.core.prepare import Draw
 from everlog.errors import EverlogError, UnsupportedStoreError
@@ -79,15 +79,18 @@ def check_url(url: str) -> str:
     """Give the url of a place for objects, without a slash at its end. url: or a folder. UnsupportedStoreError where it is none."""
     if "://" not in url and url:
         url = Path(url).resolve().as_uri()
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
-        raise UnsupportedStoreError(
-            f"{url!r:.200} is no place for an archive; nothing was done; give s3://bucket/prefix, gs://…, az://…, or a folder"
-        )
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise UnsupportedStoreError(
             "the archive's url holds a user, a query or a fragment, and it is written down in the store; nothing was done; give the "
             "bare url, and credentials in the environment (AWS_ACCESS_KEY_ID and the like)"
+        )
+    if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
+        raise UnsupportedStoreError(
+            f"{url!r:.200} is no place for an archive; nothing was done; give s3://bucket/prefix, gs://…, az://…, or a folder"
         )
     return url.rstrip("/")
 
@@ -138,6 +141,9 @@ def _move(storage: Storage, draw: Draw, url: str, bucket: int, chosen: list[Stor
     storage.write(OpenObject(row))
     try:
         storage.put_object(row, bytes(contents))
+    except UnsupportedStoreError:
+        storage.write(ForgetObject(id, bucket))  # nothing can have been written there
+        raise
     except BaseException:
         with suppress(EverlogError):  # what cannot be removed now keeps its row, and is removed later
             _remove(storage, row)
@@ -152,17 +158,28 @@ def restore_store(
     session: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Archived:
-    """Bring blocks home from object storage. See `Store.restore`. session: its key, or None for all."""
+    """Bring blocks home from object storage. See `Store.restore`. session: its key, or None for all.
+
+    Goes on past an object that fails, and raises the first failure then.
+    """
     blocks = size = objects = 0
+    failed: EverlogError | None = None
     for row in storage.objects(session):
         if row.state in ("kept", "tainted"):
-            count = _bring_home(storage, row)
+            try:
+                count = _bring_home(storage, row)
+            except EverlogError as error:
+                failed = failed or _unless_done(storage, row, error)
+                continue
             blocks += count
             size += row.size if count else 0
             objects += 1
             if progress is not None:
                 progress(blocks)
-    return Archived(blocks, size, objects, objects + finish(storage), 0, dry_run=False)
+    removed = objects + finish(storage)
+    if failed is not None:
+        raise failed
+    return Archived(blocks, size, objects, removed, 0, dry_run=False)
 
 
 def finish(storage: Storage) -> int:
@@ -178,14 +195,21 @@ def finish(storage: Storage) -> int:
         try:
             if row.state == "tainted":
                 _bring_home(storage, row)
+            elif row.state == "writing" and not storage.write(GiveUpObject(row.id, row.bucket)).count:
+                continue  # its writer is back, and was quicker
             else:
                 _remove(storage, row)
             removed += 1
         except EverlogError as error:
-            failed = failed or error
+            failed = failed or _unless_done(storage, row, error)
     if failed is not None:
         raise failed
     return removed
+
+
+def _unless_done(storage: Storage, row: ObjectRow, error: EverlogError) -> EverlogError | None:
+    """Give what went wrong with an object, but None where another process has meanwhile done with it what was to be done."""
+    return error if any(each.id == row.id and each.state == row.state for each in storage.objects()) else None
 
 
 def _bring_home(storage: Storage, row: ObjectRow) -> int:

@@ -19,7 +19,7 @@ from everlog.core import limits
 from everlog.core.decide import EventRow, header_of
 from everlog.core.event import DELETED, ERASED, WITHHELD, PreparedAttachment, decode_attached
 from everlog.core.header import commit_attachment, commit_body, encode_header
-from everlog.core.ledger import LEDGER_FORMAT
+from everlog.core.ledger import read_erase_record
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING
@@ -238,9 +238,16 @@ def _check_branch(checker: _Checker, session: SessionRow, branch: BranchRow) -> 
 def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineage: Lineage) -> None:
     checker.branches += 1
     peaks, previous, recorded = _state_at_base(checker.storage, branch, lineage)
-    position = branch.base_size
-    while position < branch.size:
-        rows = checker.storage.rows(lineage, position, branch.size)
+    for rows in _pages(checker.storage, lineage, branch.base_size, branch.size):
+        if isinstance(rows, _Unreadable):
+            checker.fault(session.name, branch.id, rows.position, rows.what)
+            if rows.is_last:
+                return
+            previous, time = checker.storage.leaf_at(lineage, rows.position)
+            push_leaf(peaks, rows.position, previous)
+            recorded = max(recorded, time)
+            checker.counted(1)
+            continue
         for row in rows:
             try:
                 _check_row(checker, session, branch, lineage, row, previous, recorded)
@@ -250,11 +257,39 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
                 checker.fault(session.name, branch.id, row.position, "its stored nodes are not those of the tree")
             previous = row.leaf
             recorded = max(recorded, row.recorded or 0)
-        position += len(rows)
         checker.counted(len(rows))
     _check_tip(checker, session, branch, peaks, previous, recorded)
     reached = covered(checker.storage, branch.id, branch.size, checker.sealed)
     checker.unsealed += branch.size - max(branch.base_size, min(reached, branch.size))
+
+
+class _Unreadable(msgspec.Struct, frozen=True):
+    """An event that cannot be read, and why. is_last: nor can what follows it, for now."""
+
+    position: int
+    what: str
+    is_last: bool = False
+
+
+def _pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterator[list[EventRow] | _Unreadable]:
+    """Give rows, a page at a time, and each event by itself whose body cannot be had: pages grow small round it, and large again."""
+    position, span = start, limits.PAGE_EVENTS_MAX
+    while position < stop:
+        try:
+            rows = storage.rows(lineage, position, min(stop, position + span))
+        except _DAMAGED as error:
+            if span > 1:
+                span //= 2
+                continue
+            yield _Unreadable(position, str(error))
+            position += 1
+        except EverlogError as error:  # each try may wait for as long
+            yield _Unreadable(position, f"cannot be read from here on: {error}", is_last=True)
+            return
+        else:
+            yield rows
+            position += len(rows)
+            span = min(limits.PAGE_EVENTS_MAX, 2 * span)
 
 
 def _state_at_base(storage: Storage, branch: BranchRow, lineage: Lineage) -> tuple[list[bytes], bytes | None, int]:
@@ -330,16 +365,7 @@ def check_contents(row: EventRow, attachments: list[PreparedAttachment]) -> None
             raise ValueError(f"its attachment {item.name!r} is not the one that was committed to")
 
 
-class _AnyRecord(msgspec.Struct):
-    v: str
-    kind: str
-    events: list[tuple[int, str]] = []
-
-
 def erased_leaves(record: bytes) -> list[str]:
     """Give the leaves (hex) that a ledger record says were erased; none for a record of another kind."""
-    try:
-        read = msgspec.json.decode(record, type=_AnyRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return []
-    return [leaf for _, leaf in read.events] if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else []
+    read = read_erase_record(record)
+    return [] if read is None else [leaf for _, leaf in read.events]

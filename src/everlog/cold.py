@@ -150,6 +150,16 @@ class BringHome(msgspec.Struct, frozen=True):
     contents: bytes
 
 
+class GiveUpObject(msgspec.Struct, frozen=True):
+    """Have an object that nobody finished writing be *leaving*, so that nobody can rely on it any more.
+
+    The receipt counts 0 where it is not *writing*: who wrote it was quicker.
+    """
+
+    object: bytes
+    bucket: int
+
+
 class ForgetObject(msgspec.Struct, frozen=True):
     """Drop the row of an object whose bytes are gone. Refused, counting 0, while a block is in it."""
 
@@ -157,7 +167,7 @@ class ForgetObject(msgspec.Struct, frozen=True):
     bucket: int
 
 
-ColdRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | ForgetObject
+ColdRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | GiveUpObject | ForgetObject
 
 
 def cold_bytes(request: ColdRequest) -> int:
@@ -238,7 +248,14 @@ class ColdStorage(Protocol):
         ...
 
     def objects(self, session: int | None = None) -> list[ObjectRow]:
-        """List the objects that the store knows of, by id; those of one session only where it is given."""
+        """List the objects that the store knows of, by id; where a session is given, those that its events and what they share need."""
+        ...
+
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        """Tell what is kept once of events of one family: its digest, how many of these events hold it, and how many hold it at all.
+
+        places: (branch, position), at most PAGE_EVENTS_MAX, each of the branch that owns the event.
+        """
         ...
 
     def all_buckets(self) -> Sequence[int]:

@@ -24,6 +24,7 @@ from everlog.core.block import (
     SHARED_BYTES_MIN,
     Codec,
     Entry,
+    dictionary_digest,
     make_entry,
     pack_shared,
     train,
@@ -277,7 +278,9 @@ class _Dictionaries:
         self._dry_run = dry_run
         self._samples: dict[str, _Samples] = {}
         self._newest: dict[str, tuple[bytes | None, Codec]] = {
-            each.kind: (each.digest, Codec(each.content)) for each in storage.dictionaries()
+            each.kind: (each.digest, Codec(each.content))
+            for each in storage.dictionaries()
+            if each.digest == dictionary_digest(each.content)  # else it was damaged, and another is made
         }
         self._plain = Codec()
 
@@ -306,7 +309,7 @@ class _Dictionaries:
         content = train(bodies)
         if content is None:
             return
-        digest = sha256(content).digest()[:16]
+        digest = dictionary_digest(content)
         _, old = self.newest(kind)
         new = Codec(content)
         if len(new.pack(entries).content) <= _GAIN * len(old.pack(entries).content):

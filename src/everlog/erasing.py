@@ -13,31 +13,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
+from everlog.approving import check_deletion_approved, check_events_approved
 from everlog.archiving import finish
+from everlog.certificates import Certificate, certify
 from everlog.context.tree import summaries_over
 from everlog.core.labels import check_reason
-from everlog.holding import check_events_held, check_session_held
+from everlog.core.prepare import check_actor
+from everlog.holding import check_deletion_held, check_events_held, family_of, read_policies
 from everlog.reader import View
-from everlog.storage import Delete, Erase, SessionRow, Storage
+from everlog.storage import BranchRow, Delete, Erase, SessionRow, Storage
 
 
-def erase_events(storage: Storage, session: SessionRow, view: View, positions: Sequence[int], reason: str) -> list[int]:
-    """Erase events of a branch; give the positions of those that were there. See `Session.erase`. HeldError."""
+class Erased(msgspec.Struct, frozen=True):
+    """What was erased: positions, of those that were there; and the summaries that went before, by session and branch."""
+
+    positions: tuple[int, ...]
+    summaries: tuple[tuple[SessionRow, BranchRow, tuple[int, ...]], ...]
+
+
+def erase_events(
+    storage: Storage,
+    session: SessionRow,
+    view: View,
+    positions: Sequence[int],
+    reason: str,
+    *,
+    actor: str | None = None,
+    together: int = 0,
+) -> Erased:
+    """Erase events of a branch. See `Session.erase`. together: with how many others, for one reason. HeldError; ApprovalError."""
     check_reason(reason)
+    check_actor(actor)
     if not positions:
-        return []
+        return Erased((), ())
     wanted = tuple(sorted(set(positions)))
-    check_events_held(storage, view, wanted)
-    for other, row, found in summaries_over(storage, view, wanted):
-        storage.write(Erase(other.id, row.key, found, reason))
-    erased = storage.write(Erase(session.id, view.branch.key, wanted, reason)).positions
+    policies = read_policies(storage)
+    check_events_held(storage, policies, view, wanted)
+    check_events_approved(storage, policies, view, wanted, together=together)
+    summaries = summaries_over(storage, view, wanted)
+    for other, row, found in summaries:
+        storage.write(Erase(other.id, row.key, found, reason, actor))
+    erased = storage.write(Erase(session.id, view.branch.key, wanted, reason, actor)).positions
     finish(storage)
-    return list(erased)
+    return Erased(erased, tuple(summaries))
 
 
-def delete_session(storage: Storage, session: SessionRow, reason: str, *, cascade: bool) -> None:
-    """End a session. See `Store.delete`. HeldError."""
+def certify_erasure(
+    storage: Storage, session: SessionRow, view: View, positions: Sequence[int], erased: Erased
+) -> Certificate:
+    """Give the certificate of what `erase_events` did. positions: that it was asked to erase, in order."""
+    beside = [(View(branch, storage.lineage(branch.key, row.name)), over) for row, branch, over in erased.summaries]
+    return certify(storage, session, view, positions, now_erased=erased.positions, beside=beside)
+
+
+def delete_session(
+    storage: Storage, session: SessionRow, reason: str, *, cascade: bool, actor: str | None = None
+) -> None:
+    """End a session. See `Store.delete`. HeldError; ApprovalError."""
     check_reason(reason)
-    check_session_held(storage, session, cascade=cascade)
-    storage.write(Delete(session.id, reason, cascade))
+    check_actor(actor)
+    policies = read_policies(storage)
+    if policies.head is not None:
+        ending = list(family_of(storage, session)) if cascade else [session]
+        check_deletion_held(storage, policies, ending)
+        check_deletion_approved(storage, policies, ending)
+    storage.write(Delete(session.id, reason, cascade, actor))
     finish(storage)

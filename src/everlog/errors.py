@@ -3,6 +3,7 @@
 EverlogError
 ├── change the request
 │   ├── InvalidEventError      an event, or a value in it, is not of the form that the log takes
+│   ├── SecretError            an event, or what names a thing, holds what a rule takes for a secret
 │   ├── InvalidQueryError      a query does not parse, or asks what cannot be asked here
 │   ├── InvalidPlaceError      a position, time, name or address does not parse or does not exist there
 │   ├── NotFoundError          no such session, branch, event, checkpoint or attachment
@@ -16,6 +17,7 @@ EverlogError
 │   ├── ConflictError          the branch is not where the writer last saw it
 │   ├── MergeConflictError     two lines changed the same member of the state
 │   ├── HeldError              a retention policy holds what was to be destroyed
+│   │   └── ApprovalError      two persons must say so, and did not
 │   ├── FencedError            somebody else holds the session's lease, or the holder's own was lost
 │   ├── StepUnknownError       a step was started, and nothing says whether it took effect
 │   ├── StepFailedError        a step raised when it ran, and is not run again
@@ -43,6 +45,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from everlog.core.event import Event, Head
     from everlog.core.patch import StateConflict
+    from everlog.core.redact import Finding
 
 
 class EverlogError(Exception):
@@ -59,6 +62,19 @@ class InvalidEventError(EverlogError, ValueError):
     """An event, or a value in it, is not of the form that the log takes; nothing was written."""
 
     code = "invalid_event"
+
+
+class SecretError(EverlogError, ValueError):
+    """An event, or what names a thing, holds what a rule takes for a secret; nothing was written.
+
+    findings: where, by which rule; never the secret.
+    """
+
+    code = "secret"
+
+    def __init__(self, message: str, *, findings: tuple[Finding, ...]) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class InvalidQueryError(EverlogError, ValueError):
@@ -192,6 +208,15 @@ class HeldError(EverlogError):
         super().__init__(message)
         self.policy = policy
         self.session = session
+
+
+class ApprovalError(HeldError):
+    """A policy asks for two persons, one to propose and another to approve, and they did not; nothing was destroyed.
+
+    policy: its name. session: the id of the one that proposals are recorded in.
+    """
+
+    code = "approval"
 
 
 class DivergenceError(EverlogError):

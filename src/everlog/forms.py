@@ -68,7 +68,7 @@ class StepForm:
     # The parts of a form, which the async face puts together in its own way.
     def _asked_with(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Work:
         """Give the work of a decorated function that was called."""
-        return self._run._perform(self._step._replace(input=recorded_input(arguments, keywords)))
+        return self._run._perform(self._step._replace(input=recorded_input(self._run.session, arguments, keywords)))
 
     def _open_body(self) -> Work:
         """Give the work of a body that is about to begin. Refuses what a body cannot have."""

@@ -61,7 +61,7 @@ class Protectors:
         protected: dict[int, tuple[int, Protection]] = {}
         if not self.policies and session.name != POLICIES:
             return protected
-        for sharing in self.family(session):
+        for sharing in family_of(self._storage, session):
             protection = self.of(sharing, self._storage.current_branch(sharing.id))
             if protection is None:
                 continue
@@ -74,14 +74,15 @@ class Protectors:
                         protected[segment.branch] = (segment.stop, protection)
         return protected
 
-    def family(self, session: SessionRow) -> Iterator[SessionRow]:
-        """Give a session, its forks, their forks and so on."""
-        family, known = [session], {session.key}
-        for each in family:  # grows while it is walked
-            yield each
-            forks = [fork for fork in self._storage.forks(each.key) if fork.key not in known]
-            known.update(fork.key for fork in forks)
-            family += forks
+
+def family_of(storage: Storage, session: SessionRow) -> Iterator[SessionRow]:
+    """Give a session, its forks, their forks and so on."""
+    family, known = [session], {session.key}
+    for each in family:  # grows while it is walked
+        yield each
+        forks = [fork for fork in storage.forks(each.key) if fork.key not in known]
+        known.update(fork.key for fork in forks)
+        family += forks
 
 
 def read_policies(storage: Storage, known: Policies | None = None) -> Policies:
@@ -107,9 +108,8 @@ def read_policies(storage: Storage, known: Policies | None = None) -> Policies:
     return Policies((branch.id, branch.size), read_document(built.value, now=storage.now()))
 
 
-def check_events_held(storage: Storage, view: View, positions: Sequence[int]) -> None:
+def check_events_held(storage: Storage, policies: Policies, view: View, positions: Sequence[int]) -> None:
     """Refuse to erase events that a held session shares. positions: in order. Raises HeldError."""
-    policies = read_policies(storage)
     if policies.head is None:
         return
     holds = Protectors(storage, policies, "hold")
@@ -122,16 +122,18 @@ def check_events_held(storage: Storage, view: View, positions: Sequence[int]) ->
             raise _held(protection, f"event {own[0]} of session {view.lineage.session!r}", "erased")
 
 
-def check_session_held(storage: Storage, session: SessionRow, *, cascade: bool) -> None:
-    """Refuse to delete a session that is held, or with cascade a fork of it. Raises HeldError."""
-    policies = read_policies(storage)
-    if not policies.of("hold"):
+def check_deletion_held(storage: Storage, policies: Policies, ending: Sequence[SessionRow]) -> None:
+    """Refuse to delete sessions of which one is held. Raises HeldError.
+
+    The session of the policies is, while anything is held, or must be approved.
+    """
+    if not policies.of("hold", "approve"):
         return
     holds = Protectors(storage, policies, "hold")
-    for ending in holds.family(session) if cascade else (session,):
-        protection = holds.of(ending, storage.current_branch(ending.id))
+    for row in ending:
+        protection = holds.of(row, storage.current_branch(row.id))
         if protection is not None:
-            raise _held(protection, f"session {session.name!r}", "deleted")
+            raise _held(protection, f"session {ending[0].name!r}", "deleted")
 
 
 def _held(protection: Protection, what: str, done: str) -> HeldError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,8 +13,11 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.prepare import Draw
+from everlog.core.redact import Mode, check_mode, compile_rules
+from everlog.core.secret_rules import SecretRule
 from everlog.errors import LimitError, NotFoundError, UnsupportedStoreError
 from everlog.rebuild import SnapshotPolicy
+from everlog.redaction import read_rules, redacting
 from everlog.storage import Storage
 from everlog.store import Store
 from everlog.writer import Settings
@@ -35,6 +38,8 @@ def open_store(
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
+    redact: Mode | None = None,
+    redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
 ) -> Store:
     """Open a store, making it where there is none.
 
@@ -44,18 +49,31 @@ def open_store(
     make: False fails where there is no store. read_only: never write, and fail where there is no store.
     body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
     snapshots: when snapshots of states are taken; False for never, but for those asked for.
-    Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError.
+    redact: what is done about secrets in what is appended: "redact" records a mark in the place of each, "reject" refuses with
+        SecretError, "off" does neither. None: $EVERLOG_REDACT, else off; importers redact all the same.
+    redact_rules: more rules than the standard ones, or a TOML or JSON file of them. None: the file that $EVERLOG_REDACT_RULES names.
+    Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError; InvalidQueryError for a rule.
     """
     if not 1 <= body_bytes_max <= limits.BODY_BYTES_CEILING:
         raise LimitError(f"body_bytes_max {body_bytes_max} is not in 1 .. {limits.BODY_BYTES_CEILING}; choose another")
     if durability not in ("full", "relaxed"):
         raise UnsupportedStoreError(f"durability {durability!r} is neither 'full' nor 'relaxed'; choose one")
+    mode = check_mode(os.environ.get("EVERLOG_REDACT") or "off" if redact is None else redact)
+    rules = _own_rules(redact_rules)
+    if mode != "off":
+        compile_rules(rules)  # what is wrong with one is said before anything is opened
     place = default_store() if url is None else os.fspath(url)
     storage = _open_storage(place, durability, make=make, read_only=read_only)
     policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
     if read_only:
         policy = msgspec.structs.replace(policy, automatic=False)
-    return Store(storage, Settings(os.urandom, body_bytes_max, policy, default_keys), url=shown_place(place))
+    settings = Settings(os.urandom, body_bytes_max, policy, rules=rules, keys_folder=default_keys)
+    return Store(storage, redacting(storage, settings, mode), url=shown_place(place))
+
+
+def _own_rules(rules: str | os.PathLike[str] | Sequence[SecretRule] | None) -> tuple[SecretRule, ...]:
+    named = os.environ.get("EVERLOG_REDACT_RULES") or () if rules is None else rules
+    return read_rules(named) if isinstance(named, (str, os.PathLike)) else tuple(named)
 
 
 def default_store() -> str:

@@ -31,7 +31,8 @@ from everlog.core.prepare import check_key
 from everlog.core.query import EVERYTHING, Exact, Query, Range, Term, compile_query, from_keywords
 from everlog.core.query_text import parse
 from everlog.errors import InvalidPlaceError, InvalidQueryError, LimitError, NotFoundError
-from everlog.storage import Base, BranchRow, Storage
+from everlog.search import Order, SearchPage, search_line
+from everlog.storage import Base, BranchRow, CatchingUp, Storage
 
 # A cut, as users name it: see DESIGN "Places".
 PlaceLike = int | str | Event | datetime
@@ -188,6 +189,22 @@ class BranchReader:
         """Give the event with an idempotency key (of an append of several: the first it covers), or None. By index."""
         check_key(key)
         return next(self.events(Query((Term("key", (Exact(key),)),)), limit=1), None)
+
+    def search(
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
+        """Find the events of this line that meet a query, also those that it shares; as `Store.search` finds those of all sessions."""
+        asked = read_query(query, now=self.storage.now())
+        view = self.view()
+        return search_line(
+            self.storage, view.lineage, view.size, asked, limit=limit, after=after, order=order, progress=progress
+        )
 
     def around(self, place: PlaceLike, *, before: int = 5, after: int = 5) -> list[Event]:
         """Give an event with those before and after it."""

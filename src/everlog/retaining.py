@@ -12,13 +12,15 @@ from typing import Any, Final
 import msgspec
 
 from everlog.archiving import archive_store, blocks_here
+from everlog.certificates import Certificate
 from everlog.cold import StoredBlock
 from everlog.compacting import cold_branches, compact_store, packed_until
 from everlog.core import limits
 from everlog.core.block import BLOCK_EVENTS_MAX
-from everlog.core.prepare import Draw
+from everlog.core.labels import check_reason
+from everlog.core.prepare import Draw, check_actor
 from everlog.core.retention import ACTING, Action, Policies, Policy
-from everlog.erasing import erase_events
+from everlog.erasing import certify_erasure, erase_events
 from everlog.errors import EverlogError, HeldError, NotFoundError
 from everlog.holding import POLICIES, Protection, Protectors, read_policies
 from everlog.reader import View
@@ -158,12 +160,19 @@ class _Tally:
 class Run:
     """The policies at one moment, and what they find in a store."""
 
-    def __init__(self, storage: Storage, policies: Policies, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        policies: Policies,
+        progress: Progress | None,
+        *,
+        sparing: Sequence[Action] = ("hold", "keep"),
+    ) -> None:
         self.storage = storage
         self.policies = policies
         self.now = storage.now()
         self._progress = progress
-        self._protectors = Protectors(storage, policies, "hold", "keep")
+        self._protectors = Protectors(storage, policies, *sparing)
 
     def planned(self, policy: Policy) -> Work:
         """Tell what a policy would do."""
@@ -180,6 +189,10 @@ class Run:
             case _:
                 return tally.work(sessions=sum(1 for _ in self._matching(policy)))
         return tally.work()
+
+    def together(self, policy: Policy) -> int:
+        """Count what a policy would erase, where a policy asks for two persons above a number; else 0, for it costs a look at all."""
+        return self.planned(policy).events if self.policies.of("approve") else 0
 
     def ranges(self, policy: Policy, tally: _Tally) -> Iterator[_Range]:
         """Give what is old enough for a policy and not protected; count what is."""
@@ -291,41 +304,90 @@ def carry_out(
             if policy.action == "archive":
                 moved = _archive(draw, run, policy, tally)
                 break
-            if _erase(run, policy, tally):
+            because = "" if policy.reason is None else f" {policy.reason}"
+            if _erase(run, policy, tally, _Order(f"retention:{policy.name}{because}", together=run.together(policy))):
                 break
     except EverlogError as error:
         return (None if tally is None else tally.work(error=error.message[:_ERROR_CHARACTERS])), error
     return (None if tally is None else tally.work(**moved)), None
 
 
-def _erase(run: Run, policy: Policy, tally: _Tally) -> bool:
+def erase_matching(
+    storage: Storage,
+    policy: Policy,
+    *,
+    reason: str,
+    actor: str | None,
+    certified: Callable[[Certificate], None] | None,
+    progress: Progress | None,
+) -> Work:
+    """Erase the events, of any age, of the sessions that match, but for what is held; give what was done. See `Store.erase`."""
+    check_reason(reason)
+    check_actor(actor)
+    tally = _Tally(policy, progress)
+    while True:
+        run = Run(storage, read_policies(storage), progress, sparing=("hold",))
+        tally.begin_again()
+        if _erase(run, policy, tally, _Order(reason, actor, certified, run.together(policy))):
+            return tally.work()
+
+
+def plan_matching(storage: Storage, policy: Policy, *, progress: Progress | None) -> Work:
+    """Tell what `erase_matching` would do."""
+    return Run(storage, read_policies(storage), progress, sparing=("hold",)).planned(policy)
+
+
+def matching_ranges(storage: Storage, policy: Policy) -> dict[str, list[tuple[int, int]]]:
+    """Give what `erase_matching` would look at: by the id of each branch, its own events, but for what is held."""
+    run = Run(storage, read_policies(storage), None, sparing=("hold",))
+    return {found.view.branch.id: [(found.start, found.stop)] for found in run.ranges(policy, _Tally(policy, None))}
+
+
+class _Order(msgspec.Struct, frozen=True):
+    """What is recorded of an erasure: why, and who has it done. certified: is given the certificate of each transaction.
+
+    together: how many events it is about, where somebody must approve of that; else 0.
+    """
+
+    reason: str
+    actor: str | None = None
+    certified: Callable[[Certificate], None] | None = None
+    together: int = 0
+
+
+def _erase(run: Run, policy: Policy, tally: _Tally, order: _Order) -> bool:
     """Erase what is due; False where the policies were changed before the end, so that it must be looked at again."""
-    reason = f"retention:{policy.name}" + ("" if policy.reason is None else f" {policy.reason}")
     for found in run.ranges(policy, tally):
         batch: list[_Found] = []
         for page in run.due(policy, found):
             batch += page
             if len(batch) >= _BATCH:
-                if not _erase_batch(run, found, batch, reason, tally):
+                if not _erase_batch(run, found, batch, order, tally):
                     return False
                 batch = []
-        if batch and not _erase_batch(run, found, batch, reason, tally):
+        if batch and not _erase_batch(run, found, batch, order, tally):
             return False
     return True
 
 
-def _erase_batch(run: Run, found: _Range, batch: list[_Found], reason: str, tally: _Tally) -> bool:
+def _erase_batch(run: Run, found: _Range, batch: list[_Found], order: _Order, tally: _Tally) -> bool:
     storage, session = run.storage, found.session
     if read_policies(storage, run.policies).named != run.policies.named:
         return False
     try:
-        erased = set(erase_events(storage, session, found.view, [each.position for each in batch], reason))
+        positions = [each.position for each in batch]
+        erased = erase_events(
+            storage, session, found.view, positions, order.reason, actor=order.actor, together=order.together
+        )
     except HeldError as error:  # it was labelled so meanwhile
         tally.spare(session.name, len(batch), error.policy or POLICIES, error.session)
     except NotFoundError:
         pass  # its session was deleted meanwhile, and with it what was due
     else:
-        tally.add_found(session.name, [each for each in batch if each.position in erased])
+        now = frozenset(erased.positions)
+        tally.add_found(session.name, [each for each in batch if each.position in now])
+        if order.certified is not None and now:
+            order.certified(certify_erasure(storage, session, found.view, positions, erased))
     return True
 
 

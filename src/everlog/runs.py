@@ -26,7 +26,7 @@ from everlog.core.canonical import decode_state
 from everlog.core.event import Event, NewEvent
 from everlog.core.patch import same
 from everlog.core.position import check_checkpoint_name, format_address
-from everlog.core.values import encode_json
+from everlog.core.values import check_value, encode_json
 from everlog.errors import (
     ConflictError,
     DivergenceError,
@@ -36,6 +36,7 @@ from everlog.errors import (
     KeyReusedError,
     LimitError,
     OutcomeUnknownError,
+    SecretError,
     StepFailedError,
     StepUnknownError,
     UnavailableError,
@@ -135,7 +136,7 @@ class Run:
         """
         chosen = self.policy if policy is None else policy
         check_step(name, chosen, retries, backoff, timeout)
-        step = Step(name, recorded_input(arguments), chosen, retries, backoff)
+        step = Step(name, recorded_input(self.session, arguments), chosen, retries, backoff)
         if function is None:
             return StepForm(self, step, timeout)
         check_function(function)
@@ -149,7 +150,7 @@ class Run:
         steps give what they gave.
         """
         check_checkpoint_name(name)
-        step = Step(name, recorded_input(arguments), "retry", kind="stage")
+        step = Step(name, recorded_input(self.session, arguments), "retry", kind="stage")
         if function is None:
             return StepForm(self, step)
         check_function(function)
@@ -237,9 +238,10 @@ class Run:
     def _gave(self, scope: Scope, name: StepName, attempt: int, value: Any) -> Generator[Any, Any, Any]:
         """Record what a step gave; give that as a replay will. What cannot be recorded fails the step."""
         try:
-            encoded = encode_json(value, what="the result")
+            check_value(value, what="the result")
+            encoded = encode_json(value := self.session._clean(value), what="the result")
             ended = self._ended(scope, name, attempt, {"result": value}, "ok")
-        except (InvalidEventError, LimitError) as error:
+        except (InvalidEventError, LimitError, SecretError) as error:
             refused = _is_refused(error)
             yield from self._end(name, self._failed(scope, name, attempt, refused, None))
             raise refused from None
@@ -388,7 +390,8 @@ class Run:
         event = record.started
         if event is None or step.kind == "run":
             return
-        if not same(event.data.get("input"), step.input):
+        recorded = event.data.get("input")
+        if not same(recorded, step.input) and not same(self.session._clean(recorded), step.input):
             raise divergence.other_input(self, name, event, step.input)
 
     def _check_wait(self, name: StepName, record: Record, *, sleeps: bool) -> None:
@@ -486,10 +489,18 @@ class Run:
         return self._request([NewEvent("step.started", data, key=name.key(self.name, f"{attempt}:started"))])
 
     def _failed(self, scope: Scope, name: StepName, attempt: int, error: Exception, delay: float | None) -> Append:
-        said: dict[str, Any] = {"error": {"type": type(error).__name__, "message": _message_of(error)}}
+        said: dict[str, Any] = {"error": {"type": type(error).__name__, "message": self._message_of(error)}}
         if delay is not None:
             said["retry_at"] = self.session.storage.now() + int(delay * MICROS)
         return self._ended(scope, name, attempt, said, "timeout" if isinstance(error, TimeoutError) else "error")
+
+    def _message_of(self, error: Exception) -> str:
+        """Give what an error says, as it can be recorded: cut only after its secrets became marks."""
+        try:
+            said = str(error)
+        except Exception:  # noqa: BLE001  # whatever is wrong with it, that it was raised is recorded
+            return ""
+        return self.session._marked(said)[: limits.REASON_CHARACTERS_MAX].encode("utf-8", "replace").decode()
 
     def _ended(self, scope: Scope, name: StepName, attempt: int, said: dict[str, Any], outcome: Any) -> Append:
         data = self._members(scope, name, attempt=attempt, **said)
@@ -570,15 +581,6 @@ def _decides(data: Any) -> bool:
     """Tell whether a signal decides about an unknown step."""
     decision = data.get("decision") if isinstance(data, dict) else data
     return isinstance(decision, str) and decision in ("retry", "fail", "finished")
-
-
-def _message_of(error: Exception) -> str:
-    """Give what an error says, as it can be recorded."""
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001  # whatever is wrong with it, that it was raised is recorded
-        return ""
-    return said[: limits.REASON_CHARACTERS_MAX].encode("utf-8", "replace").decode()
 
 
 def _is_refused(error: EverlogError) -> InvalidEventError:

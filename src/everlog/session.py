@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from uuid_utils import uuid7
 
 from everlog.context.reader import ContextReader
 from everlog.core.canonical import hash_state
@@ -23,11 +22,12 @@ from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import EMPTY_ROOT, root_of_joined
 from everlog.core.pointer import get_member, parse_pointer
 from everlog.core.position import check_checkpoint_name, check_session_id, is_branch_name
-from everlog.core.prepare import Draw
 from everlog.core.standard import is_reserved
+from everlog.erasure import SessionEraser
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, ReducerError
 from everlog.follow import Follower
 from everlog.leases import LeaseInfo, lease_info
+from everlog.making import clean_words, new_session
 from everlog.meeting import common_document
 from everlog.merging import (
     MERGED_EVENTS_MAX,
@@ -45,8 +45,7 @@ from everlog.rebuild import Builder, SnapshotPolicy
 from everlog.reducers.document import DOCUMENT
 from everlog.reducers.registry import find_reducer
 from everlog.state import ReducerLike, StateReader
-from everlog.storage import Append, Base, BranchRow, Create, Family, Rewind, SessionRow, Storage, Switch, Update
-from everlog.summaries import SessionSummarizer
+from everlog.storage import Append, Base, BranchRow, Rewind, SessionRow, Storage, Switch, Update
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Branch(ContextReader):
         return self._view_of(self.storage.branch(self._row.key), self.session_id)
 
 
-class Session(SessionSummarizer):
+class Session(SessionEraser):
     """A durable, append-only log of one agent's run. Made by `Store.create`, `Store.session` or `fork`."""
 
     def __repr__(self) -> str:
@@ -175,7 +174,7 @@ class Session(SessionSummarizer):
         base = base_at(self.storage, view, resolve_cut(self.storage, view, at))
         prepared = self._prepare([self._moved_event("session.forked", view, base, reason, actor)], own_verb=True)
         request = new_session(
-            self._settings.draw,
+            self._settings,
             id=id,
             title=title,
             labels=labels,
@@ -275,6 +274,7 @@ class Session(SessionSummarizer):
         The event's data says the head before it, and in `states` the hashes of states there: those of the reducers named,
         or of the document where it has one.
         """
+        self._refuse_secret(name, "name")
         check_checkpoint_name(name)
         wanted = self._expect(expected)
         for _ in tries():
@@ -442,19 +442,21 @@ class Session(SessionSummarizer):
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
             )
+        shown, clean = clean_words(self._settings.redactor, title, labels, metadata)  # the event says what was redacted
         data: dict[str, Any] = {}
         if title is not msgspec.UNSET:
             data["title"] = check_title(title)
+            check_title(shown)
         if not isinstance(labels, msgspec.UnsetType):
             data["labels"] = labels = check_labels(labels)
         encoded = msgspec.UNSET
         if not isinstance(metadata, msgspec.UnsetType):
-            encoded = encode_metadata(metadata)
+            encoded = encode_metadata(clean)
             data["metadata"] = {} if metadata is None else dict(metadata)
         prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True)
         request = Update(
             self._row.id,
-            title,
+            shown,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
             self._batch(prepared, self._expect(expected)),
@@ -462,21 +464,6 @@ class Session(SessionSummarizer):
         event = self.write(request).events[0]
         self._row = self.storage.session_by_id(self._row.id)
         return event
-
-    def erase(self, places: Sequence[PlaceLike], *, reason: str) -> list[int]:
-        """Destroy bodies, attachments and salts of events; places, hashes and every proof stay. Give their positions.
-
-        places: events, by position, id or checkpoint's name; those erased before are left out of the result. In every fork that shares
-        an event, it is erased too, and everywhere the summaries that stand for it. Recorded in the ledger. Raises HeldError where a
-        retention policy holds a session that shares one, BusyError where they are erased but a reader keeps old bytes in the file's
-        write-ahead log.
-        """
-        from everlog.erasing import erase_events
-
-        check_reason(reason)
-        view = self.view()
-        positions = [resolve_event(self.storage, view, place) for place in places]
-        return erase_events(self.storage, self._row, view, positions, reason)
 
     # --- live ---
     def follow(
@@ -543,42 +530,6 @@ def open_session(storage: Storage, settings: Settings, keepers: Keepers, name: s
     if found.branch.base is None:
         session._view_of(found.branch, name)  # of one that shares nothing it is known what it consists of
     return session
-
-
-def new_session(
-    draw: Draw,
-    *,
-    id: str | None,
-    title: str | None,
-    labels: Mapping[str, str] | None,
-    metadata: Mapping[str, Any] | None,
-    family: Family,
-    base: Base | None,
-    forked_from: str | None,
-    batch: Batch,
-    parent: bytes | None = None,
-) -> Create:
-    """Check what a new session is called, and give the request that makes it."""
-    made = uuid7()
-    session_id = made.hex
-    name = str(made) if id is None else id
-    check_session_id(name)
-    branch_id = draw(16).hex()
-    return Create(
-        session_id,
-        name,
-        check_title(title),
-        check_labels(labels or {}),
-        encode_metadata(metadata),
-        parent,
-        draw(32),
-        family,
-        branch_id,
-        branch_id,
-        base,
-        forked_from,
-        batch,
-    )
 
 
 def session_info(row: SessionRow, branch: BranchRow, lease: LeaseInfo | None) -> SessionInfo:

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 from everlog.core import limits
 from everlog.core.canonical import canonical_json, decode_state
 from everlog.core.position import parse_ago, parse_time
-from everlog.core.values import encode_json, shown
+from everlog.core.values import check_value, encode_json, shown
 from everlog.errors import (
     DivergenceError,
     InvalidEventError,
@@ -169,13 +169,14 @@ def check_patience(patience: object) -> None:
         check_number("patience", patience, 86_400 * 365)
 
 
-def recorded_input(arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Any:
+def recorded_input(session: SessionWriter, arguments: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Any:
     """Give a step's arguments as they are recorded and compared, keywords last; None where there are none, or they are not JSON."""
     values = [*arguments, keywords] if keywords else list(arguments)
     if not values:
         return None
     try:
-        value = decode_state(encoded := encode_json(values, what="the input"))
+        check_value(values, what="the input")
+        value = decode_state(encoded := encode_json(session._clean(values), what="the input"))
     except (InvalidEventError, LimitError):
         return None
     if len(encoded) <= limits.STEP_INPUT_BYTES_MAX:

@@ -16,10 +16,11 @@ from everlog.core.decide import Batch, EventRow, Expected
 from everlog.core.event import Event, Head, PreparedAttachment
 from everlog.core.lease import LeaseRow, LeaseToken, Ticks
 from everlog.core.limits import PAGE_EVENTS_MAX
-from everlog.core.lineage import Lineage
+from everlog.core.lineage import Lineage, Segment
 from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
 from everlog.core.snapshot import Snapshot
+from everlog.core.trigrams import Needles
 from everlog.sealed import LedgerEntry, SealedStorage, SealRequest
 
 
@@ -82,10 +83,11 @@ class Base(msgspec.Struct, frozen=True):
 
 # --- what is asked -------------------------------------------------------------------------------
 class Append(msgspec.Struct, frozen=True):
-    """Append a batch to a session's current branch."""
+    """Append a batch to a session's current branch. holds: its last event holds something, or releases it, which the ledger is to say."""
 
     session_id: str
     batch: Batch
+    holds: bool | None = None
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -203,23 +205,25 @@ class Adopt(msgspec.Struct, frozen=True):
 
 
 class Erase(msgspec.Struct, frozen=True):
-    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger."""
+    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger, with the actor, an opaque id."""
 
     session_id: str
     branch: int
     positions: tuple[int, ...]
     reason: str
+    actor: str | None = None
 
 
 class Delete(msgspec.Struct, frozen=True):
     """End a session: its name is free at once, what only it holds is destroyed, its leaves stay.
 
-    cascade: also end every session that was forked from it; otherwise a living fork refuses the deletion.
+    cascade: also end every session that was forked from it; otherwise a living fork refuses the deletion. actor: as of Erase.
     """
 
     session_id: str
     reason: str
     cascade: bool
+    actor: str | None = None
 
 
 class PutSnapshots(msgspec.Struct, frozen=True):
@@ -342,6 +346,43 @@ class FeedPage(msgspec.Struct, frozen=True):
     events: list[tuple[FeedPlace, Event]]
     passed: tuple[FeedPlace, ...]
     more: bool
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a search looks for, as far as an index can tell.
+
+    terms: on type, actor, outcome, since and until. needles: see core/trigrams.py. reshaped: types of event whose data is not read as
+    it is stored, so that needles say nothing of them. sessions: keys of those that the events were recorded in; None for all.
+    line: segments that they stand in; None for all.
+    """
+
+    terms: tuple[Term, ...] = ()
+    needles: Needles = ()
+    reshaped: tuple[str, ...] = ()
+    sessions: tuple[int, ...] | None = None
+    line: tuple[Segment, ...] | None = None
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """How far a search has come in a bucket's feed: events of smaller numbers are still to be looked at."""
+
+    bucket: int
+    number: int
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """Events that may be what is wanted, each with its place in the feed, the newest first: as `FeedPage`, the other way round.
+
+    below: where to go on, in each bucket. more: whether there may be more.
+    """
+
+    events: list[tuple[Bound, Event]]
+    below: tuple[Bound, ...]
+    more: bool
+
+
+# Told how many of how many events an index holds, while it catches up.
+CatchingUp = Callable[[int, int], None]
 
 
 class Storage(ColdStorage, SealedStorage, Protocol):
@@ -507,6 +548,17 @@ class Storage(ColdStorage, SealedStorage, Protocol):
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         """Give the place of the last event recorded in each bucket that has any."""
+        ...
+
+    def candidates(
+        self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
+    ) -> Candidates:
+        """Give at most `limit` events of living sessions that may be what is wanted, the newest of those below a bound first.
+
+        Promised: whatever was recorded before the call, stands below a bound and meets the terms, the place (sessions, line) and the
+        needles is among them; what is given meets the terms and the place. Not promised: that it meets the needles. An index that the
+        store keeps catches up first, where it may be written. A page ends as that of `read` does; `below` then says where to go on.
+        """
         ...
 
     def news(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,23 +15,29 @@ from everlog.core.event import Cause, Event, NewEvent
 from everlog.core.position import check_session_id, parse_event_id
 from everlog.core.prepare import check_key, prepare_batch
 from everlog.core.query import Query, check_session_query
+from everlog.core.redact import Mode
 from everlog.erasing import delete_session
 from everlog.errors import InvalidEventError, InvalidQueryError, LimitError, NotFoundError, SessionExistsError
 from everlog.follow import Feed, format_cursor
 from everlog.keeper import SnapshotKeeper
 from everlog.leases import LeaseInfo, LeaseKeeper, lease_info, living_leases
+from everlog.making import clean_reason, new_session
 from everlog.reader import read_query
-from everlog.session import Session, SessionInfo, new_session, open_session, session_info
-from everlog.storage import Family, SessionFilter, Storage
+from everlog.redaction import redacting
+from everlog.search import Order, SearchPage, search_store
+from everlog.session import Session, SessionInfo, open_session, session_info
+from everlog.storage import CatchingUp, Family, SessionFilter, Storage
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
     from everlog.archiving import Archived
     from everlog.audit import Report
+    from everlog.certificates import Certificate, Checked
     from everlog.claims import Claim
     from everlog.compacting import Compacted
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
+    from everlog.retaining import Work
     from everlog.retention import Retention
     from everlog.sealing import Sealer
     from everlog.seals import Seal
@@ -80,6 +87,16 @@ class Store:
         self.storage.close()
         self.keeper.join()
 
+    def redacting(self, mode: Mode) -> Store:
+        """Give this store as one that does otherwise about secrets in what is appended: the same store, closed with it.
+
+        mode: "redact" records marks in their place, "reject" refuses with SecretError, "off" does neither. What is recorded already
+        stays as it is.
+        """
+        other = copy(self)
+        other.settings = redacting(self.storage, self.settings, mode)
+        return other
+
     # --- sessions ---
     def create(
         self,
@@ -102,10 +119,14 @@ class Store:
         draw = self.settings.draw
         read = () if preferences is None else (self.preferences(preferences).reading(),)
         prepared = prepare_batch(
-            [*read, *events], draw=draw, read_cause=self._pack_cause, body_bytes_max=self.settings.body_bytes_max
+            [*read, *events],
+            draw=draw,
+            read_cause=self._pack_cause,
+            body_bytes_max=self.settings.body_bytes_max,
+            redactor=self.settings.redactor,
         )
         request = new_session(
-            draw,
+            self.settings,
             id=id,
             title=title,
             labels=labels,
@@ -256,15 +277,49 @@ class Store:
         check_session_id(session)
         return self.storage.session(session).id
 
-    def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+    def delete(self, id: str, *, reason: str, cascade: bool = False, actor: str | None = None) -> None:
         """End a session: its name is free at once, what only it holds is destroyed, its leaves stay. Recorded.
 
         Refused with SessionExistsError, which names them, while other sessions forked from it live;
-        cascade: delete those too. Raises HeldError where a retention policy holds it or one of those, BusyError where it is
+        cascade: delete those too. actor: who has it done, an opaque id. Raises HeldError where a retention policy holds it or one of those, BusyError where it is
         deleted but a reader keeps old bytes in the file's log.
         """
         check_session_id(id)
-        delete_session(self.storage, self.storage.session(id), reason, cascade=cascade)
+        reason = clean_reason(self.settings.redactor, reason)
+        delete_session(self.storage, self.storage.session(id), reason, cascade=cascade, actor=actor)
+
+    def erase(
+        self,
+        query: str,
+        *,
+        reason: str,
+        types: str | Sequence[str] = "*",
+        actor: str | None = None,
+        dry_run: bool = False,
+        certified: Callable[[Certificate], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Work:
+        """Erase the events that were recorded in the sessions that a query matches, on every line of them; give what was done.
+
+        query: as `sessions` takes it: "label.user:u7". types: globs of the events to erase; all by default, so that a session does not
+        wake as it was. What is held stays, and is counted in `spared`. certified: is given the certificate of each transaction, of at
+        most 5,000 events of one line. progress: called with the number of events so far. dry_run: only tell what would be erased.
+        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. Cannot be undone.
+        """
+        from everlog.core.retention import check_order
+        from everlog.retaining import erase_matching, plan_matching
+
+        order = check_order(query, (types,) if isinstance(types, str) else tuple(types), now=self.storage.now())
+        if dry_run:
+            return plan_matching(self.storage, order, progress=progress)
+        reason = clean_reason(self.settings.redactor, reason)
+        return erase_matching(self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress)
+
+    def check_certificate(self, certificate: Certificate) -> Checked:
+        """Compare a certificate of an erasure with this store: its records, that what they name is gone, and its head."""
+        from everlog.certificates import check_certificate
+
+        return check_certificate(self.storage, certificate)
 
     # --- all sessions ---
     def find(self, key: str, *, limit: int = 100) -> list[Event]:
@@ -273,17 +328,24 @@ class Store:
         return self.storage.find_key(key, limit)
 
     def search(
-        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
-    ) -> list[Event]:
-        """Give the events of all sessions that meet a query, of the session that changed last first, newest first.
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
+        """Find the events of all sessions that meet a query, a page at a time.
 
         query: the query language; session:GLOB and label.NAME:VALUE narrow the sessions. limit: 1 .. PAGE_EVENTS_MAX.
-        progress: called with the number of sessions looked at. Each event is found once, where it was recorded: also on
-        lines that a rewind left. Words and paths read bodies, so narrow a large store by session, label, type or time.
+        order: "rank" puts the newest SEARCH_RANKED_MAX that meet the query in order of how well they fit its words, then the next as
+        many; "newest" does not. after: what `following` of the page before was. A page may hold fewer hits than asked for, and say
+        where to go on. Each event is found once, where it was recorded: also on lines that a rewind left.
+        progress: told how many of how many events the index holds, while it catches up with what was recorded since it was last asked.
         """
-        from everlog.search import search_store
-
-        return search_store(self.storage, read_query(query, now=self.storage.now()), limit=limit, progress=progress)
+        asked = read_query(query, now=self.storage.now())
+        return search_store(self.storage, asked, limit=limit, after=after, order=order, progress=progress)
 
     def feed(self, cursor: str | None = None) -> Feed:
         """Read the events of all sessions in the order in which they were recorded, after a cursor; then end.
@@ -448,7 +510,10 @@ class Store:
     def restore(
         self, *, session: Session | str | None = None, progress: Callable[[int], None] | None = None
     ) -> Archived:
-        """Bring archived blocks home, of one session or of all, and remove their objects. Other blocks of an object come with them."""
+        """Bring archived blocks home, all or those that a session needs, and remove their objects. Other blocks of an object come with them.
+
+        Goes on past an object that fails, and raises then. Raises UnavailableError, CorruptionError.
+        """
         from everlog.archiving import restore_store
 
         return restore_store(self.storage, session=self._session_key(session), progress=progress)

@@ -286,7 +286,9 @@ class SessionSummarizer(SessionWorker):
         try:
             return _checked(summarizer, _awaited(summarizer(covered)))
         except Exception as error:  # noqa: BLE001  # a model that cannot be reached must not keep the log from being summarized
-            return made | {"fallback": f"{type(error).__name__}: {error}"[:1_000].encode(errors="replace").decode()}
+            return made | {
+                "fallback": self._marked(f"{type(error).__name__}: {error}")[:1_000].encode(errors="replace").decode()
+            }
 
 
 def _run_at_end(roots: Sequence[Node]) -> list[Node]:

@@ -53,6 +53,7 @@ class SessionWorker(SessionWriter):
 
         last: the session's last lease, where it was just read.
         """
+        self._refuse_secret(holder, "holder")
         own, keeper, draw = copy(self), self._keepers.leases, self._settings.draw
         taken = take_lease(own, self, keeper, draw, holder, ttl, timeout=timeout, stop=stop, last=last)
         self._seen = own._seen
@@ -71,6 +72,7 @@ class SessionWorker(SessionWriter):
 
         Anyone may, while another holds the lease. Give key= where it may be sent twice.
         """
+        self._refuse_secret(name, "name")
         check_step(name, "retry", 0, 1.0, None)
         return self.append("signal", {"name": name, "data": data}, actor=actor, key=key)
 

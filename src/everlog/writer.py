@@ -39,6 +39,8 @@ from everlog.core.lineage import common_ancestor
 from everlog.core.merkle import root_of_peaks, split_digests
 from everlog.core.patch import same
 from everlog.core.prepare import Draw, prepare_batch, with_state
+from everlog.core.redact import Redactor
+from everlog.core.secret_rules import SecretRule
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -64,13 +66,16 @@ STATES_KEPT = 4  # of different reducers, which a handle remembers for its next 
 class Settings(msgspec.Struct, frozen=True):
     """What `open` chose for a store.
 
-    draw: gives random bytes. body_bytes_max: of one event. snapshots: when they are taken. keys_folder: gives where the keys of seals
-    are, where no other is named.
+    draw: gives random bytes. body_bytes_max: of one event. snapshots: when they are taken. redactor: what is done about
+    secrets. rules: for secrets, more than the standard ones. keys_folder: gives where the keys of
+    seals are, where no other is named.
     """
 
     draw: Draw
     body_bytes_max: int = limits.BODY_BYTES_MAX
     snapshots: SnapshotPolicy = SnapshotPolicy()
+    redactor: Redactor | None = None
+    rules: tuple[SecretRule, ...] = ()
     keys_folder: Callable[[], Path] = Path.cwd
 
 
@@ -166,7 +171,7 @@ class SessionWriter(ContextReader):
 
         expected: the size or Head that the writer last saw; another one is refused.
         A repeated key gives the first event, with `repeated` set (law 5).
-        Raises ConflictError, KeyReusedError, InvalidEventError, LimitError, NotFoundError (the session was deleted),
+        Raises ConflictError, KeyReusedError, InvalidEventError, SecretError, LimitError, NotFoundError (the session was deleted),
         BusyError, UnavailableError; in all these nothing was written. OutcomeUnknownError: append again with the same key.
         """
         new = NewEvent(
@@ -267,7 +272,23 @@ class SessionWriter(ContextReader):
             body_bytes_max=self._settings.body_bytes_max,
             key=key,
             own_verb=own_verb,
+            redactor=self._settings.redactor,
         )
+
+    def _clean(self, value: Any) -> Any:
+        """Give a value as it will be recorded: with marks for its secrets, where the store redacts."""
+        redactor = self._settings.redactor
+        return value if redactor is None or redactor.mode == "reject" else redactor.marked(value)
+
+    def _marked(self, text: str) -> str:
+        """Give a text as `_clean` does, also where what holds secrets is refused: for what an error said, which is to be recorded."""
+        redactor = self._settings.redactor
+        return text if redactor is None else redactor.marked(text)
+
+    def _refuse_secret(self, name: str, what: str) -> None:
+        """Refuse a name that holds a secret, where the store looks for them: a mark would name another thing."""
+        if self._settings.redactor is not None:
+            self._settings.redactor.refuse(name, what)
 
     def _expect(self, expected: int | Head | None) -> Expected | None:
         if expected is None:

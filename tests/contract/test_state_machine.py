@@ -198,7 +198,28 @@ class Twins(RuleBasedStateMachine):
 
     @rule(name=sessions, position=st.integers(-3, 5))
     def erase(self, name, position):
-        self.both(lambda store: store.session(name).erase([position], reason="asked"))
+        def erased(store):
+            certificate = store.session(name).erase([position], reason="asked")
+            assert store.check_certificate(certificate).ok
+            return (certificate.positions, certificate.before, certificate.size, len(certificate.records))
+
+        self.both(erased)
+
+    @rule(name=sessions, position=st.integers(-3, 5))
+    def plan_erasure(self, name, position):
+        def planned(store):
+            plan = store.session(name).plan_erasure([position])
+            return (
+                plan.events,
+                plan.bytes,
+                plan.before,
+                plan.summaries and True,
+                plan.sharing,
+                plan.results,
+                plan.uses,
+            )
+
+        self.both(planned)
 
     @rule(name=sessions)
     def delete(self, name):
@@ -274,6 +295,30 @@ class Twins(RuleBasedStateMachine):
         self.both(
             lambda store: [seen(event) for event in store.session(name).events(query, reverse=reverse, limit=limit)]
         )
+
+    @rule(
+        name=st.none() | sessions,
+        query=st.sampled_from(
+            ["x", "zz", "xxx", "\u00e9", "type:note", "type:n*,user.* outcome:ok", "outcome:none", "-outcome:ok", "label.n:s1,s2",
+             "session:s* x", "since:2s", "yyy -outcome:ok", "data.content:zz", "", "has:key x"]
+        ),
+        order=st.sampled_from(["rank", "newest"]),
+        limit=st.integers(1, 4),
+    )  # fmt: skip
+    def search(self, name, query, order, limit):
+        """Both find the same, whatever the page; of events of equal rank each store may give another first."""
+
+        def act(store):
+            find = store.search if name is None else store.session(name).search
+            page = find(query, order=order, limit=limit)
+            hits = list(page.hits)
+            while page.following is not None:
+                page = find(query, order=order, limit=limit, after=page.following)
+                hits += page.hits
+            # A snippet may show the internal ids that `seen` leaves out.
+            return sorted((hit.event.session, repr(seen(hit.event)), hit.score, len(hit.snippet.text)) for hit in hits)
+
+        self.both(act)
 
     @rule(seconds=st.integers(-3, 5))
     def pass_time(self, seconds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from hashlib import sha256
 from random import Random
 
 import msgspec
@@ -17,10 +18,13 @@ from everlog.core.ledger import (
     CurrentRecord,
     DeleteRecord,
     EraseRecord,
+    HoldRecord,
     LedgerRecord,
     SessionRecord,
     commit_session,
     encode_record,
+    read_erase_record,
+    record_hash,
 )
 
 SALT = bytes(range(32))
@@ -34,17 +38,20 @@ def random_record(random: Random) -> LedgerRecord:
         return random.choice([0, 1, 2**53 - 1, random.randrange(2**53)])
 
     session, t = digest(16), number()
-    match random.randrange(4):
+    actor = random.choice([msgspec.UNSET, "ada", "agent:7/x+y"])
+    match random.randrange(5):
         case 0:
             return SessionRecord(commitment=digest(), session=session, t=t)
         case 1:
             return CurrentRecord(branch=digest(16), root=digest(), session=session, size=number(), t=t)
         case 2:
             events = [(number(), digest()) for _ in range(random.randrange(4))]
-            return EraseRecord(events=events, session=session, t=t)
+            return EraseRecord(actor=actor, events=events, session=session, t=t)
+        case 3:
+            return HoldRecord(event=(number(), digest()), held=random.choice([True, False]), session=session, t=t)
         case _:
             branches = [(digest(16), number(), digest()) for _ in range(random.randrange(4))]
-            return DeleteRecord(branches=branches, session=session, t=t)
+            return DeleteRecord(actor=actor, branches=branches, session=session, t=t)
 
 
 def test_records_have_the_bytes_of_rfc_8785() -> None:
@@ -58,7 +65,17 @@ def test_records_have_the_bytes_of_rfc_8785() -> None:
         assert read["v"] == LEDGER_FORMAT
         assert msgspec.convert(read, type(record), strict=True) == record
         kinds.add(read["kind"])
-    assert kinds == {"session", "current", "erase", "delete"}
+    assert kinds == {"session", "current", "erase", "delete", "hold"}
+
+
+def test_an_erase_record_reads_back_and_no_other_is_taken_for_one() -> None:
+    record = EraseRecord(actor="ada", events=[(3, "ab" * 32)], session="00" * 16, t=1)
+    encoded = encode_record(record)
+    assert read_erase_record(encoded) == record
+    assert record_hash(encoded) == sha256(b"\x00" + encoded).digest()
+    other = encode_record(DeleteRecord(branches=[], session="00" * 16, t=1))
+    for wrong in (other, b"{}", b"no json", encoded.replace(b"everlog/1/ledger", b"everlog/2/ledger")):
+        assert read_erase_record(wrong) is None
 
 
 def test_a_sessions_commitment_is_the_hmac_of_what_it_is_called() -> None:

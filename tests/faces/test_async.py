@@ -13,6 +13,7 @@ from everlog.aio.retention import AsyncRetention
 from everlog.aio.runs import AsyncClaim, AsyncLease, AsyncRun
 from everlog.claims import Claim
 from everlog.context.reader import ContextReader
+from everlog.erasure import SessionEraser
 from everlog.errors import ConflictError
 from everlog.leases import Lease
 from everlog.preferences import Preferences
@@ -64,6 +65,7 @@ SYNC_ONLY = {
         (Branch, aio.AsyncBranch),
         (SessionWorker, aio.AsyncSession),
         (SessionSummarizer, aio.AsyncSession),
+        (SessionEraser, aio.AsyncSession),
         (Session, aio.AsyncSession),
         (Lease, AsyncLease),
         (Run, AsyncRun),
@@ -80,7 +82,7 @@ def test_both_faces_have_the_same_names_and_parameters(sync, async_):
             mine = {key: value.default for key, value in inspect.signature(one).parameters.items()}
             theirs = {key: value.default for key, value in inspect.signature(other).parameters.items()}
             assert mine == theirs, name
-    parts = {BranchReader, StateReader, ContextReader, SessionWriter, SessionWorker, SessionSummarizer}
+    parts = {BranchReader, StateReader, ContextReader, SessionWriter, SessionWorker, SessionSummarizer, SessionEraser}
     if sync not in parts:  # of a part, the other face has more
         for name in (name for name in vars(async_) if not name.startswith("_") and name != "sync"):
             assert hasattr(sync, name) or name in sync.__init__.__code__.co_names, name

@@ -50,8 +50,8 @@ def test_search_finds_each_event_once_also_what_forks_share_and_rewinds_left(run
     fork = session.fork(at=1, id="fork")
     fork.append("note", {"content": "only here: xyzzy"})
     session.rewind(1, reason="wrong")
-    assert [event.session for event in store.search("mend session:run-0,fork")] == ["run-0"]
-    assert [(event.session, event.position) for event in store.search("xyzzy")] == [("fork", 2)]
+    assert [hit.event.session for hit in store.search("mend session:run-0,fork").hits] == ["run-0"]
+    assert [(hit.event.session, hit.event.position) for hit in store.search("xyzzy").hits] == [("fork", 2)]
     assert "run-0~b1@1" in run("search", "timeout", "session:run-0").stdout
     assert "run-0@0" in run("search", "mend", "session:run-0").stdout
 
@@ -59,7 +59,9 @@ def test_search_finds_each_event_once_also_what_forks_share_and_rewinds_left(run
 def test_search_is_bounded(run, store):
     found = run("search", "type:*", "-n", "2")
     assert len(found.stdout.splitlines()) == 2
-    assert "the first 2" in found.stderr
+    token = found.stderr.strip().rpartition(" ")[2]
+    assert f"2 so far; more: --after {token}" in found.stderr
+    assert len(run("search", "type:*", "-n", "100", "--after", token).stdout.splitlines()) == 6 - 2
     with pytest.raises(LimitError):
         store.search("x", limit=0)
     with pytest.raises(LimitError):
@@ -67,8 +69,29 @@ def test_search_is_bounded(run, store):
 
 
 def test_search_by_time_leaves_out_older_sessions(store):
-    assert store.search("since:2200-01-01") == []
-    assert len(store.search("since:-1h timeout")) == 3
+    assert store.search("since:2200-01-01").hits == []
+    assert len(store.search("since:-1h timeout").hits) == 3
+
+
+def test_search_goes_through_one_line_alone_with_what_it_shares(run, store):
+    fork = store.session("run-0").fork(at=1, id="fork")
+    fork.append("note", {"content": "the parser again"})
+    assert [line.split()[0] for line in run("search", "parser", "--session", "fork").stdout.splitlines()] == [
+        "fork@2",
+        "fork@0",
+    ]
+    assert "leave it out" in run("search", "parser", "--session", "fork@1", code=2).stderr
+
+
+def test_search_shows_what_stands_round_a_match_and_marks_it(run, store):
+    store.session("run-0").append("note", {"content": f"{'far ' * 100}the \x1b[31mNEEDLE stands {'here ' * 100}"})
+    shown = run("search", "needle").stdout
+    assert "\\x1b[31mNEEDLE stands" in shown
+    assert "…" in shown
+    assert len(shown) < 400
+    (found,) = lines(run("search", "needle", "--json"))
+    ((start, stop),) = found["snippet"]["matches"]
+    assert found["snippet"]["text"][start:stop] == "NEEDLE"
 
 
 # --- ls ------------------------------------------------------------------------------------------
@@ -138,7 +161,20 @@ def checks(result):
 def test_doctor_of_a_sound_store_finds_all_good(run, store):
     found = checks(run("doctor", "--json"))
     assert set(found) == {
-        *("sqlite", "file", "place", "disk", "permissions", "lock", "log", "schema", "contents", "structure"),
+        *(
+            "sqlite",
+            "file",
+            "place",
+            "disk",
+            "permissions",
+            "lock",
+            "log",
+            "search",
+            "schema",
+            "contents",
+            "bodies",
+            "structure",
+        ),
     }
     assert {check["verdict"] for name, check in found.items() if name not in ("disk", "lock")} == {"good"}
     assert "3 sessions" in run("doctor").stdout

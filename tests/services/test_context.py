@@ -430,6 +430,15 @@ def test_a_counter_that_counts_less_gets_more_in(memory):
     assert len(other.encoded) > 1.5 * len(one.encoded)
 
 
+def test_where_more_was_said_than_fits_much_of_the_budget_is_used(memory):
+    session = memory.create()
+    for turn in range(0, 900, 100):
+        talk(session, 100, first=turn)
+        session.summarize()
+    for budget in (2_000, 8_000, 32_000):
+        assert 0.4 * budget < session.context(budget).tokens <= budget, budget
+
+
 def test_what_stands_word_for_word_is_not_recalled_too_however_much_a_query_finds():
     with everlog.open("memory:") as store:
         session = store.create("s")

@@ -1,5 +1,6 @@
 """Retention beyond the contract: the ledger, summaries, archives, many at once, changes in the middle, failures, SIGKILL."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -51,6 +52,37 @@ def test_each_erasure_stands_in_the_ledger_with_the_policy_s_name_and_reason(wor
     world.clock.advance(seconds=2 * DAY)
     store.retention.apply()
     assert [entry.reason for entry in store.storage.ledger(0, 100) if entry.reason] == ["retention:p notice 4.2"]
+
+
+def test_each_hold_and_release_stands_in_the_ledger_with_the_event_that_says_so(store):
+    session = store.create("run-1", events=notes(1))
+    session.hold(reason="the court asked", actor="ada")
+    store.retention.set("case-7", action="hold", query="label.case:7")
+    store.retention.set("case-7", action="hold", query="label.case:8")
+    store.retention.set("case-7", action="keep", query="label.case:8")
+    store.retention.set("other", action="keep", query="session:*")
+    session.release(reason="closed")
+    policies = store.session("retention/policies")
+    records = [json.loads(entry.record) for entry in store.storage.ledger(0, 100)]
+    said = [(record["held"], *record["event"]) for record in records if record["kind"] == "hold"]
+    assert said == [
+        (True, 0, policies[0].hash),
+        (True, 1, policies[1].hash),
+        (True, 2, policies[2].hash),
+        (False, 3, policies[3].hash),
+        (False, 5, policies[5].hash),
+    ]
+    assert all(record["session"] == policies.uuid for record in records if record["kind"] == "hold")
+    assert not any(b"case" in entry.record or b"run-1" in entry.record for entry in store.storage.ledger(0, 100))
+
+
+def test_who_erases_and_who_deletes_stands_in_the_ledger(store):
+    session = store.create("run-1", events=notes(2))
+    session.erase([0], reason="r", actor="ada")
+    session.erase([1], reason="r")
+    store.delete("run-1", reason="r", actor="bob")
+    records = [json.loads(entry.record) for entry in store.storage.ledger(0, 100)]
+    assert [record.get("actor") for record in records if record["kind"] in ("erase", "delete")] == ["ada", None, "bob"]
 
 
 def test_summaries_go_with_what_they_stand_for(world, store):
@@ -120,7 +152,7 @@ def test_policies_whose_events_have_no_body_are_not_taken_for_none(tmp_path):
         with pytest.raises(InvalidEventError, match="retention/policies@0"):
             session.erase([0], reason="r")
         other.session("retention/policies").rewind(0, reason="they came without their bodies")
-        assert session.erase([0], reason="r") == [0]
+        assert session.erase([0], reason="r").positions == (0,)
 
 
 def test_policies_are_copied_with_a_store(world, store):

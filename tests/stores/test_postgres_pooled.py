@@ -13,7 +13,7 @@ from everlog.testing.servers import PostgresServer, find_postgres
 
 # What is a connection's own, and would be another client's on the next transaction.
 SESSION_STATE = re.compile(
-    r"\bSET\s+(?!LOCAL\b)(SESSION\b|\w+\s*(=|TO\b))|\bset_config\b|\bTEMP(ORARY)?\b|\bLISTEN\b|\bNOTIFY\b|advisory"
+    r"\bSET\s+(?!LOCAL\b)(SESSION\b|\w+\s*(=|TO\b))|\bset_config\((?![^)]*, true\))|\bTEMP(ORARY)?\b|\bLISTEN\b|\bNOTIFY\b|advisory"
     r"|\bDECLARE\b|\bPREPARE\b|\bEXECUTE\b|\bDISCARD\b|\bRESET\b|\bLOAD\b|\bLOCK TABLE\b|\bnextval\b|\bcurrval\b",
     re.IGNORECASE,
 )
@@ -37,7 +37,7 @@ def server():
     with PostgresServer.start(settings=settings) as started:
         yield started
         sent = list(statements((started.folder / "log").read_text(errors="replace")))
-    assert any(statement.startswith("SET LOCAL lock_timeout") for _, statement in sent)
+    assert any(statement.startswith("SELECT set_config('lock_timeout'") for _, statement in sent)
     assert {name for name, _ in sent} <= {None, "<unnamed>"}, "a statement was prepared"
     kept = {statement for _, statement in sent if SESSION_STATE.search(UPDATE_SET.sub("", statement))}
     assert not kept
@@ -62,6 +62,8 @@ class TestPooled(StoreContract):
     ("statement", "kept"),
     [
         ("SET LOCAL lock_timeout = '10s'", False),
+        ("SELECT set_config('lock_timeout', '10s', true)", False),
+        ("SELECT set_config('lock_timeout', '10s', true), set_config('plan_cache_mode', 'auto', false)", True),
         ("SET lock_timeout = '10s'", True),
         ("SET SESSION lock_timeout TO 1", True),
         ("UPDATE t SET a = 1, b = 2 WHERE c", False),

@@ -3,13 +3,12 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
 import everlog
-from databases import server, url_of
+from databases import logins, server, url_of
 from everlog import NewEvent
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
 from everlog.stores.postgres.administer import keep_tenants_apart, make_roles
@@ -19,17 +18,6 @@ from everlog.stores.postgres.opening import read_address
 pytestmark = pytest.mark.skipif(
     "EVERLOG_TEST_POSTGRES" in os.environ, reason="makes logins, for a server of the tests' own"
 )
-
-
-@contextmanager
-def logins(url, **roles):
-    """Make a login for each role, and give its address."""
-    schema = read_address(url).schema
-    made = {role: f"{role}_of_{schema}" for role in roles or ("app", "maintenance", "reader")}
-    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
-        for role, login in made.items():
-            connection.execute(f"CREATE ROLE {login} LOGIN; GRANT {schema}_{role} TO {login}")
-    yield {role: url.replace("user=postgres", f"user={login}") for role, login in made.items()}
 
 
 @pytest.fixture
@@ -163,10 +151,12 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
     keep_tenants_apart(url)
     schema = read_address(url).schema
     with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:  # as an older Everlog left it
-        connection.execute(f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary")
+        connection.execute(
+            f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary, search_entry, search_place"
+        )
         connection.execute("DROP TABLE pending, placed, tree, seal")
         connection.execute(
-            "ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
+            "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
     everlog.open(url).close()
     with everlog.open(addresses["maintenance"]) as store:  # what was recorded before there were seals is sealed too

@@ -22,7 +22,9 @@ def old(tmp_path: Path) -> Path:
             "DROP TABLE lease; DROP TABLE block; DROP TABLE sharing; DROP TABLE object; DROP TABLE dictionary; "
             "DROP TABLE placed; DROP TABLE tree; DROP TABLE seal"
         )
-        raw.executescript("ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest")
+        raw.executescript(
+            "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest"
+        )
         raw.execute("PRAGMA user_version = 3")
         found = raw.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'lease%'").fetchall()
     assert found == []

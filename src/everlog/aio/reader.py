@@ -18,8 +18,10 @@ from everlog.core.sealed_proof import SealedProof
 from everlog.explain import Reason
 from everlog.proving import ProofReader
 from everlog.reader import PlaceLike
+from everlog.search import Order, SearchPage
 from everlog.session import Branch
 from everlog.state import Messages, ReducerLike, State, StateReader
+from everlog.storage import CatchingUp
 
 R = TypeVar("R", bound=ContextReader)
 
@@ -91,6 +93,18 @@ class AsyncReader(Generic[R]):
     async def find(self, key: str) -> Event | None:
         """See `BranchReader.find`."""
         return await self._engine.run(self.sync.find, key)
+
+    async def search(
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
+        """See `BranchReader.search`."""
+        return await self._engine.run(self.sync.search, query, limit=limit, after=after, order=order, progress=progress)
 
     async def around(self, place: PlaceLike, *, before: int = 5, after: int = 5) -> list[Event]:
         """See `BranchReader.around`."""

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from everlog.aio.engine import Engine
+from everlog.aio.session import AsyncSession, plain_session
 from everlog.core.retention import Action, Policy
 
 if TYPE_CHECKING:
+    from everlog.approving import Proposal
+    from everlog.reader import PlaceLike
     from everlog.retaining import Work
     from everlog.retention import Plan, Retention
+    from everlog.session import Session
 
 
 class AsyncRetention:
@@ -31,6 +35,8 @@ class AsyncRetention:
         to: str | os.PathLike[str] | None = None,
         types: str | Sequence[str] = (),
         reason: str | None = None,
+        over: int | None = None,
+        within: str | float | None = None,
         actor: str | None = None,
     ) -> Policy:
         """See `Retention.set`."""
@@ -43,6 +49,8 @@ class AsyncRetention:
             to=to,
             types=types,
             reason=reason,
+            over=over,
+            within=within,
             actor=actor,
         )
 
@@ -53,6 +61,40 @@ class AsyncRetention:
     async def policies(self) -> list[Policy]:
         """See `Retention.policies`."""
         return await self._engine.run(self.sync.policies)
+
+    async def propose_erasure(
+        self,
+        session: AsyncSession | Session | str | None = None,
+        places: Sequence[PlaceLike] = (),
+        *,
+        query: str | None = None,
+        reason: str,
+        actor: str,
+    ) -> Proposal:
+        """See `Retention.propose_erasure`."""
+        return await self._engine.run(
+            self.sync.propose_erasure, plain_session(session), places, query=query, reason=reason, actor=actor
+        )
+
+    async def propose_deletion(
+        self, session: AsyncSession | Session | str, *, reason: str, actor: str, cascade: bool = False
+    ) -> Proposal:
+        """See `Retention.propose_deletion`."""
+        plain = plain_session(session)
+        assert plain is not None, "a session was given"
+        return await self._engine.run(self.sync.propose_deletion, plain, reason=reason, actor=actor, cascade=cascade)
+
+    async def propose_change(self, name: str, *, reason: str, actor: str) -> Proposal:
+        """See `Retention.propose_change`."""
+        return await self._engine.run(self.sync.propose_change, name, reason=reason, actor=actor)
+
+    async def approve(self, proposal: str, *, actor: str, reason: str | None = None) -> Proposal:
+        """See `Retention.approve`."""
+        return await self._engine.run(self.sync.approve, proposal, actor=actor, reason=reason)
+
+    async def proposals(self) -> list[Proposal]:
+        """See `Retention.proposals`."""
+        return await self._engine.run(self.sync.proposals)
 
     async def plan(self, *, progress: Callable[[int], None] | None = None) -> Plan:
         """See `Retention.plan`."""

@@ -177,7 +177,7 @@ class AsyncRun:
         """See `Run.step`. Awaited with a function; else a decorator of a coroutine function, or for `async with`."""
         chosen = self.sync.policy if policy is None else policy
         check_step(name, chosen, retries, backoff, timeout)
-        step = Step(name, recorded_input(arguments), chosen, retries, backoff)
+        step = Step(name, recorded_input(self.sync.session, arguments), chosen, retries, backoff)
         if function is None:
             return AsyncStepForm(self, step, timeout)
         check_function(function, asynchronous=True)
@@ -186,7 +186,7 @@ class AsyncRun:
     def stage(self, name: str, function: Callable[..., Any] | None = None, *arguments: Any) -> Any:
         """See `Run.stage`."""
         check_checkpoint_name(name)
-        step = Step(name, recorded_input(arguments), "retry", kind="stage")
+        step = Step(name, recorded_input(self.sync.session, arguments), "retry", kind="stage")
         if function is None:
             return AsyncStepForm(self, step)
         check_function(function, asynchronous=True)

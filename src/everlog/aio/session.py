@@ -25,12 +25,15 @@ from everlog.reader import PlaceLike
 from everlog.reducers.pending import DEFAULT_RUN
 from everlog.session import Branch, Session, SessionInfo
 from everlog.state import ReducerLike, StateReader
-from everlog.steps import Policy
+from everlog.steps import Policy as StepPolicy
 from everlog.storage import Receipt
 from everlog.summaries import FAN_OUT, LEAF_TOKENS, SUMMARIES_MAX, Covered, Summarizer
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncLease, AsyncRun
+    from everlog.certificates import Certificate
+    from everlog.core.retention import Policy
+    from everlog.planning import ErasurePlan
 
 
 class AsyncSession(AsyncReader[Session]):
@@ -151,7 +154,9 @@ class AsyncSession(AsyncReader[Session]):
         """See `Session.in_flight`."""
         return await self._engine.run(self.sync.in_flight, at)
 
-    async def run(self, name: str = DEFAULT_RUN, *, policy: Policy = "fail", retry_failed: bool = False) -> AsyncRun:
+    async def run(
+        self, name: str = DEFAULT_RUN, *, policy: StepPolicy = "fail", retry_failed: bool = False
+    ) -> AsyncRun:
         """See `Session.run`."""
         from everlog.aio.runs import AsyncRun
 
@@ -338,9 +343,29 @@ class AsyncSession(AsyncReader[Session]):
             self.sync.update, title=title, labels=labels, metadata=metadata, actor=actor, expected=expected
         )
 
-    async def erase(self, places: Sequence[PlaceLike], *, reason: str) -> list[int]:
+    async def erase(self, places: Sequence[PlaceLike], *, reason: str, actor: str | None = None) -> Certificate:
         """See `Session.erase`."""
-        return await self._engine.run(self.sync.erase, places, reason=reason)
+        return await self._engine.run(self.sync.erase, places, reason=reason, actor=actor)
+
+    async def plan_erasure(self, places: Sequence[PlaceLike]) -> ErasurePlan:
+        """See `Session.plan_erasure`."""
+        return await self._engine.run(self.sync.plan_erasure, places)
+
+    async def certificate(self, places: Sequence[PlaceLike]) -> Certificate:
+        """See `Session.certificate`."""
+        return await self._engine.run(self.sync.certificate, places)
+
+    async def hold(self, *, reason: str, name: str | None = None, actor: str | None = None) -> Policy:
+        """See `Session.hold`."""
+        return await self._engine.run(self.sync.hold, reason=reason, name=name, actor=actor)
+
+    async def release(self, *, reason: str, name: str | None = None, actor: str | None = None) -> None:
+        """See `Session.release`."""
+        await self._engine.run(self.sync.release, reason=reason, name=name, actor=actor)
+
+    async def holds(self) -> list[Policy]:
+        """See `Session.holds`."""
+        return await self._engine.run(self.sync.holds)
 
     async def follow(
         self,
@@ -376,3 +401,8 @@ class AsyncSession(AsyncReader[Session]):
 
 async def _awaited(made: Awaitable[Any]) -> Any:
     return await made
+
+
+def plain_session(session: AsyncSession | Session | str | None) -> Session | str | None:
+    """Give a session as the sync face takes it."""
+    return session.sync if isinstance(session, AsyncSession) else session

@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
 from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.retention import AsyncRetention
-from everlog.aio.session import AsyncSession
+from everlog.aio.session import AsyncSession, plain_session
 from everlog.audit import Report
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
+from everlog.core.redact import Mode
+from everlog.core.secret_rules import SecretRule
 from everlog.follow import Feed
 from everlog.leases import LeaseInfo
 from everlog.open import Durability, open_store
 from everlog.rebuild import SnapshotPolicy
 from everlog.reducers.registry import Reducer
+from everlog.search import Order, SearchPage
 from everlog.session import Session, SessionInfo
 from everlog.snapshots import SnapshotInfo
+from everlog.storage import CatchingUp
 from everlog.store import Store
 from everlog.transfer import Transferred
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
     from everlog.archiving import Archived
+    from everlog.certificates import Certificate, Checked
     from everlog.compacting import Compacted
+    from everlog.retaining import Work
     from everlog.sealing import Sealer
     from everlog.seals import Seal
     from everlog.signing import Keys
@@ -98,6 +105,12 @@ class AsyncStore:
         """See `Store.close`."""
         await self._engine.close(self.sync.close)
 
+    async def redacting(self, mode: Mode) -> AsyncStore:
+        """See `Store.redacting`."""
+        other = copy(self)
+        other.sync = await self._engine.run(lambda: _ready(self.sync.redacting(mode)))
+        return other
+
     async def create(
         self,
         id: str | None = None,
@@ -128,13 +141,13 @@ class AsyncStore:
 
     async def snapshots(self, session: AsyncSession | Session | str | None = None) -> list[SnapshotInfo]:
         """See `Store.snapshots`."""
-        return await self._engine.run(self.sync.snapshots, _plain(session))
+        return await self._engine.run(self.sync.snapshots, plain_session(session))
 
     async def drop_snapshots(
         self, session: AsyncSession | Session | str | None = None, *, reducer: str | None = None
     ) -> int:
         """See `Store.drop_snapshots`."""
-        return await self._engine.run(self.sync.drop_snapshots, _plain(session), reducer=reducer)
+        return await self._engine.run(self.sync.drop_snapshots, plain_session(session), reducer=reducer)
 
     async def rebuild_snapshots(
         self, session: AsyncSession | Session | str, *, reducers: Sequence[str | Reducer] = ("document",)
@@ -194,19 +207,52 @@ class AsyncStore:
             self.sync.sessions, query, prefix=prefix, parent=plain, order=order, limit=limit, after=after
         )
 
-    async def delete(self, id: str, *, reason: str, cascade: bool = False) -> None:
+    async def delete(self, id: str, *, reason: str, cascade: bool = False, actor: str | None = None) -> None:
         """See `Store.delete`."""
-        await self._engine.run(self.sync.delete, id, reason=reason, cascade=cascade)
+        await self._engine.run(self.sync.delete, id, reason=reason, cascade=cascade, actor=actor)
+
+    async def erase(
+        self,
+        query: str,
+        *,
+        reason: str,
+        types: str | Sequence[str] = "*",
+        actor: str | None = None,
+        dry_run: bool = False,
+        certified: Callable[[Certificate], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Work:
+        """See `Store.erase`."""
+        return await self._engine.run(
+            self.sync.erase,
+            query,
+            reason=reason,
+            types=types,
+            actor=actor,
+            dry_run=dry_run,
+            certified=certified,
+            progress=progress,
+        )
+
+    async def check_certificate(self, certificate: Certificate) -> Checked:
+        """See `Store.check_certificate`."""
+        return await self._engine.run(self.sync.check_certificate, certificate)
 
     async def find(self, key: str, *, limit: int = 100) -> list[Event]:
         """See `Store.find`."""
         return await self._engine.run(self.sync.find, key, limit=limit)
 
     async def search(
-        self, query: str | Query, *, limit: int = 20, progress: Callable[[int], None] | None = None
-    ) -> list[Event]:
+        self,
+        query: str | Query,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Order = "rank",
+        progress: CatchingUp | None = None,
+    ) -> SearchPage:
         """See `Store.search`."""
-        return await self._engine.run(self.sync.search, query, limit=limit, progress=progress)
+        return await self._engine.run(self.sync.search, query, limit=limit, after=after, order=order, progress=progress)
 
     def feed(self, cursor: str | None = None) -> AsyncFeed:
         """See `Store.feed`."""
@@ -301,7 +347,7 @@ class AsyncStore:
         progress: Callable[[int], None] | None = None,
     ) -> Archived:
         """See `Store.archive`."""
-        chosen = _plain(session)
+        chosen = plain_session(session)
         return await self._engine.run(
             self.sync.archive, to, older_than=older_than, session=chosen, dry_run=dry_run, progress=progress
         )
@@ -313,7 +359,7 @@ class AsyncStore:
         progress: Callable[[int], None] | None = None,
     ) -> Archived:
         """See `Store.restore`."""
-        return await self._engine.run(self.sync.restore, session=_plain(session), progress=progress)
+        return await self._engine.run(self.sync.restore, session=plain_session(session), progress=progress)
 
     @property
     def retention(self) -> AsyncRetention:
@@ -333,22 +379,31 @@ async def open_async(
     read_only: bool = False,
     body_bytes_max: int = limits.BODY_BYTES_MAX,
     snapshots: SnapshotPolicy | bool = True,
+    redact: Mode | None = None,
+    redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()
-    sync = await loop.run_in_executor(
-        None,
-        lambda: open_store(
+
+    def opened() -> Store:
+        store = open_store(
             url,
             durability=durability,
             make=make,
             read_only=read_only,
             body_bytes_max=body_bytes_max,
             snapshots=snapshots,
-        ),
-    )
+            redact=redact,
+            redact_rules=redact_rules,
+        )
+        return store if read_only else _ready(store)
+
+    sync = await loop.run_in_executor(None, opened)
     return AsyncStore(sync)
 
 
-def _plain(session: AsyncSession | Session | str | None) -> Session | str | None:
-    return session.sync if isinstance(session, AsyncSession) else session
+def _ready(store: Store) -> Store:
+    """Give a store that has what it redacts with: events are encoded on the loop, where nothing is read or written."""
+    if store.settings.redactor is not None:
+        store.settings.redactor.get_ready()
+    return store

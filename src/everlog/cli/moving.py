@@ -20,6 +20,7 @@ from everlog.cli.main import (
 )
 from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
 from everlog.core.position import format_address
+from everlog.core.redact import MODES, Mode
 from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError
 from everlog.open import open_store
 from everlog.store import Store
@@ -39,20 +40,34 @@ _QUIET_FILES = 20  # beyond so many files, those that brought nothing new are on
 @click.argument("what", metavar="FORMAT|BUNDLE")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-f", "--follow", is_flag=True, help="Then go on as the files grow and new ones come, until Ctrl-C.")
+@click.option(
+    "--redact",
+    type=click.Choice(MODES),
+    help="Secrets in transcripts: redact them (the default), reject what holds one, or off. A bundle is taken as it is.",
+)
 @click.option("--force", is_flag=True, help="Take a bundle's events even where they lie in the future.")
 @json_option
 @click.pass_context
-def import_(ctx: click.Context, what: str, paths: tuple[Path, ...], follow: bool, force: bool, as_json: bool) -> None:
+def import_(
+    ctx: click.Context,
+    what: str,
+    paths: tuple[Path, ...],
+    follow: bool,
+    redact: Mode | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Take in transcripts of other programs, or bundles.
 
     FORMAT is claude-code, codex, swe-agent, openai or jsonl (`everlog help formats`); PATHS are files or folders. Without
-    PATHS, claude-code and codex take all of yours. Importing again adds only what is new.
+    PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
+    `everlog secrets`.
     """
     from everlog.importers import FORMATS
 
     with opened(ctx, make=True) as store:
         if what in FORMATS:
-            code = _import_transcripts(store, what, paths, follow=follow, as_json=as_json)
+            code = _import_transcripts(store, what, paths, follow=follow, redact=redact, as_json=as_json)
         elif not Path(what).exists():
             raise NotFoundError(
                 f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
@@ -87,7 +102,9 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
     return code
 
 
-def _import_transcripts(store: Store, format: str, paths: tuple[Path, ...], *, follow: bool, as_json: bool) -> int:
+def _import_transcripts(
+    store: Store, format: str, paths: tuple[Path, ...], *, follow: bool, redact: Mode | None, as_json: bool
+) -> int:
     """Import files, say what became of each, and give the exit code: that of the first file that could not be read."""
     from everlog.importers import follow_paths, import_paths
 
@@ -95,13 +112,13 @@ def _import_transcripts(store: Store, format: str, paths: tuple[Path, ...], *, f
     if follow:
         note("following; Ctrl-C to stop")
         try:
-            for result in follow_paths(store, format, paths):
+            for result in follow_paths(store, format, paths, redact=redact):
                 told.say(result)
         finally:
             told.sum_up()
         return told.code
     with progress_bar("importing", None) as bar:
-        for result in import_paths(store, format, paths, progress=_show(bar)):
+        for result in import_paths(store, format, paths, progress=_show(bar), redact=redact):
             told.say(result)
     told.sum_up()
     return told.code

@@ -18,6 +18,7 @@ import msgspec
 from everlog.compare import WHOLE
 from everlog.core.event import Event
 from everlog.core.position import format_micros
+from everlog.core.ranking import Snippet
 
 TEXT_CHARACTERS = 160  # of one event in a listing
 PAGE_CHARACTERS = 8_000  # of each text of one event that is shown
@@ -97,10 +98,10 @@ def ago(micros: int) -> str:
     return f"{seconds:.0f} s"
 
 
-def event_line(event: Event, *, address: str | None = None) -> str:
+def event_line(event: Event, *, address: str | None = None, says: str | None = None) -> str:
     """Give an event as one line: position, time, type, who, outcome, and the beginning of what it says.
 
-    address: stands in place of the position.
+    address: stands in place of the position. says: already made visible, in place of that beginning.
     """
     kind = event.type.partition(".")[0]
     position = click.style(f"{event.position:>6}" if address is None else visible(address), dim=address is None)
@@ -113,8 +114,18 @@ def event_line(event: Event, *, address: str | None = None) -> str:
         parts.append(click.style(event.outcome, fg="green" if event.outcome == "ok" else "red"))
     if event.actor is not None:
         parts.append(click.style(visible(event.actor), fg="blue"))
-    parts.append(shorten(visible(gist(event)[: 4 * TEXT_CHARACTERS])))
+    parts.append(shorten(visible(gist(event)[: 4 * TEXT_CHARACTERS])) if says is None else says)
     return "  ".join(parts)
+
+
+def highlighted(snippet: Snippet) -> str:
+    """Give a snippet made visible, with what was looked for in bold."""
+    parts: list[str] = []
+    at = 0
+    for start, stop in snippet.matches:
+        parts += [visible(snippet.text[at:start]), click.style(visible(snippet.text[start:stop]), bold=True)]
+        at = stop
+    return "".join([*parts, visible(snippet.text[at:])])
 
 
 def gist(event: Event) -> str:
@@ -223,3 +234,8 @@ def working(label: str) -> Any:
 def advance(progress: Any) -> Callable[[int], None]:
     """Give what moves a progress bar on to so many done."""
     return lambda done: progress.update(progress.task_ids[0], completed=done)
+
+
+def advance_of(progress: Any) -> Callable[[int, int], None]:
+    """Give what moves a progress bar on to so many of so many done."""
+    return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)

@@ -11,10 +11,11 @@ import msgspec
 from everlog.cli import tree as trees
 from everlog.cli.main import address_argument, everlog, json_option, limit_option, locate, opened
 from everlog.cli.output import (
-    advance,
+    advance_of,
     compact,
     event_line,
     event_page,
+    highlighted,
     note,
     progress_bar,
     say,
@@ -26,6 +27,9 @@ from everlog.core.event import Event
 from everlog.core.position import format_address, format_micros
 from everlog.core.query import compile_query
 from everlog.core.query_text import parse
+from everlog.errors import InvalidPlaceError
+from everlog.search import ORDERS as ORDERS_FOUND
+from everlog.search import Order
 from everlog.session import Branch, Session
 from everlog.store import ORDERS, Store
 
@@ -207,26 +211,61 @@ def tree(ctx: click.Context, address: str, limit: int, as_json: bool) -> None:
 
 @everlog.command(
     epilog='Examples:  everlog search "constant time compare"   |   everlog search timeout type:agent.tool_result '
-    "label.source:codex since:7d"
+    "outcome:error session:run-* since:7d   |   everlog search timeout --session run-42 --order newest"
 )
 @click.argument("query", nargs=-1, required=True)
+@click.option("--session", "address", metavar="ADDRESS", help="Search this session's line alone, what it shares too.")
 @click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option("--order", type=click.Choice(ORDERS_FOUND), default="rank", show_default=True, help="What comes first.")
+@click.option("--after", metavar="TOKEN", help="Go on where an earlier search ended.")
 @json_option
 @click.pass_context
-def search(ctx: click.Context, query: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Find events of all sessions: words, "phrases" and key:value pairs; the newest first.
+def search(
+    ctx: click.Context,
+    query: tuple[str, ...],
+    address: str | None,
+    limit: int,
+    order: Order,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """Find events of all sessions: words, "phrases" and key:value pairs; what fits best first.
 
     Words are looked for in what the events say. session:run-* and label.NAME:VALUE narrow the sessions.
     """
-    with opened(ctx) as store, progress_bar("searching sessions", None) as progress:
-        found = store.search(" ".join(query), limit=limit, progress=advance(progress))
-        addresses = _addresses(store, found)
-    for event, address in zip(found, addresses, strict=True):
-        _say_event(event, as_json=as_json, address=address)
-    if not found and not as_json:
+    with opened(ctx) as store, progress_bar("reading what is new", None) as progress:
+        line = None if address is None else _line_of(store, address)
+        find = (store if line is None else line).search
+        page = find(" ".join(query), limit=limit, order=order, after=after, progress=advance_of(progress))
+        while not page.hits and page.following is not None:  # what was looked at so far holds nothing
+            page = find(" ".join(query), limit=limit, order=order, after=page.following)
+        events = [hit.event for hit in page.hits]
+        addresses = _addresses(store, events) if line is None else [_address_on(line, event) for event in events]
+    for hit, shown in zip(page.hits, addresses, strict=True):
+        if as_json:
+            snippet = {"text": hit.snippet.text, "matches": hit.snippet.matches}
+            say_json(hit.event.to_dict() | {"score": hit.score, "snippet": snippet})
+        else:
+            says = highlighted(hit.snippet) if hit.snippet.matches else None
+            say(event_line(hit.event, address=shown, says=says))
+    if not page.hits and not as_json:
         note("nothing was found")
-    if len(found) == limit and not as_json:
-        note(f"the first {limit}; more: -n {min(1000, limit * 5)}, or ask more narrowly (everlog help queries)")
+    if page.following is not None:
+        note(f"{len(page.hits)} so far; more: --after {page.following}")
+
+
+def _line_of(store: Store, address: str) -> Session | Branch:
+    _, line, place = locate(store, address)
+    if place is not None:
+        raise InvalidPlaceError(
+            f"{address!r:.100} has a place, where a session or a branch of it is searched; leave it out"
+        )
+    return line
+
+
+def _address_on(line: Session | Branch, event: Event) -> str:
+    branch = line.name if isinstance(line, Branch) and not line.current else None
+    return format_address(event.session, branch, event.position)
 
 
 def _addresses(store: Store, events: list[Event]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from threading import Event as Flag
+from typing import Any
 
 import click
 
+from everlog.cli.erasing import needed, propose_option, say_proposal
 from everlog.cli.main import actor_option, confirm, everlog, json_option, opened, say_error
 from everlog.cli.output import advance, counted, note, progress_bar, say, say_json, shorten, size_of, visible
 from everlog.cli.storing import age_option
@@ -19,7 +21,11 @@ from everlog.store import Store
 _SHOWN = 10  # sessions of one policy
 _EVERY_SECONDS = (1.0, 366 * 86_400.0)
 _DONE = {"erase": "erased", "archive": "archived"}
-_OF = {"keep": "kept from policies", "hold": "held, also from erase and delete"}
+_OF = {
+    "keep": "kept from policies",
+    "hold": "held, also from erase and delete",
+    "approve": "of which nobody destroys anything alone",
+}
 
 
 @everlog.group(
@@ -53,7 +59,7 @@ def retain() -> None:
     "--action",
     type=click.Choice(ACTIONS),
     required=True,
-    help="Erase bodies, archive them, keep sessions from both, or hold them from everybody.",
+    help="Erase bodies, archive them, keep sessions from both, hold them from everybody, or have two persons approve.",
 )
 @click.option("--older-than", metavar="TIME", help="To erase or archive: events recorded longer ago: 90d, 12h, 0.")
 @click.option("--to", "url", metavar="URL|FOLDER", help="To archive: s3://bucket/prefix, gs://…, az://…, or a folder.")
@@ -63,6 +69,8 @@ def retain() -> None:
     metavar="TYPE",
     help="To erase: only events of these types, as in user.*; may be given again. Default: all but what a session needs to wake.",
 )
+@click.option("--over", type=click.IntRange(min=0), help="To approve: erasing more events than this. Default: 0.")
+@click.option("--within", metavar="TIME", help="To approve: a proposal lapses after this. Default: 7d.")
 @click.option("--reason", help="Recorded, and shown to whoever meets the policy.")
 @actor_option
 @json_option
@@ -75,19 +83,20 @@ def set_(
     older_than: str | None,
     url: str | None,
     types: tuple[str, ...],
-    reason: str | None,
-    actor: str | None,
-    as_json: bool,
+    over: int | None,
+    within: str | None,
+    **given: Any,
 ) -> None:
     """Make a policy, or change it as a whole. Nothing is erased or archived before `everlog retain run`.
 
     Without --types, what is erased is all but session.*, lease.*, step.*, wait.* and checkpoint: the session still wakes, and its
     state says that it is incomplete. Summaries of what is erased go with it, whatever the types.
     """
+    as_json = given.pop("as_json")
     with opened(ctx) as store:
         age = None if older_than is None else age_option(older_than)
         policy = store.retention.set(
-            name, action=action, query=query, older_than=age, to=url, types=types, reason=reason, actor=actor
+            name, action=action, query=query, older_than=age, to=url, types=types, over=over, within=within, **given
         )
     if as_json:
         say_json({"name": policy.name, **policy.members()})
@@ -103,10 +112,11 @@ def set_(
 def _said(policy: Policy) -> str:
     """Give what a policy says as one line."""
     age = "" if policy.older_than is None else f" what is older than {policy.older_than}"
+    approving = "" if policy.over is None else f" what erases more than {policy.over:,}, within {policy.within}"
     types = f" of types {', '.join(policy.types)}" if policy.types else ""
     to = "" if policy.to is None else f" to {visible(policy.to)}"
     reason = "" if policy.reason is None else f"  ({shorten(visible(policy.reason))})"
-    return f"{policy.name}: {policy.action}{age}{types}, of {shorten(visible(policy.query))}{to}{reason}"
+    return f"{policy.name}: {policy.action}{age}{approving}{types}, of {shorten(visible(policy.query))}{to}{reason}"
 
 
 @retain.command(epilog="Examples:  everlog retain show   |   everlog retain show --json")
@@ -239,12 +249,16 @@ def _say_all(found: list[Work], *, as_json: bool, done: bool) -> None:
 @retain.command(epilog="Examples:  everlog retain remove case-7 --reason 'the case is closed'")
 @click.argument("name")
 @click.option("--reason", required=True, help="Recorded, for whoever asks later.")
+@propose_option
 @actor_option
 @json_option
 @click.pass_context
-def remove(ctx: click.Context, name: str, reason: str, actor: str | None, as_json: bool) -> None:
+def remove(ctx: click.Context, name: str, reason: str, propose: bool, actor: str | None, as_json: bool) -> None:
     """Remove a policy. What it kept or held is kept or held no more; what it erased stays erased."""
     with opened(ctx) as store:
+        if propose:
+            say_proposal(store.retention.propose_change(name, reason=reason, actor=needed(actor)), as_json=as_json)
+            return
         store.retention.remove(name, reason=reason, actor=actor)
     if as_json:
         say_json({"name": name, "removed": True})

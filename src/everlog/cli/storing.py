@@ -119,6 +119,10 @@ def compact(ctx: click.Context, older_than: str, dry_run: bool, as_json: bool) -
         say(f"{size_of(done.given_back)} given back to the system")
     if done.free:
         say(f"{size_of(done.free)} free inside the store, for new events")
+    if done.free and not dry_run:  # all of it went back, but where the file was made without the way to
+        say(
+            "this file was made by an older Everlog and cannot give space back; a smaller one: everlog copy OLD.db NEW.db"
+        )
 
 
 def age_option(text: str) -> float | str:

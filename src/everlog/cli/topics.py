@@ -63,6 +63,8 @@ QUERIES are words and key:value pairs, all of which must hold. ls, log, search a
   branch:1f0c22ab              recorded on this branch (hex digits of its id)
   session:run-* label.user:u7  in ls and search: the session
 
+search puts what fits the words best first; --order newest, --session ADDRESS for one line, --after to go on.
+
 An unknown word before a colon is an error; quote it to look for it as text: '"note: this"'.
 Quote queries for the shell: everlog log run-42 'type:agent.* "exit code 1"'.
 """
@@ -130,6 +132,8 @@ ENVIRONMENT = """
 ENVIRONMENT
 
   EVERLOG_STORE       the store's file, where --store is not given
+  EVERLOG_REDACT      redact, reject or off: what is done about secrets in what is appended
+  EVERLOG_REDACT_RULES  a TOML or JSON file of more rules for secrets
   NO_COLOR            print without colour
   CLAUDE_CONFIG_DIR   where Claude Code keeps its files, for import claude-code
   CODEX_HOME          where Codex keeps its files, for import codex

@@ -1,4 +1,4 @@
-"""Commands that write: new, append, fork, rewind, switch, update, delete, erase."""
+"""Commands that write: new, append, fork, rewind, switch, update, delete."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from everlog.cli.erasing import needed, propose_option, say_proposal
 from everlog.cli.main import (
     actor_option,
     address_argument,
@@ -23,7 +24,7 @@ from everlog.cli.main import (
     opened,
     pairs,
 )
-from everlog.cli.output import event_line, note, say, say_json, visible
+from everlog.cli.output import event_line, say, say_json, visible
 from everlog.core import limits
 from everlog.core.event import OUTCOMES, Event, Head, NewEvent
 from everlog.core.position import TimePlace, format_address, from_micros, parse_address, parse_place
@@ -365,64 +366,35 @@ def update(
 @address_argument()
 @click.option("--reason", required=True, help="Recorded, for whoever asks later.")
 @click.option("--cascade", is_flag=True, help="Delete the sessions forked from it too.")
+@propose_option
+@actor_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
-def delete(ctx: click.Context, address: str, reason: str, cascade: bool, yes: bool, as_json: bool) -> None:
+def delete(
+    ctx: click.Context,
+    address: str,
+    reason: str,
+    cascade: bool,
+    propose: bool,
+    actor: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """End a session and destroy what only it holds. Recorded; hashes stay. Refused while forks of it live."""
     with opened(ctx) as store:
         session = locate_session(store, address)
+        if propose:
+            proposal = store.retention.propose_deletion(session, reason=reason, actor=needed(actor), cascade=cascade)
+            say_proposal(proposal, as_json=as_json)
+            return
         forks = ", and every session forked from it" if cascade else ""
         confirm(f"Delete {visible(session.id)} with its {session.head.size} events{forks}?", yes=yes)
-        store.delete(session.id, reason=reason, cascade=cascade)
+        store.delete(session.id, reason=reason, cascade=cascade, actor=actor)
         if as_json:
             say_json({"session": session.id, "deleted": True})
         else:
             say(f"{visible(format_address(session.id))} is deleted")
-
-
-@everlog.command(
-    epilog='Examples:  everlog erase run-42@3 run-42@17 --reason "holds a password"   |   '
-    'everlog erase run-42 --matching "data.email:*" --reason "asked for by u7"'
-)
-@address_argument("addresses", many=True)
-@click.option("--matching", metavar="QUERY", help="Erase all events of the session that meet this query.")
-@click.option("--reason", required=True, help="Recorded, for whoever asks later.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
-@click.pass_context
-def erase(
-    ctx: click.Context, addresses: tuple[str, ...], matching: str | None, reason: str, yes: bool, as_json: bool
-) -> None:
-    """Destroy the bodies of events of one session; their places, hashes and every proof stay. In forks too."""
-    with opened(ctx) as store:
-        session, places = _to_erase(store, addresses, matching)
-        if not places:
-            note("nothing matches; nothing was erased")
-            return
-        confirm(f"Erase {len(places)} events of {visible(session.id)}?", yes=yes)
-        erased = session.erase(places, reason=reason)
-        if as_json:
-            say_json({"session": session.id, "erased": erased})
-        else:
-            shown = ", ".join(map(str, erased[:20])) + (f" and {len(erased) - 20} more" if len(erased) > 20 else "")
-            say(f"{visible(format_address(session.id))}: erased {len(erased)} events{': ' if erased else ''}{shown}")
-            if len(erased) < len(places):
-                note(f"{len(places) - len(erased)} were erased before")
-
-
-def _to_erase(store: Store, addresses: Sequence[str], matching: str | None) -> tuple[Session, list[int]]:
-    located = [locate(store, address) for address in addresses]
-    session = located[0][0]
-    if any(line is not each for each, line, _ in located):
-        raise click.UsageError("erase works on the current line of a session: leave out the branch")
-    if matching is not None:
-        if len(located) > 1 or located[0][2] is not None:
-            raise click.UsageError("with --matching give one session, without a place")
-        return session, [event.position for event in session.events(matching) if not event.erased]
-    if any(each.id != session.id for each, _, _ in located) or any(place is None for _, _, place in located):
-        raise click.UsageError("name events of one session: everlog erase SESSION@PLACE SESSION@PLACE …")
-    return session, sorted({session.event(place).position for _, _, place in located if place is not None})  # pyright: ignore[reportArgumentType]
 
 
 # --- reading what was given ----------------------------------------------------------------------

@@ -12,14 +12,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from everlog.context.manifest import Plan
-from everlog.context.render import Rendered, payload_of, quoted, render, spoken_events
+from everlog.context.render import Newest, Rendered, payload_of, quoted, render, spoken_events, without_use
 from everlog.context.tokens import BYTES_PER_TOKEN, Tokens, estimated_bytes, sent_bytes
 from everlog.context.tree import Node, Tree, nodes_of, read_positions, written_by
 from everlog.core.event import Event
@@ -76,6 +76,10 @@ class Chooser:
         self._tokens = tokens
         self._plan = plan
         self._budget = budget
+        self._newest_events = Newest(storage, view, plan.cut)
+        self._waiting: tuple[int, list[tuple[str, int]]] | None = (
+            None  # uses that wait at a position: their ids and positions
+        )
         if tokens.method == "counter":
             self._calibrate()
 
@@ -131,7 +135,7 @@ class Chooser:
         """Give about how many tokens messages of [low, stop) take, to the end by default, and from where on they fit."""
         stop = self._plan.cut if stop is None else stop
         spent, first = 0, stop
-        for event in spoken_events(self._storage, self._view, low, stop, reverse=True):
+        for event in self._newest_events.back(low, stop):
             spent += self._tokens.of_bytes(sent_bytes(event))
             if spent > room:
                 return spent, first
@@ -140,7 +144,7 @@ class Chooser:
 
     def _newest(self) -> int:
         """Give the position of the last message that is not summarized; the cut where there is none."""
-        events = spoken_events(self._storage, self._view, self._tree.frontier, self._plan.cut, reverse=True)
+        events = self._newest_events.back(self._tree.frontier, self._plan.cut)
         said = (event for event in events if event.type not in {"system.message", "user.tool_confirmation"})
         return next((event.position for event in said), self._plan.cut)
 
@@ -238,26 +242,32 @@ class Chooser:
 
     def _pull(self, plan: Plan, pins: Sequence[Event], retrieved: Sequence[Event]) -> tuple[Plan, Rendered]:
         """Carry out a plan, with the tool uses before it whose results stand in it."""
-        plan = msgspec.structs.replace(plan, pulled=())
-        rendered = self._render(plan, pins, retrieved)
-        orphans = {
-            block.get("tool_use_id")
-            for message in rendered.tail
-            for block in message["content"]
-            if isinstance(block, dict) and block.get("type") == "tool_result"
-        }
-        if not orphans or plan.start == 0:
-            return plan, rendered
-        built = Builder(self._storage, self._view, PENDING, taking=None).build(plan.start)
-        open_uses = read_pending(built.value, plan.start).tools
-        pulled = tuple(sorted({tool.position for tool in open_uses if tool.id in orphans}))
-        if not pulled:
-            return plan, rendered
-        plan = msgspec.structs.replace(plan, pulled=pulled)
-        return plan, self._render(plan, pins, retrieved)
+        pulled = self._uses(plan.start, without_use(self._newest_events.since(plan.start)))
+        while True:
+            plan = msgspec.structs.replace(plan, pulled=tuple(sorted(pulled)))
+            rendered = self._render(plan, pins, retrieved)
+            orphans = {
+                block.get("tool_use_id")
+                for message in rendered.tail
+                for block in message["content"]
+                if isinstance(block, dict) and block.get("type") == "tool_result"
+            }
+            more = self._uses(plan.start, orphans) - pulled
+            if not more:  # as nearly always: what is seen in the events is what is missed in the messages
+                return plan, rendered
+            pulled |= more
+
+    def _uses(self, start: int, results: Collection[Any]) -> set[int]:
+        """Give the positions of uses before `start` that wait for one of these results, by the ids of the uses."""
+        if not results or start == 0:
+            return set()
+        if self._waiting is None or self._waiting[0] != start:
+            built = Builder(self._storage, self._view, PENDING, taking=None).build(start)
+            self._waiting = (start, [(tool.id, tool.position) for tool in read_pending(built.value, start).tools])
+        return {position for use, position in self._waiting[1] if use in results}
 
     def _render(self, plan: Plan, pins: Sequence[Event], retrieved: Sequence[Event]) -> Rendered:
-        return render(self._storage, self._view, plan, pins, retrieved)
+        return render(self._storage, self._view, plan, pins, retrieved, self._newest_events.since(plan.start))
 
     def _chosen(self, plan: Plan, rendered: Rendered) -> Chosen:
         payload = payload_of(plan.format, rendered.messages())

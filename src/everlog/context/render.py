@@ -6,7 +6,9 @@ retrieved for a question stands before the last message, so that it spoils no ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -57,8 +59,18 @@ class Rendered(msgspec.Struct, frozen=True):
         return self.front + self.tail[:at] + self.beside + self.tail[at:]
 
 
-def render(storage: Storage, view: View, plan: Plan, pins: Sequence[Event], retrieved: Sequence[Event]) -> Rendered:
-    """Carry out a plan. pins, retrieved: the events that it names, which may be of other lines."""
+def render(
+    storage: Storage,
+    view: View,
+    plan: Plan,
+    pins: Sequence[Event],
+    retrieved: Sequence[Event],
+    word_for_word: Iterable[Event] | None = None,
+) -> Rendered:
+    """Carry out a plan. pins, retrieved: the events that it names, which may be of other lines.
+
+    word_for_word: the spoken events from the plan's start on, where they were read before.
+    """
     front = spoken(read_positions(storage, view, plan.system))
     front += [quoted("Pinned", event) for event in pins]
     if plan.digest:
@@ -68,7 +80,9 @@ def render(storage: Storage, view: View, plan: Plan, pins: Sequence[Event], retr
     leaves: dict[int, bytes] = {}
     in_front = {*plan.system}
     pulled = read_positions(storage, view, plan.pulled)
-    for event in chain(pulled, spoken_events(storage, view, plan.start, plan.cut)):
+    if word_for_word is None:
+        word_for_word = spoken_events(storage, view, plan.start, plan.cut)
+    for event in chain(pulled, word_for_word):
         if event.position not in in_front:
             fold.apply(event)
             leaves[event.position] = event.leaf
@@ -92,14 +106,73 @@ def spoken(events: Sequence[Event]) -> list[Message]:
     return fold.value
 
 
-def spoken_events(storage: Storage, view: View, start: int, stop: int, *, reverse: bool = False) -> Iterator[Event]:
+def spoken_events(storage: Storage, view: View, start: int, stop: int) -> Iterator[Event]:
     """Read the events of [start, stop) that make up the conversation, a page at a time."""
     while start < stop:
-        page = storage.read(view.lineage, start, stop, terms=SPOKEN_TERMS, reverse=reverse, limit=200)
+        page = storage.read(view.lineage, start, stop, terms=SPOKEN_TERMS, limit=200)
         yield from page.events
         if page.following is None:
             return
-        start, stop = (start, page.following) if reverse else (page.following, stop)
+        start = page.following
+
+
+class Newest:
+    """The newest spoken events of a line before a cut: each is read once, however often it is asked for."""
+
+    def __init__(self, storage: Storage, view: View, cut: int) -> None:
+        self._storage = storage
+        self._view = view
+        self._cut = cut
+        self._from = cut  # all from here on were read
+        self._events: list[Event] = []  # the newest first
+
+    def back(self, start: int, stop: int) -> Iterator[Event]:
+        """Give the events of [start, stop), the newest first; what is not asked for is not read."""
+        at = bisect_right(self._events, -stop, key=lambda event: -event.position)
+        while True:
+            while at < len(self._events):
+                event = self._events[at]
+                if event.position < start:
+                    return
+                if event.position < stop:
+                    yield event
+                at += 1
+            if self._from <= start:
+                return
+            page = self._storage.read(self._view.lineage, start, self._from, terms=SPOKEN_TERMS, reverse=True)
+            self._from = start if page.following is None else page.following
+            self._events += page.events
+
+    def since(self, start: int) -> list[Event]:
+        """Give the events from a position on, oldest first."""
+        return list(self.back(start, self._cut))[::-1]
+
+
+def without_use(events: Iterable[Event]) -> set[str]:
+    """Give the ids that results name whose uses do not stand before them in these events, oldest first."""
+    waiting: Counter[str] = Counter()
+    missed: set[str] = set()
+    for event in events:
+        data: dict[str, Any] = event.data if isinstance(event.data, dict) else {}
+        match event.type:
+            case "agent.tool_use":
+                said: list[Any] = [{"type": "tool_use", "id": data.get("id")}]
+            case "agent.tool_result":
+                said = [{"type": "tool_result", "tool_use_id": data.get("tool_use_id")}]
+            case _:
+                content = data.get("content")
+                said = content if isinstance(content, list) else []
+        for block in said:
+            if not isinstance(block, dict):
+                continue
+            if is_use(block) and isinstance(block.get("id"), str):
+                waiting[block["id"]] += 1
+            elif block.get("type") == "tool_result" and isinstance(use := block.get("tool_use_id"), str):
+                if waiting[use]:
+                    waiting[use] -= 1
+                else:
+                    missed.add(use)
+    return missed
 
 
 def summarized(event: Event) -> Message:

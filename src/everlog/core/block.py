@@ -34,7 +34,6 @@ _SHARED_LEVEL: Final = 6  # of long strings, where a higher one takes twice the 
 _SHARED_NAME_BODIES: Final = 8  # bodies in which a name must stand to go into a dictionary
 _STRING: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"')  # of valid JSON, its quotes included
 _NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-_LONG: Final = re.compile(rb'"((?:[^"\\]|\\.){%d,}+)"' % SHARED_BYTES_MIN)
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +75,9 @@ def make_entry(position: int, salt: bytes, body: bytes) -> tuple[Entry, dict[byt
     digests: list[bytes] = []
     shared: dict[bytes, bytes] = {}
     at = 0
-    for match in _LONG.finditer(body):
+    for match in _STRING.finditer(body):  # each, since what stands between two strings may be long too
+        if match.end(1) - match.start(1) < SHARED_BYTES_MIN:
+            continue
         pieces.append(body[at : match.start(1)])
         digest = sha256(match[1]).digest()
         shared[digest] = match[1]
@@ -110,6 +111,8 @@ class Codec:
             packed = _decode(found)
             if len(salts) != SALT_BYTES * len(packed):
                 raise EOFError(f"it has {len(packed)} bodies, and {len(salts)} bytes of salts")
+            if any(len(pieces) != len(digests) + 1 for _, pieces, digests in packed):
+                raise EOFError("pieces and long strings of a body do not alternate")
         except (zstd.ZstdError, msgspec.MsgspecError, EOFError) as error:
             raise ValueError(f"a block does not decode ({error})") from error
         return [
@@ -137,6 +140,8 @@ def unpack_shared(content: bytes, plain: int) -> bytes:
 
 def _decompress(content: bytes, plain: int, given: zstd.ZstdDict | None) -> tuple[bytes, bytes]:
     """Give what a frame of `plain` bytes holds, and what stands behind it."""
+    if plain < 0:
+        raise EOFError(f"{plain} bytes cannot have been packed")
     reader = zstd.ZstdDecompressor(zstd_dict=given)
     found = reader.decompress(content, max_length=plain + 1)
     if len(found) != plain or not reader.eof:
@@ -162,6 +167,11 @@ def mask(body: bytes, names: Mapping[bytes, int] | None = None) -> bytes:
 
 
 _DIGIT: Final = re.compile(rb"[0-9]")
+
+
+def dictionary_digest(content: bytes) -> bytes:
+    """Give what a dictionary is known by: the first 16 bytes of its SHA-256."""
+    return sha256(content).digest()[:16]
 
 
 def train(bodies: Iterable[bytes]) -> bytes | None:

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from everlog.core.event import Head
+from everlog.core.merkle import leaf_hash
 
 LEDGER_FORMAT = "everlog/1/ledger"
 
@@ -45,8 +46,9 @@ class CurrentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EraseRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Bodies were destroyed: for each, [position, leaf hash]."""
+    """Bodies were destroyed: for each, [position, leaf hash]. actor: an opaque id of who had it done, absent if not told."""
 
+    actor: str | msgspec.UnsetType = msgspec.UNSET
     events: list[tuple[int, str]]
     kind: str = "erase"
     session: str
@@ -55,8 +57,9 @@ class EraseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeleteRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A session ended; of its own branches only leaves are left. branches: [id, size, root] of each."""
+    """A session ended; of its own branches only leaves are left. branches: [id, size, root] of each. actor: as of an erasure."""
 
+    actor: str | msgspec.UnsetType = msgspec.UNSET
     branches: list[tuple[str, int, str]]
     kind: str = "delete"
     session: str
@@ -97,7 +100,21 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     v: str = LEDGER_FORMAT
 
 
-LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord | HeadRecord | KeyRecord
+class HoldRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An event said what is held, or that something is held no more: [position, leaf hash] of it.
+
+    What is held may be personal (a label, a name), so it stands in that event, which may be asked for its body.
+    """
+
+    event: tuple[int, str]
+    held: bool
+    kind: str = "hold"
+    session: str
+    t: int
+    v: str = LEDGER_FORMAT
+
+
+LedgerRecord = SessionRecord | CurrentRecord | EraseRecord | DeleteRecord | HoldRecord | HeadRecord | KeyRecord
 R = TypeVar("R", HeadRecord, KeyRecord)
 _KINDS: Final[dict[type, str]] = {HeadRecord: "head", KeyRecord: "key"}
 
@@ -121,6 +138,20 @@ def read_record(raw: bytes, kind: type[R]) -> R:
 def rotation_message(key: str) -> bytes:
     """Give what a key signs to have another, a verifier key, go on in its place."""
     return b"everlog/1/key\x00" + key.encode()
+
+
+def read_erase_record(record: bytes) -> EraseRecord | None:
+    """Read a record that bodies were destroyed; None for a record of another kind or format."""
+    try:
+        read = msgspec.json.decode(record, type=EraseRecord)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return read if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else None
+
+
+def record_hash(record: bytes) -> bytes:
+    """Give the hash of a record as a leaf of the ledger's tree."""
+    return leaf_hash(record)
 
 
 def commit_session(salt: bytes, name: str, title: str | None, labels: Mapping[str, str]) -> str:

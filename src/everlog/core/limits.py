@@ -43,6 +43,12 @@ CHECKPOINT_NAME_CHARACTERS_MAX = 128
 POLICIES_MAX = 200  # each erasure asks all that hold
 POLICY_REASON_CHARACTERS_MAX = 1_024  # it is part of the reason of each erasure
 RETENTION_LISTED_MAX = 100  # sessions that a plan names; the others are counted
+PLAN_LISTED_MAX = 100  # events, and others of a kind, that the plan of an erasure names
+
+# --- redaction -----------------------------------------------------------------------------------
+RULES_MAX = 200  # of one's own, for secrets: all stand in one automaton
+RULE_CHARACTERS_MAX = 2_048  # of a pattern
+RULES_BYTES_MAX = 256 * 1024  # of a file of rules
 
 # --- reading -------------------------------------------------------------------------------------
 PAGE_EVENTS_MAX = 1_000  # law 13
@@ -59,6 +65,15 @@ NOTE_SIGNATURES_MAX = 100
 PATH_DIGESTS_MAX = 63  # of a proof in a tree of at most 2^63 leaves
 PROOF_BYTES_MAX = 64 * 1024 * 1024  # of a file: 1,000 headers, and bodies as a page holds them, in JSON within JSON
 PROOF_EVENTS_MAX = PAGE_EVENTS_MAX  # that a proof of a range holds
+
+# --- searching -----------------------------------------------------------------------------------
+SEARCH_LOOKED_EVENTS_MAX = 20_000  # candidates that one call reads; it then says where to go on
+SEARCH_LOOKED_BYTES_MAX = 64 * 1024 * 1024  # and bytes of their bodies
+SEARCH_RANKED_MAX = 1_000  # of the newest that meet a query, which are put in order together
+SEARCH_SESSIONS_MAX = 1_000  # that terms on sessions are resolved to; of more, each event's session is looked at
+SEARCH_TEXT_CHARACTERS_MAX = 1_000_000  # of one event in the index; a longer one is read whenever words are looked for
+SEARCH_TRIGRAMS_MAX = 16  # of one word or phrase that the index is asked for: more would not narrow it further
+SNIPPET_CHARACTERS = 200  # of what an event says: two lines of a terminal
 
 # --- waiting -------------------------------------------------------------------------------------
 LOCK_SECONDS_MAX = 10.0  # how long a writer waits for its turn before BusyError

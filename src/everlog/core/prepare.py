@@ -23,10 +23,11 @@ from everlog.core.event import (
 from everlog.core.header import SALT_BYTES, commit_attachment, commit_body
 from everlog.core.merkle import DIGEST_BYTES
 from everlog.core.position import to_micros
+from everlog.core.redact import Redactor
 from everlog.core.standard import ACTOR_PATTERN, check_reserved, check_standard, is_type
 from everlog.core.upcast import VERSION_MEMBER, newest_version
 from everlog.core.values import check_value, encode_json
-from everlog.errors import InvalidEventError, LimitError
+from everlog.errors import EverlogError, InvalidEventError, LimitError, SecretError
 
 # Gives that many random bytes. Chosen in `open`; tests may give a fixed one.
 Draw = Callable[[int], bytes]
@@ -42,12 +43,13 @@ def prepare_batch(
     body_bytes_max: int,
     key: str | None = None,
     own_verb: bool = False,
+    redactor: Redactor | None = None,
 ) -> tuple[PreparedEvent, ...]:
     """Check and encode the events of one append.
 
     key: the append's own idempotency key, if it has one; the events of an append of several then have none.
-    own_verb: True where a verb writes its own reserved type.
-    Raises InvalidEventError or LimitError naming the event's index where there are several.
+    own_verb: True where a verb writes its own reserved type. redactor: what is done about secrets; None for nothing.
+    Raises InvalidEventError, LimitError or SecretError, naming the event's index where there are several.
     """
     if len(events) > limits.APPEND_EVENTS_MAX:
         raise LimitError(
@@ -55,6 +57,8 @@ def prepare_batch(
             "split it"
         )
     if key is not None:
+        if redactor is not None:
+            redactor.refuse(key, "key")
         check_key(key)
     salts = draw(SALT_BYTES * len(events))
     prepared: list[PreparedEvent] = []
@@ -62,13 +66,16 @@ def prepare_batch(
     for index, new in enumerate(events):
         try:
             salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
+            clean = (
+                new if redactor is None else redactor.event(new)
+            )  # before any check, whose error may show what it refuses
             event = prepare_event(
-                new, salt, draw=draw, read_cause=read_cause, body_bytes_max=body_bytes_max, own_verb=own_verb
+                clean, salt, draw=draw, read_cause=read_cause, body_bytes_max=body_bytes_max, own_verb=own_verb
             )
-        except (InvalidEventError, LimitError) as error:
+        except (InvalidEventError, LimitError, SecretError) as error:
             if len(events) == 1:
                 raise
-            raise type(error)(f"event {index} of {len(events)}: {error.message}") from error
+            raise _of_event(error, f"event {index} of {len(events)}") from error
         total += event.bytes_held
         prepared.append(event)
     if total > limits.APPEND_BYTES_MAX:
@@ -77,6 +84,13 @@ def prepare_batch(
         )
     _check_keys(prepared, key)
     return tuple(prepared)
+
+
+def _of_event(error: InvalidEventError | LimitError | SecretError, which: str) -> EverlogError:
+    message = f"{which}: {error.message}"
+    if isinstance(error, SecretError):
+        return SecretError(message, findings=error.findings)
+    return type(error)(message)
 
 
 def prepare_event(
@@ -115,11 +129,7 @@ def _check_columns(new: NewEvent) -> None:
             f"type {new.type!r:.200} is not of the form [a-z][a-z0-9_.]*, at most {limits.TYPE_CHARACTERS_MAX} characters; "
             "nothing was written; rename it"
         )
-    if new.actor is not None and (not isinstance(new.actor, str) or ACTOR_PATTERN.fullmatch(new.actor) is None):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidEventError(
-            f"actor {new.actor!r:.200} is not of the form [A-Za-z0-9._:/+-]{{1,{limits.ACTOR_CHARACTERS_MAX}}}; nothing "
-            "was written; use an opaque id, never an e-mail address"
-        )
+    check_actor(new.actor)
     if new.outcome is not None and new.outcome not in OUTCOMES:
         raise InvalidEventError(
             f"outcome {new.outcome!r:.100} is none of {' '.join(OUTCOMES)}; nothing was written; choose one, or leave it out"
@@ -188,6 +198,16 @@ def _refuse_surrogates(data: Any, rationale: str | None, metadata: dict[str, Any
     for what, value in (("data", data), ("rationale", rationale), ("metadata", metadata)):
         encode_json(value, what=what)
     raise AssertionError("one of the three holds what could not be encoded")
+
+
+def check_actor(actor: object) -> str | None:
+    """Give who does something, or refuse what is no opaque id."""
+    if actor is not None and (not isinstance(actor, str) or ACTOR_PATTERN.fullmatch(actor) is None):
+        raise InvalidEventError(
+            f"actor {actor!r:.200} is not of the form [A-Za-z0-9._:/+-]{{1,{limits.ACTOR_CHARACTERS_MAX}}}; nothing "
+            "was written; use an opaque id, never an e-mail address"
+        )
+    return actor
 
 
 def check_key(key: object) -> None:

@@ -420,6 +420,11 @@ _LITERALS: Final[Mapping[str, object]] = {"true": True, "false": False, "null": 
 _NUMBER: Final = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
+def is_literal(text: str) -> bool:
+    """Tell whether a text may also mean a number, true, false or null."""
+    return _literal(text) is not _NOT_LITERAL
+
+
 def _literal(text: str) -> object:
     if text in _LITERALS:
         return _LITERALS[text]
@@ -434,18 +439,25 @@ def parse_number(text: str) -> int | float | None:
 
 
 def _texts(event: EventLike) -> list[str]:
-    """Give every string value of an event's data and its rationale, case folded, in no order."""
-    texts: list[str] = [] if event.rationale is None else [event.rationale.casefold()]
-    pending: list[object] = [event.data]
+    """Give every string value of an event's data and its rationale, case folded."""
+    return [text.casefold() for text in strings_of(event.data, event.rationale)]
+
+
+def strings_of(data: object, rationale: str | None) -> list[str]:
+    """Give what words are looked for in: every string value of data, in its order, then the rationale."""
+    strings: list[str] = []
+    pending: list[object] = [data]
     while pending:
         value = pending.pop()
         if isinstance(value, str):
-            texts.append(value.casefold())
+            strings.append(value)
         elif isinstance(value, dict):
-            pending.extend(cast("dict[str, object]", value).values())
+            pending.extend(reversed(cast("dict[str, object]", value).values()))
         elif isinstance(value, list):
-            pending.extend(cast("list[object]", value))
-    return texts
+            pending.extend(reversed(cast("list[object]", value)))
+    if rationale is not None:
+        strings.append(rationale)
+    return strings
 
 
 # --- meaning, on sessions ------------------------------------------------------------------------

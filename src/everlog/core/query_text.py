@@ -65,6 +65,12 @@ def parse(text: str, *, now: int) -> Query:
     return check_query(Query(tuple(terms)))
 
 
+def quoted(text: str) -> str:
+    """Give a text as a value of which nothing is special."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _read_term(text: str, start: int, now: int) -> tuple[Term, int]:
     at = start
     negated = text[at] == "-" and at + 1 < len(text) and not text[at + 1].isspace()

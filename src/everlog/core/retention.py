@@ -1,6 +1,7 @@
 """Retention policies as values: what one says, how it is checked, and which of several protects a session.
 
 1. `keep` protects the sessions that it matches from policies; `hold` protects them from everybody. Both may match; a hold counts first.
+   `approve` lets nobody destroy anything of them alone.
 2. A policy that cannot be read may be a hold, so whoever asks is refused rather than told that there is none.
 """
 
@@ -19,8 +20,8 @@ from everlog.core.query import Query, Term, check_session_query, matches_session
 from everlog.core.query_text import parse
 from everlog.errors import EverlogError, InvalidEventError, LimitError
 
-Action = Literal["archive", "erase", "keep", "hold"]
-ACTIONS: Final = ("archive", "erase", "keep", "hold")
+Action = Literal["archive", "erase", "keep", "hold", "approve"]
+ACTIONS: Final = ("archive", "erase", "keep", "hold", "approve")
 ACTING: Final = ("erase", "archive")  # in this order: what is to be destroyed is not moved first
 NAME_PATTERN: Final = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 # What says how a session came to be, who held it, and what was done already: without it a run would do finished steps again.
@@ -32,7 +33,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is to happen to the sessions that a query matches.
 
     query: of sessions, as `Store.sessions` takes it; times in it count from each run. action: *erase* bodies or *archive* them,
-    of events recorded longer ago than `older_than` ("90d"); *keep* sessions from both; *hold* them from erasure by anybody.
+    of events recorded longer ago than `older_than` ("90d"); *keep* sessions from both; *hold* them from erasure by anybody; *approve*:
+    have whoever erases more than `over` events of them, or deletes as many, be approved by a second actor `within` a time.
     to: where archived blocks go. types: of events to erase, globs; none for all but BOOKKEEPING. reason: for whoever asks later.
     """
 
@@ -43,6 +45,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     to: str | None = None
     types: tuple[str, ...] = ()
     reason: str | None = None
+    over: int | None = None
+    within: str | None = None
 
     def members(self) -> dict[str, Any]:
         """Give what is recorded of it under its name."""
@@ -55,9 +59,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return check_session_query(parse(self.query, now=now))
 
     def before(self, now: int) -> int:
-        """Give the time, microseconds, before which what was recorded is due."""
-        assert self.older_than is not None, "a policy that acts has an age"
-        return now - age_micros(self.older_than)
+        """Give the time, microseconds, before which what was recorded is due: with no age, all that was recorded until now."""
+        return now + 1 if self.older_than is None else now - age_micros(self.older_than)
+
+    def lapses(self, now: int) -> int:
+        """Give the time, microseconds, before which what was proposed has lapsed."""
+        assert self.within is not None, "a policy that wants approval says how soon"
+        return now - age_micros(self.within, "within")
 
     def type_term(self) -> Term:
         """Give the condition on events that it erases."""
@@ -71,6 +79,18 @@ def check_name(name: object) -> str:
             f"{name!r:.100} names no policy; nothing was written; a name is 1 to 64 of a-z, 0-9 and -, and begins with a letter"
         )
     return name
+
+
+def check_order(query: str, types: tuple[str, ...], *, now: int) -> Policy:
+    """Give what erases events of any age, once, as a policy that is not recorded; or refuse it. now: microseconds."""
+    order = Policy(name="order", action="erase", query=query, types=types)
+    if not isinstance(query, str) or not query.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidEventError(
+            "the query names no sessions; nothing was erased; give one, such as label.user:u7, or session:* for all"
+        )
+    order.sessions(now)
+    _check_types("what is to be erased", order)
+    return order
 
 
 def check_policy(policy: Policy, *, now: int) -> Policy:
@@ -100,7 +120,23 @@ def check_policy(policy: Policy, *, now: int) -> Policy:
         wanted = "needs to=, a place for archives" if policy.action == "archive" else "takes no place for archives (to)"
         raise InvalidEventError(f"{what}, which is to {policy.action}, {wanted}; nothing was written")
     _check_types(what, policy)
+    _check_approving(what, policy)
     return policy
+
+
+def _check_approving(what: str, policy: Policy) -> None:
+    if policy.action != "approve":
+        if policy.over is not None or policy.within is not None:
+            raise InvalidEventError(
+                f"{what} says over or within, and only approving knows those; nothing was written; leave them out"
+            )
+        return
+    if type(policy.over) is not int or not 0 <= policy.over <= limits.SAFE_INTEGER_MAX:
+        raise InvalidEventError(
+            f"{what} has over {policy.over!r:.50}, which is no number of events from 0 on; nothing was written; correct it"
+        )
+    if policy.within is None or age_micros(policy.within, "within") == 0:
+        raise InvalidEventError(f"{what}, which is to approve, needs within, such as 7d; nothing was written")
 
 
 def _check_types(what: str, policy: Policy) -> None:
@@ -119,12 +155,12 @@ def _check_types(what: str, policy: Policy) -> None:
             )
 
 
-def age_micros(text: str) -> int:
+def age_micros(text: str, what: str = "older_than") -> int:
     """Read an age: "90d", "12h", "0s"; at most a hundred years, in microseconds."""
     micros = parse_ago(text) if isinstance(text, str) and len(text) <= 32 else None
     if micros is None or text.startswith("-") or micros > _AGE_MICROS_MAX:
         raise InvalidEventError(
-            f"older_than {text!r:.50} is no age of up to a hundred years; nothing was written; write 12h, 90d or 0s"
+            f"{what} {text!r:.50} is no age of up to a hundred years; nothing was written; write 12h, 90d or 0s"
         )
     return micros
 

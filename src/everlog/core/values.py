@@ -56,10 +56,7 @@ def check_value(value: object, *, what: str) -> None:
 def _check_members(value: Any, what: str, depth: int) -> None:
     """Walk one container; a loop over exact types first, since that is nearly every member of every body."""
     if depth > limits.BODY_DEPTH_MAX:
-        raise LimitError(
-            f"{what} is nested deeper than {limits.BODY_DEPTH_MAX} levels; nothing was written; flatten it "
-            "or put it into an attachment"
-        )
+        raise too_deep(what)
     if isinstance(value, dict):
         for key, member in cast("dict[object, object]", value).items():
             if type(key) is not str:
@@ -71,9 +68,9 @@ def _check_members(value: Any, what: str, depth: int) -> None:
             if kind is str or member is None or kind is bool:
                 continue
             if kind is dict or kind is list or kind is tuple:
-                _check_members(member, f"{what}/{_pointer_token(key)}", depth + 1)
+                _check_members(member, f"{what}/{pointer_token(key)}", depth + 1)
             else:
-                _check_scalar(member, kind, lambda key=key: f"{what}/{_pointer_token(key)}", depth)
+                _check_scalar(member, kind, lambda key=key: f"{what}/{pointer_token(key)}", depth)
         return
     for index, member in enumerate(value):
         kind = type(member)
@@ -173,13 +170,21 @@ def _surrogate_path(value: object, path: str) -> str | None:
             shown = key.encode("utf-8", "replace").decode()
             if shown != key:
                 return f"{path} (a key)"
-            members.append((f"{path}/{_pointer_token(shown)}", member))
+            members.append((f"{path}/{pointer_token(shown)}", member))
     elif isinstance(value, (list, tuple)):
         members = [(f"{path}/{index}", member) for index, member in enumerate(cast("list[object]", value))]
     return next((found for name, member in members if (found := _surrogate_path(member, name))), None)
 
 
-def _pointer_token(key: str) -> str:
+def too_deep(what: str) -> LimitError:
+    """Give the error for a value that is nested too deep."""
+    return LimitError(
+        f"{what} is nested deeper than {limits.BODY_DEPTH_MAX} levels; nothing was written; flatten it "
+        "or put it into an attachment"
+    )
+
+
+def pointer_token(key: str) -> str:
     """Escape a key as a JSON Pointer token (RFC 6901 §3)."""
     return key.replace("~", "~0").replace("/", "~1")
 

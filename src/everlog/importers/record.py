@@ -5,31 +5,39 @@
 2. An item whose key is recorded is known, and not recorded again: neither where its session was rewound meanwhile, nor
    where a later version of the importer would make other events of it. Other content under one key is recorded too,
    under a key of its own.
-3. What the log refuses is kept as an opaque event with the source's bytes attached, and reported.
+3. Secrets are taken out of an item before anything is made of it that lasts: also of what stands for its content, as keys of items
+   do that have no id. An item that was imported otherwise before is known all the same (`covers`).
+4. What the log refuses is kept as an opaque event with the source's bytes attached, and reported.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from operator import is_
 from pathlib import Path
 from typing import Any
 
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
+from everlog.core.redact import covers
 from everlog.core.standard import is_type
 from everlog.core.values import decode_json
-from everlog.errors import EverlogError, InvalidEventError, KeyReusedError, LimitError, NotFoundError
+from everlog.errors import EverlogError, InvalidEventError, KeyReusedError, LimitError, NotFoundError, SecretError
 from everlog.importers.lines import Line
 from everlog.session import Session
 from everlog.store import Store
 
 NATIVE_BYTES_MAX = 1024 * 1024  # a larger item goes into an attachment, so that bodies stay below their bound
 PROBLEMS_MAX = 1_000  # that are listed for a file; all are counted
+_TITLE_CHARACTERS = 120
+_TITLE_READ = 2_000  # characters of what a title is made of
+_CONTENT = re.compile(r"[0-9a-f]{32}$")  # ends a key that stands for an item's content
 _BATCH_EVENTS = 300  # of one append: few enough to stay small, many enough to share a sync
 _BATCH_BYTES = 4 * 1024 * 1024
 
@@ -100,6 +108,7 @@ class Recorder:
 
     def __init__(self, store: Store, format: str, path: Path) -> None:
         self.store = store
+        self._redactor = store.settings.redactor
         self.format = format
         self.path = path
         self.events = 0
@@ -138,7 +147,8 @@ class Recorder:
         self._waiting_events = self._waiting_bytes = 0
         self._waiting_keys.clear()
         for name, items in sorted(queued.items(), key=lambda each: each[0]):  # a session before those made for it
-            session, branched = self._session(self._targets[name])
+            session, branched = self._session(self._targets[name], items)
+            items = [clean for item in items if (clean := self._clean(session, item)) is not None]  # noqa: PLW2901
             if branched:
                 items = self._new_to(session, items)  # noqa: PLW2901
             if items:
@@ -148,6 +158,7 @@ class Recorder:
     def report(self, line: int | None, reason: str) -> None:
         """Note a problem of the file."""
         self.problem_count += 1
+        reason = reason if self._redactor is None else self._redactor.marked(reason)
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(path=str(self.path), line=line, reason=reason))
 
@@ -165,26 +176,59 @@ class Recorder:
         self.problems.clear()
         return imported
 
-    def _session(self, target: Target) -> tuple[Session, bool]:
+    def _session(self, target: Target, items: Sequence[Item]) -> tuple[Session, bool]:
         """Open the session of a source, or make it; another source of the same name gets a name of its own."""
         known = self.sessions.get(target.name)
         if known is not None:
             session = self.store.session(known)
         else:
-            session = self._made(target, target.name)
-            if session.info().metadata.get("source") != target.identity:
-                session = self._made(target, f"{target.name[:200]}-{target.identity[:8]}")
+            # An identity stands for what a source begins with: where that holds a secret, nobody must be able to try out guesses.
+            redactor = self._redactor
+            secret = redactor is not None and any(redactor.findings(item.value, "the item") for item in items)
+            identity = redactor.hidden(target.identity) if redactor is not None and secret else target.identity
+            session = self._made(target, target.name, identity)
+            source = session.info().metadata.get("source")
+            if source != target.identity and (redactor is None or source != redactor.hidden(target.identity)):
+                session = self._made(target, f"{target.name[:200]}-{identity[:8]}", identity)
             self.sessions[target.name] = session.id
         return session, len(session.branches()) > 1
 
-    def _made(self, target: Target, name: str) -> Session:
+    def _clean(self, session: Session, item: Item) -> Item | None:
+        """Give an item without secrets; None where it is left out for one."""
+        redactor = self._redactor
+        if redactor is None:
+            return item
+        key = item.events[0].key
+        plain = [replace(event, key=None) for event in item.events]
+        try:
+            events = [redactor.event(event) for event in plain]
+        except SecretError as error:
+            self.report(item.number, f"is left out: {error.message}")
+            return None
+        except LimitError as error:  # it is nested too deep
+            return self._clean(session, self._refused(item, error))
+        if key is not None and redactor.findings(key, "key"):
+            key = redactor.hidden(key)
+        elif all(map(is_, events, plain)):
+            return item
+        elif key is not None and _CONTENT.search(key) and session.find(key) is None:
+            key = f"{key[:-32]}{redactor.hidden(key)}"
+        value = redactor.marked(item.value)
+        return replace(item, value=value, events=events if key is None else with_key(events, key))
+
+    def _refused(self, item: Item, error: EverlogError) -> Item:
+        """Report an item that the log refuses as an event; give it as one that it takes."""
+        self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
+        return _opaque(self.format, item)
+
+    def _made(self, target: Target, name: str, identity: str) -> Session:
         with suppress(NotFoundError):
             return self.store.session(name)
         return self.store.get_or_create(
             name,
-            title=_as_title(target.title()),
+            title=_as_title(target.title() if self._redactor is None else self._redactor.marked(target.title())),
             labels={"source": self.format},
-            metadata={"file": self.path.name, "source": target.identity},
+            metadata={"file": self.path.name, "source": identity},
             parent=target.parent(),
         )
 
@@ -217,8 +261,7 @@ class Recorder:
 
     def _write_otherwise(self, session: Session, item: Item, error: EverlogError) -> None:
         if not isinstance(error, KeyReusedError):
-            self.report(item.number, f"is kept as it is, since the log refuses it as an event: {error.message}")
-            self._write(session, [_opaque(self.format, item)])
+            self._write(session, [self._refused(item, error)])
             return
         key, own = item.events[0].key, _own_key(item)
         assert key is not None, "only a key can be reused"
@@ -325,15 +368,16 @@ def parse_moment(text: object) -> datetime | None:
 
 
 def first_words(text: str) -> str:
-    """Give the beginning of a text as a title."""
-    return " ".join(text[:2_000].split())[:120]
+    """Give the beginning of a text, of which a title is made: longer than one, since a secret that is cut off is not known for one."""
+    return " ".join(text[:_TITLE_READ].split())
 
 
 def _as_title(title: str | None) -> str | None:
     """Give a title that the store takes: what cannot be printed is a space."""
     if title is None:
         return None
-    return first_words("".join(character if character.isprintable() else " " for character in title[:2_000])) or None
+    printable = "".join(character if character.isprintable() else " " for character in title[:_TITLE_READ])
+    return " ".join(printable.split())[:_TITLE_CHARACTERS].rstrip() or None
 
 
 def compact(value: object) -> str:
@@ -342,8 +386,8 @@ def compact(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """Give the SHA-256 of a value's JSON, in hex."""
-    return sha256(compact(value).encode()).hexdigest()
+    """Give the SHA-256 of a value's JSON, or of bytes, in hex."""
+    return sha256(value if isinstance(value, bytes) else compact(value).encode()).hexdigest()
 
 
 # --- giving items back ---------------------------------------------------------------------------
@@ -391,5 +435,10 @@ def _is_of(first: Event, item: Item) -> bool:
     kept = item_of([first], lambda _: None)
     made = item.events[0]
     if kept is None:
-        return (first.type, first.data) == (made.type, made.data)
-    return bool(kept in (item.value, (made.attachments or {}).get("native.json")))
+        return first.type == made.type and _same(first.data, made.data)
+    return _same(kept, item.value) or _same(kept, (made.attachments or {}).get("native.json"))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two values are the same but for secrets, which may have been redacted in either."""
+    return bool(one == other) or covers(one, other) or covers(other, one)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from everlog.core.redact import Mode
 from everlog.core.values import decode_json
 from everlog.errors import EverlogError, InvalidEventError, LimitError, NotFoundError
 from everlog.importers.formats import Format, Lines, Translator, Whole
@@ -43,13 +44,16 @@ def import_paths(
     paths: Sequence[str | Path] = (),
     *,
     progress: Callable[[Progress], None] | None = None,
+    redact: Mode | None = None,
 ) -> Iterator[Imported | Failure]:
     """Import files, and those in folders, one after another; give what became of each as it is done.
 
     format: a name in FORMATS. paths: none means the folder where the program keeps the user's own.
+    redact: "redact" records marks in the place of secrets, "reject" leaves out and reports what holds one, "off" takes all as it is.
+    None: as the store was opened, and "redact" where that says nothing.
     Importing again adds only what is new. Raises NotFoundError where there is no such path.
     """
-    run = _Run(store, format)
+    run = _Run(_redacting(store, redact), format)
     files = find_files(run.format, paths)
     sizes = {file: file.stat().st_size for file in files if file.exists()}
     total = sum(sizes.values())
@@ -85,13 +89,14 @@ def follow_paths(
     *,
     stop: Callable[[], bool] | None = None,
     idle: float | None = None,
+    redact: Mode | None = None,
 ) -> Iterator[Imported | Failure]:
     """Import as `import_paths` does, then go on as the files grow and new ones come; give what each look brought.
 
     A torn last line is waited for. stop: asked at every look, twice a second; True ends it.
     idle: end after so many seconds without news.
     """
-    run = _Run(store, format)
+    run = _Run(_redacting(store, redact), format)
     seen: dict[Path, tuple[int, int] | None] = {}
     looked = float("-inf")
     news = time.monotonic()
@@ -113,6 +118,13 @@ def follow_paths(
         if idle is not None and time.monotonic() - news >= idle:
             return
         time.sleep(_POLL_SECONDS)
+
+
+def _redacting(store: Store, mode: Mode | None) -> Store:
+    """Give a store as one that does about secrets what is wanted of an import."""
+    if mode is not None:
+        return store.redacting(mode)
+    return store if store.settings.redactor is not None else store.redacting("redact")
 
 
 def find_files(format: Format, paths: Sequence[str | Path]) -> list[Path]:

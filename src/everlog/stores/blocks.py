@@ -15,7 +15,8 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from everlog.cold import AwayError, ObjectRow, StoredBlock
-from everlog.core.block import Codec, Compressed, Entry, unpack_shared
+from everlog.core import limits
+from everlog.core.block import Codec, Compressed, Entry, dictionary_digest, unpack_shared
 from everlog.core.decide import EventRow
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES, push_leaf
@@ -26,7 +27,8 @@ from everlog.stores.objects import Objects
 CACHE_BYTES: Final = 16 * 1024 * 1024
 TWIG_LEVELS: Final = 6
 TWIG_LEAVES: Final = 1 << TWIG_LEVELS
-_FETCHES_MAX: Final = 64  # objects that one page of events may be spread over
+_FETCHES_MAX: Final = 64  # objects that one write may need
+PAGE_FETCHES_MAX: Final = 2 * limits.PAGE_EVENTS_MAX  # objects that one page of events may be spread over
 
 T = TypeVar("T")
 
@@ -69,42 +71,49 @@ class BlockCache:
                 self._held -= self._kept.popitem(last=False)[1][0]
         return value
 
-    def fetching(self, read: Callable[[], T]) -> T:
+    def fetching(self, read: Callable[[], T], *, fetches_max: int = _FETCHES_MAX) -> T:
         """Read, again each time that it needs an object of object storage, which is fetched while no transaction is open.
 
         Raises what fetching raised, where the store still says that it is there.
         """
         failed: tuple[bytes, EverlogError] | None = None
-        for _ in range(_FETCHES_MAX):
+        for _ in range(fetches_max):
             try:
                 return read()
             except AwayError as away:
-                if failed is not None and failed[0] == away.object.id:
-                    raise failed[1] from None
-                try:
-                    self.objects.get(away.object)
-                except EverlogError as error:
-                    failed = (away.object.id, error)  # it may have been brought home meanwhile
-        raise UnavailableError(
-            f"more than {_FETCHES_MAX} objects of object storage are needed for one read; nothing was changed; restore the session's "
-            "archive, or read fewer events at a time"
-        )
+                row = away.object
+            if failed is not None and failed[0] == row.id:
+                raise failed[1]
+            try:
+                self.objects.fetch(row)
+            except EverlogError as error:
+                failed = (row.id, error)  # it may have been brought home meanwhile
+        raise _too_many(fetches_max)
 
     def resolving(self, request: Request, submit: Callable[[Request, Resolve], Withdraw], resolve: Resolve) -> Resolve:
         """Give what is to be called with a queued request's outcome: where an object is needed, it is fetched and the request queued again."""
+        failed: dict[bytes, EverlogError] = {}
+        tries = iter(range(_FETCHES_MAX))
 
         def fetch(away: AwayError) -> None:
             try:
-                self.objects.get(away.object)
-                submit(request, resolve)
+                self.objects.fetch(away.object)
+            except EverlogError as error:
+                failed[away.object.id] = error  # it may have been brought home meanwhile
+            try:
+                submit(request, resolved)
             except EverlogError as error:
                 resolve(error)
 
         def resolved(outcome: Receipt | Exception) -> None:
-            if isinstance(outcome, AwayError):  # not here: this thread commits for others
-                Thread(target=fetch, args=(outcome,), name="everlog-fetch", daemon=True).start()
-            else:
+            if not isinstance(outcome, AwayError):
                 resolve(outcome)
+            elif outcome.object.id in failed:
+                resolve(failed[outcome.object.id])
+            elif next(tries, None) is None:
+                resolve(_too_many(_FETCHES_MAX))
+            else:  # not here: this thread commits for others
+                Thread(target=fetch, args=(outcome,), name="everlog-fetch", daemon=True).start()
 
         return resolved
 
@@ -113,34 +122,65 @@ class BlockCache:
         found = self._codecs.get(digest)
         if found is None:
             assert digest is not None, "the codec without a dictionary is always there"
-            content = source.dictionary(digest)
-            if content is None:
-                raise CorruptionError(
-                    f"the dictionary {digest.hex()} that blocks were packed with is not in the store; nothing was changed; restore a "
-                    "backup"
-                )
-            found = self._codecs[digest] = Codec(content)
+            found = self._codecs[digest] = Codec(_dictionary(source, digest))
         return found
 
 
-class Bodies:
-    """Finds bodies that left their rows, in one read transaction; the block found last is at hand for the next."""
+class Fetched:
+    """What one read found in object storage so far, kept while it is read again: each object is then fetched once, however many."""
 
-    def __init__(self, cache: BlockCache, source: BlockSource) -> None:
+    def __init__(self) -> None:
+        self.bodies: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # by branch and position, with their salts
+        self.shared: dict[bytes, bytes] = {}  # by digest
+        self.away: ObjectRow | None = None  # the object that is to be fetched next
+
+    def check(self) -> None:
+        """Raise AwayError where a body was not found, since its object is not here. Call when all was read that could be."""
+        away, self.away = self.away, None
+        if away is not None:
+            raise AwayError(away)  # another one: that which was caught holds frames, and in them a reader's statement
+
+
+class Bodies:
+    """Finds bodies that left their rows, in one read transaction; the block found last is at hand for the next.
+
+    fetched: where it is given, a body whose object is not here is None at first, and `fetched.check` raises at the end.
+    """
+
+    def __init__(self, cache: BlockCache, source: BlockSource, fetched: Fetched | None = None) -> None:
         self._cache = cache
         self._source = source
+        self._fetched = fetched
         self._branch = 0
         self._start = self._stop = -1
+        self._is_archived = False
         self._entries: dict[int, Entry] = {}
 
     def find(self, branch: int, position: int) -> tuple[bytes, bytes] | None:
         """Give an event's body and its salt; None where no block holds it. branch: that owns it. Raises AwayError, CorruptionError."""
+        fetched = self._fetched
+        if fetched is None:
+            return self._find(branch, position)
+        found = fetched.bodies.get((branch, position))
+        if found is not None:
+            return found
+        try:
+            found = self._find(branch, position)
+        except AwayError as away:
+            fetched.away = fetched.away or away.object
+            return None
+        if found is not None and self._is_archived:
+            fetched.bodies[branch, position] = found
+        return found
+
+    def _find(self, branch: int, position: int) -> tuple[bytes, bytes] | None:
         if branch != self._branch or not self._start <= position < self._stop:
             found = self._source.block_at(branch, position)
             if found is None:
                 return None
             self._entries = self.entries(*found)
             self._branch, self._start, self._stop = branch, found[0].start, found[0].stop
+            self._is_archived = found[0].object is not None
         entry = self._entries.get(position)
         if entry is None:
             return None
@@ -164,6 +204,8 @@ class Bodies:
 
     def shared(self, branch: int, digest: bytes) -> bytes:
         """Give what is kept once by the hash of its bytes. branch: of an event that holds it. Raises AwayError, CorruptionError."""
+        if self._fetched is not None and digest in self._fetched.shared:
+            return self._fetched.shared[digest]
         found = self._source.shared(branch, digest)
         if found is None:
             raise CorruptionError(
@@ -174,7 +216,10 @@ class Bodies:
         def decode() -> bytes:
             return unpack_shared(self.checked(block, content), block.plain)
 
-        return self._cache.decoded(block.checksum, block.plain, lambda: _sound(decode, block))
+        plain = self._cache.decoded(block.checksum, block.plain, lambda: _sound(decode, block))
+        if self._fetched is not None and block.object is not None:
+            self._fetched.shared[digest] = plain
+        return plain
 
     def entries(self, block: StoredBlock, content: bytes | None) -> dict[int, Entry]:
         """Decode a block; its entries by position."""
@@ -205,7 +250,7 @@ class Bodies:
         if not left:
             return None
         # A codec of its own: the cache's may be packing in another thread.
-        dictionary = None if block.dictionary is None else self._source.dictionary(block.dictionary)
+        dictionary = None if block.dictionary is None else _dictionary(self._source, block.dictionary)
         return Codec(dictionary).pack(left)
 
 
@@ -239,6 +284,23 @@ def twig(leaves: Sequence[bytes]) -> bytes:
         push_leaf(peaks, position, leaf)
     assert len(peaks) == 1, "a node is over a power of two of leaves"
     return peaks[0]
+
+
+def _dictionary(source: BlockSource, digest: bytes) -> bytes:
+    content = source.dictionary(digest)
+    if content is None or dictionary_digest(content) != digest:
+        trouble = "is not in the store" if content is None else "is not what was written"
+        raise CorruptionError(
+            f"the dictionary {digest.hex()} that blocks were packed with {trouble}; nothing was changed; restore a backup"
+        )
+    return content
+
+
+def _too_many(fetches_max: int) -> UnavailableError:
+    return UnavailableError(
+        f"more than {fetches_max} objects of object storage are needed at once; nothing was changed; restore the session's archive, "
+        "or ask for fewer events at a time"
+    )
 
 
 def _sound(decode: Callable[[], T], block: StoredBlock) -> T:

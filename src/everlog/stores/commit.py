@@ -1,11 +1,16 @@
 """Group commit: many writers of one process share one transaction and one fsync, as LevelDB queues its writers.
 
 1. A caller queues its request. If nobody leads, it leads: it commits what is queued, in one transaction, and wakes the
-   others. A caller alone pays no thread hop.
+   next, which wakes the one behind it: woken all at once they would only wait for one another, for Python runs one at a time.
+   A caller alone pays no thread hop.
 2. Whoever led hands the lead to the first request still queued. Should a leader be interrupted (Ctrl-C), whoever waits
-   notices and takes over; a request that it had taken then has an unknown outcome.
+   notices and takes over; a request that it had taken then has an unknown outcome. Nor does anybody wait for long to be woken by one
+   that was interrupted.
 3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk.
 4. A request that was not taken yet can be withdrawn; once taken, it is carried out or refused, and never both.
+5. Where it is asked to gather, whoever leads waits for as many requests as were under way together when the last group was done: those
+   that were just answered are about to ask for more. It waits half as long as that group took, at most, counted from its end, and seldom
+   where that was in vain. One writer alone is never kept waiting: nothing else was under way.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from threading import Lock, Semaphore, Thread
 from typing import Generic, TypeVar
 
@@ -34,6 +40,9 @@ from everlog.storage import (
 )
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
+_PATIENCE = 0.5  # times what the last group took: 8 threads, and 32, were there again by then (2026-11)
+_GATHER_SECONDS_MAX = 0.002  # where a sync takes far longer, others come during it
+_GROUPS_PASSED_MAX = 63  # that go without waiting after one that waited in vain
 INTERRUPTED = "the commit was interrupted; whether it took effect is not known; append again with the same key to learn"
 
 Outcome = Receipt | Exception
@@ -41,30 +50,39 @@ Q = TypeVar("Q")  # what is queued: a request, with what its store needs to know
 
 
 class _Entry(Generic[Q]):
-    """One queued request. `wake` is released when it is done, or when its caller is to lead."""
+    """One queued request. `wake` is released when it is done, or when its caller is to lead. following: whom its caller wakes."""
 
-    __slots__ = ("done", "leads", "outcome", "request", "resolve", "wake")
+    __slots__ = ("done", "following", "leads", "outcome", "request", "resolve", "wake")
 
     def __init__(self, request: Q, resolve: Callable[[Outcome], None] | None) -> None:
         self.request = request
         self.resolve = resolve
         self.outcome: Outcome | None = None
+        self.following: _Entry[Q] | None = None
         self.done = False
         self.leads = False
         self.wake = Lock()
         self.wake.acquire()
+
+    def rouse(self) -> None:
+        """Wake whoever waits for it."""
+        if self.wake.locked():
+            self.wake.release()
 
 
 class Committer(Generic[Q]):
     """A queue of one store in one process.
 
     commit_group: carries out what is queued in one transaction; gives one outcome each, in order, and raises only what befell all of
-    them. held: the bytes that one brings.
+    them. held: the bytes that one brings. gathers: whether a group waits a moment for those that are about to come.
     """
 
-    def __init__(self, commit_group: Callable[[Sequence[Q]], list[Outcome]], held: Callable[[Q], int]) -> None:
+    def __init__(
+        self, commit_group: Callable[[Sequence[Q]], list[Outcome]], held: Callable[[Q], int], *, gathers: bool = False
+    ) -> None:
         self._commit_group = commit_group
         self._held = held
+        self._gathers = gathers
         self._mutex = Lock()  # guards all below; never held while a transaction runs
         self._queue: deque[_Entry[Q]] = deque()
         self._leading = False  # a hint, so that one leads and the others wait; the lock is what keeps leaders apart
@@ -73,13 +91,21 @@ class Committer(Generic[Q]):
         self._background: Thread | None = None
         self._background_turn = Semaphore(0)
         self._background_leads = False
+        # What follows is for gathering. `_gathered` is released when as many as `_wanted` are queued.
+        self._gathered = Lock()
+        self._gathered.acquire()
+        self._wanted = 0
+        self._under_way = 1  # requests, when the last group was done
+        self._patience = 0.0  # the moment up to which the next group waits
+        self._passed = 0  # groups that are still to go without waiting
+        self._in_vain = 0  # groups that went so, or are to, since one waited in vain
 
     def write(self, request: Q) -> Receipt:
         """Carry out a request with whatever else is queued; give its receipt or raise its refusal."""
         entry = _Entry(request, None)
         with self._mutex:
             self._check_open()
-            self._queue.append(entry)
+            self._add(entry)
             entry.leads = not self._leading
             self._leading = True
         try:
@@ -87,6 +113,10 @@ class Committer(Generic[Q]):
         except BaseException:  # KeyboardInterrupt: let the next writer lead, without waiting for one that went away
             self._leading = False
             raise
+        finally:
+            following, entry.following = entry.following, None
+            if following is not None:
+                following.rouse()
         outcome = entry.outcome
         if isinstance(outcome, Receipt):
             return outcome
@@ -125,7 +155,7 @@ class Committer(Generic[Q]):
                 raise BusyError(
                     f"{len(self._queue)} appends wait in this process already; nothing was written; append fewer at once"
                 )
-            self._queue.append(entry)
+            self._add(entry)
             if self._background is None:
                 self._background = Thread(target=self._run_background, name="everlog-commit", daemon=True)
                 self._background.start()
@@ -148,6 +178,12 @@ class Committer(Generic[Q]):
         if self._closed:
             raise UnavailableError("the store is closed; nothing was written; open it again")
 
+    def _add(self, entry: _Entry[Q]) -> None:
+        self._queue.append(entry)
+        if self._wanted and len(self._queue) >= self._wanted:
+            self._wanted = 0
+            self._gathered.release()
+
     def _withdraw(self, entry: _Entry[Q]) -> bool:
         """Take an entry out of the queue; False if it was taken, or is the one to lead."""
         with self._mutex:
@@ -159,8 +195,11 @@ class Committer(Generic[Q]):
     def _lead(self) -> None:
         """Commit one group and hand the lead on. The lock makes a second leader, should there be one, wait its turn."""
         with self._commit_lock:
+            if self._gathers and self._under_way > 1:
+                self._gather()
             with self._mutex:
                 group = self._take()
+            begun = time.monotonic()
             try:
                 outcomes = self._commit_group([entry.request for entry in group]) if group else []
             except Exception as error:  # noqa: BLE001  # whatever befell the group is told to each who waits for it
@@ -168,7 +207,32 @@ class Committer(Generic[Q]):
             except BaseException:
                 self._finish(group, [OutcomeUnknownError(INTERRUPTED)] * len(group))
                 raise
+            ended = time.monotonic()
+            self._patience = ended + min(_PATIENCE * (ended - begun), _GATHER_SECONDS_MAX)
+            self._under_way = len(group) + len(self._queue)
             self._finish(group, outcomes)
+
+    def _gather(self) -> None:
+        """Wait until as many are queued as were under way when the last group was done, or for a moment after that."""
+        with self._mutex:
+            had, left = len(self._queue), self._patience - time.monotonic()
+            missing = self._under_way - had
+            if missing <= 0 or left <= 0:
+                return
+            if self._passed:
+                self._passed -= 1
+                return
+            self._wanted = self._under_way
+        try:
+            complete = self._gathered.acquire(timeout=left)
+        finally:
+            with self._mutex:
+                if not self._wanted:
+                    self._gathered.acquire(blocking=False)  # the last came as the wait ended
+                self._wanted = 0
+                came = len(self._queue) - had
+        self._in_vain = 0 if complete or 2 * came >= missing else min(2 * self._in_vain + 1, _GROUPS_PASSED_MAX)
+        self._passed = self._in_vain
 
     def _take(self) -> list[_Entry[Q]]:
         queue = self._queue
@@ -182,11 +246,14 @@ class Committer(Generic[Q]):
         return group
 
     def _finish(self, group: list[_Entry[Q]], outcomes: Sequence[Outcome]) -> None:
+        waiting = [entry for entry in group if entry.resolve is None]
+        for entry, following in pairwise(waiting):
+            entry.following = following
         for entry, outcome in zip(group, outcomes, strict=True):
             entry.outcome = outcome
             entry.done = True
-            if entry.resolve is None and entry.wake.locked():
-                entry.wake.release()
+        if waiting:
+            waiting[0].rouse()
         self._hand_on()
         for entry in group:
             if entry.resolve is not None and entry.outcome is not None:
@@ -200,8 +267,7 @@ class Committer(Generic[Q]):
                 self._leading = False
             elif following.resolve is None:
                 following.leads = True
-                if following.wake.locked():
-                    following.wake.release()
+                following.rouse()
             else:
                 self._background_leads = True
                 self._background_turn.release()

@@ -29,7 +29,10 @@ from everlog.core.snapshot import Snapshot
 from everlog.errors import EverlogError, NotFoundError, UnavailableError, UnsupportedStoreError
 from everlog.sealed import BranchHead, Changed, SealRequest
 from everlog.storage import (
+    Bound,
     BranchRow,
+    Candidates,
+    CatchingUp,
     Create,
     Family,
     FeedPage,
@@ -42,34 +45,18 @@ from everlog.storage import (
     SessionFilter,
     SessionRow,
     StaleLeaseError,
+    Wanted,
     Withdraw,
 )
-from everlog.stores.feeds import number_after
+from everlog.stores.feeds import candidates_page, number_after, number_below, place_test
+from everlog.stores.kept import KeptBranch, KeptSession, heads_of, leaf_only
 from everlog.stores.ledger_memory import MemoryLedger
 from everlog.stores.never_cold import NeverCold, days_of
 from everlog.stores.order import is_chosen, rank
-from everlog.stores.rows import leaf_only, tip_of_branch
+from everlog.stores.rows import tip_of_branch
 from everlog.stores.shelf import Shelf
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import NewBranch, carry_out
-
-
-class _Session(msgspec.Struct):
-    row: SessionRow
-    branches: list[int]  # keys, by number
-    deleted: bool = False
-
-
-class _Branch(msgspec.Struct):
-    """A branch and its own events; the one at position p stands at index p - base_size. forks: branches based on it."""
-
-    row: BranchRow
-    events: list[EventRow]
-    attachments: dict[int, list[PreparedAttachment]]
-    forks: list[int]
-
-    def at(self, position: int) -> EventRow:
-        return self.events[position - self.row.base_size]
 
 
 class MemoryStorage(NeverCold, MemoryLedger):
@@ -88,11 +75,11 @@ class MemoryStorage(NeverCold, MemoryLedger):
         self._changed = Condition(self._lock)
         self._commits = 0
         self._families: dict[str, Family] = {}
-        self._sessions: list[_Session] = []  # by key
+        self._sessions: list[KeptSession] = []  # by key
         self._names: dict[str, int] = {}  # keys of living sessions
         self._ids: dict[str, int] = {}
         self._branch_ids: dict[str, int] = {}
-        self._branches: list[_Branch] = []  # by key
+        self._branches: list[KeptBranch] = []  # by key
         self._keyed: dict[str, dict[int, int]] = {}  # by idempotency key: position by branch, in the order recorded
         self._feed: list[tuple[int, int]] = []  # (branch, position); the first has feed number 1
         self._erasure_count = 0
@@ -259,7 +246,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
         session = self._sessions[row.session].row.name
         return self._event_through(self._branches[branch], position, session=session, branch_id=row.id)
 
-    def _event_through(self, owner: _Branch, position: int, *, session: str, branch_id: str) -> Event:
+    def _event_through(self, owner: KeptBranch, position: int, *, session: str, branch_id: str) -> Event:
         event = event_of(owner.at(position), session=session, branch_id=branch_id, writer=owner.row.writer)
         set_attachment_readers([event], lambda event: self._attachments(owner, event.position))
         return event
@@ -306,7 +293,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         return self._attachments(self._branches[lineage.owner(position).branch], position)
 
-    def _attachments(self, owner: _Branch, position: int) -> list[PreparedAttachment]:
+    def _attachments(self, owner: KeptBranch, position: int) -> list[PreparedAttachment]:
         with self._open():
             return owner.attachments.get(position, [])
 
@@ -326,10 +313,8 @@ class MemoryStorage(NeverCold, MemoryLedger):
     # --- cold bodies ---
     def sizes(self) -> Sizes:
         with self._open():
-            rows = [row for branch in self._branches for row in branch.events]
-            attached = [own for branch in self._branches for each in branch.attachments.values() for own in each]
-            held = sum(len(row.body or b"") for row in rows) + sum(len(own.content or b"") for own in attached)
-            return Sizes(events=len(rows), sessions=len(self._names), file=held, hot=held)
+            events, held = len(self._feed), sum(branch.bytes_held() for branch in self._branches)
+            return Sizes(events=events, sessions=len(self._names), file=held, hot=held)
 
     def growth(self) -> list[Day]:
         with self._open():
@@ -363,6 +348,27 @@ class MemoryStorage(NeverCold, MemoryLedger):
             leaf = self._feed_leaf(len(self._feed))
             return () if leaf is None else (FeedPlace(0, len(self._feed), leaf),)
 
+    def candidates(
+        self,
+        wanted: Wanted,
+        below: Sequence[Bound],
+        limit: int,
+        progress: CatchingUp | None = None,  # noqa: ARG002  # it keeps no index
+    ) -> Candidates:
+        with self._open():
+            return candidates_page(self._backwards(wanted, number_below(below)), limit)
+
+    def _backwards(self, wanted: Wanted, below: int) -> Iterator[tuple[int, Event | None]]:
+        meets = compile_query(Query(wanted.terms))
+        sessions = wanted.sessions
+        owned = None if sessions is None else [branch for key in sessions for branch in self._sessions[key].branches]
+        inside = place_test(wanted, owned)
+        for number in range(min(below, len(self._feed) + 1) - 1, 0, -1):
+            branch, position = self._feed[number - 1]
+            living = self._branches[branch].at(position).gone != DELETED and inside(branch, position)
+            event = self._own_event(branch, position) if living else None
+            yield number, event if event is not None and meets(event) else None
+
     def news(self) -> int:
         return self._commits
 
@@ -381,13 +387,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
 
     def branch_heads(self, branches: Sequence[int]) -> list[BranchHead]:
         with self._open():
-            rows = [(self._branches[key].row, self._sessions[self._branches[key].row.session]) for key in branches]
-            bases = [None if row.base is None else self._branches[row.base].row.id for row, _ in rows]
-            return [
-                BranchHead(row.id, session.row.id, row.head(), base, row.base_size)
-                for (row, session), base in zip(rows, bases, strict=True)
-                if not session.deleted
-            ]
+            return heads_of(branches, self._branches, self._sessions)
 
     # --- the rest ---
     def damage(self) -> Iterator[str]:
@@ -476,7 +476,7 @@ class _Transaction:
             create.salt,
             family,
         )
-        self._sessions.append(_Session(row, []))
+        self._sessions.append(KeptSession(row, []))
         self._store._names[row.name] = self._store._ids[row.id] = key
         return key
 
@@ -497,7 +497,7 @@ class _Transaction:
             0,
             self.now,
         )
-        self._branches.append(_Branch(row, [], {}, []))
+        self._branches.append(KeptBranch(row, [], {}, []))
         siblings.append(key)
         if branch.base is not None:
             self._branches[branch.base].forks.append(key)

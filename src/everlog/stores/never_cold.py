@@ -29,6 +29,9 @@ class NeverCold:
     def objects(self, session: int | None = None) -> list[ObjectRow]:  # noqa: ARG002
         return []
 
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:  # noqa: ARG002
+        return []
+
     def all_buckets(self) -> Sequence[int]:
         return ()
 

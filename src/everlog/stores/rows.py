@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from everlog.core.decide import EventRow, Tip
-from everlog.core.event import DELETED
+from everlog.core.decide import Tip
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.errors import NotFoundError
@@ -86,11 +85,3 @@ def snapshot_row(row: Row) -> Snapshot:
     return Snapshot(
         branch, size, reducer, version, fingerprint, base, depth, plain, notes, taken, content, checksum, length
     )
-
-
-def leaf_only(row: EventRow) -> EventRow:
-    """Give what is left of a deleted event."""
-    return EventRow(
-        row.position, None, None, None, None, None, None, None, None, None, None, DELETED, None, None, row.leaf, row.nodes,
-        None, None,
-    )  # fmt: skip

@@ -34,6 +34,7 @@ from everlog.core.ledger import (
     CurrentRecord,
     DeleteRecord,
     EraseRecord,
+    HoldRecord,
     LedgerRecord,
     SessionRecord,
     commit_session,
@@ -182,7 +183,7 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
     """Carry out one request in a transaction, or raise before anything of it is written."""
     match request:
         case Append():
-            return _append_at(tx, tx.tip(request.session_id), request.batch)
+            return _append(tx, request)
         case Create():
             return _create(tx, request)
         case Rewind():
@@ -215,6 +216,15 @@ def carry_out(tx: Transaction, request: Request) -> Receipt:
             return Receipt("", "", 0, (), count=tx.seal(request))
         case _:
             return Receipt("", "", 0, (), count=tx.cold(request))
+
+
+def _append(tx: Transaction, request: Append) -> Receipt:
+    receipt = _append_at(tx, tx.tip(request.session_id), request.batch)
+    last = receipt.events[-1] if receipt.events else None
+    if request.holds is not None and last is not None and not last.repeated:
+        at = (last.position, last.hash)
+        tx.insert_ledger(HoldRecord(event=at, held=request.holds, session=request.session_id, t=tx.now))
+    return receipt
 
 
 def _append_at(tx: Transaction, tip: Tip, batch: Batch) -> Receipt:
@@ -482,16 +492,22 @@ def _erase(tx: Transaction, request: Erase) -> Receipt:
             f"session {session.name!r} has no event at position {outside[0]} (its size is {tip.size}); nothing was erased"
         )
     erased = tx.erase(request.branch, request.positions)
-    _record_erased(tx, session.id, erased, request.reason)
+    _record_erased(tx, session.id, erased, request.reason, request.actor)
     return Receipt(
         session.id, tip.branch_id, tip.size, tuple(tip.peaks), positions=tuple(position for position, _ in erased)
     )
 
 
-def _record_erased(tx: Transaction, session_id: str, erased: Sequence[tuple[int, bytes]], reason: str) -> None:
+def _record_erased(
+    tx: Transaction, session_id: str, erased: Sequence[tuple[int, bytes]], reason: str, actor: str | None = None
+) -> None:
     for start in range(0, len(erased), ERASE_RECORD_EVENTS):
         events = [(position, leaf.hex()) for position, leaf in erased[start : start + ERASE_RECORD_EVENTS]]
-        tx.insert_ledger(EraseRecord(events=events, session=session_id, t=tx.now), reason)
+        tx.insert_ledger(EraseRecord(actor=_named(actor), events=events, session=session_id, t=tx.now), reason)
+
+
+def _named(actor: str | None) -> str | msgspec.UnsetType:
+    return msgspec.UNSET if actor is None else actor
 
 
 def _delete(tx: Transaction, request: Delete) -> Receipt:
@@ -514,7 +530,9 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
         branches = [(branch.id, branch.size, branch.head().root) for branch in tx.branches(dying.key)]
         for start in range(0, max(1, len(branches)), DELETE_RECORD_BRANCHES):
             some = branches[start : start + DELETE_RECORD_BRANCHES]
-            tx.insert_ledger(DeleteRecord(branches=some, session=dying.id, t=tx.now), request.reason)
+            tx.insert_ledger(
+                DeleteRecord(actor=_named(request.actor), branches=some, session=dying.id, t=tx.now), request.reason
+            )
         tx.end_session(dying.key)
     return Receipt(session.id, tip.branch_id, tip.size, tuple(tip.peaks))
 

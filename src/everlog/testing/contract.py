@@ -13,11 +13,13 @@ It speaks to the public interface only, so it holds for the async face and for a
 from __future__ import annotations
 
 from everlog.testing.appending import AppendContract
+from everlog.testing.erasing import ErasingContract
 from everlog.testing.leasing import LeasingContract
 from everlog.testing.proving import ProofContract
 from everlog.testing.reading import ReadContract
 from everlog.testing.retaining import RetentionContract
 from everlog.testing.sealing import SealContract
+from everlog.testing.searching import SearchContract
 from everlog.testing.sessions import SessionContract
 
 
@@ -26,7 +28,9 @@ class StoreContract(
     ReadContract,
     SessionContract,
     LeasingContract,
+    SearchContract,
     RetentionContract,
+    ErasingContract,
     ProofContract,
     SealContract,
 ):

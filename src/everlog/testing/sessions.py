@@ -184,8 +184,8 @@ class SessionContract(ContractStart):
         ten.append("note", {"content": "secret"}, key="k", attachments={"a": b"secret"})
         fork = ten.fork("end", id="f")
         before, head = ten[10], ten.head
-        assert ten.erase([10, before.id, 3], reason="asked for") == [3, 10]
-        assert ten.erase([3], reason="again") == []
+        assert ten.erase([10, before.id, 3], reason="asked for").positions == (3, 10)
+        assert ten.erase([3], reason="again").positions == ()
         for line in (ten, fork):
             event = line[10]
             assert (event.hash, event.erased, event.data, event.raw) == (before.hash, True, None, None)

@@ -2,7 +2,7 @@
 
 1. A bucket has its own blocks, objects and content that is kept once; dictionaries are in bucket 0.
 2. Whoever packs, archives or destroys holds the bucket's row, so that none of these comes between two others.
-3. Rows keep commitments and nodes here, unlike in SQLite: whoever may blank bodies must not be able to change those.
+3. Rows keep commitments and nodes here, unlike in SQLite: a row's own overhead is more than they take.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 from everlog.cold import (
     Archive,
+    AwayError,
     BringHome,
     Cold,
     ColdRequest,
     Day,
     Dictionary,
     ForgetObject,
+    GiveUpObject,
     ObjectRow,
     OpenObject,
     Pack,
@@ -110,6 +112,13 @@ class PostgresCold(ObjectStorage):
         given = {"bucket": None if session is None else bucket_of(session), "session": session}
         return [ObjectRow(*row) for row in self.connections.fetch_all("list_objects", given)]
 
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        if not places:
+            return []
+        branches, positions = (list(column) for column in zip(*places, strict=True))
+        given = {"bucket": bucket_of(branches[0]), "branches": branches, "positions": positions}
+        return [(row[0], row[1], row[2]) for row in self.connections.fetch_all("count_holders", given)]
+
     def all_buckets(self) -> Sequence[int]:
         return range(self.buckets)
 
@@ -154,7 +163,8 @@ def fill(
 ) -> list[Row]:
     """Put bodies that left their rows back into them; fewer rows where bodies pass `bytes_max` in all, but for the first.
 
-    place: gives a row's branch and position. gone, body: columns. Raises AwayError, CorruptionError.
+    The rows end as well before one whose body is in object storage and not here; of the first that raises AwayError.
+    place: gives a row's branch and position. gone, body: columns. Raises CorruptionError.
     """
     away = [place(row) for row in rows if row[body] is None and row[gone] is None]
     if not away:
@@ -167,7 +177,12 @@ def fill(
     for row in rows:
         whole = row
         if row[body] is None and row[gone] is None:
-            whole = (*row[:body], bodies.body(*place(row)), *row[body + 1 :])
+            try:
+                whole = (*row[:body], bodies.body(*place(row)), *row[body + 1 :])
+            except AwayError:
+                if filled:
+                    break
+                raise
         held += len(whole[body] or b"")
         if held > bytes_max and filled:
             break
@@ -176,9 +191,15 @@ def fill(
 
 
 def whole_rows(
-    cache: BlockCache, fetch: Fetch, rows: Sequence[EventRow], owner: Callable[[int], int], bytes_max: int
+    cache: BlockCache,
+    fetch: Fetch,
+    rows: Sequence[EventRow],
+    owner: Callable[[int], int],
+    bytes_max: int,
+    *,
+    all_or_none: bool = False,
 ) -> list[EventRow]:
-    """As `fill`, of whole rows. owner: gives the branch that owns the event at a position."""
+    """As `fill`, of whole rows. owner: gives the branch that owns the event at a position. all_or_none: AwayError of any of them."""
     away = [(owner(row.position), row.position) for row in rows if row.body is None and row.gone is None]
     if not away:
         return list(rows)
@@ -188,7 +209,12 @@ def whole_rows(
     filled: list[EventRow] = []
     held = 0
     for row in rows:
-        whole = bodies.whole(owner(row.position), row)
+        try:
+            whole = bodies.whole(owner(row.position), row)
+        except AwayError:
+            if filled and not all_or_none:
+                break
+            raise
         held += len(whole.body or b"")
         if held > bytes_max and filled:
             break
@@ -235,6 +261,8 @@ class ColdWriter:
                 return self._archive(request)
             case BringHome():
                 return self._bring_home(request)
+            case GiveUpObject():
+                return len(self._fetch("give_up_object", {"id": request.object}))
             case ForgetObject():
                 return len(self._fetch("delete_object", {"id": request.object}))
 

@@ -165,14 +165,19 @@ class Connections:
                     raise translate(error) from error
             time.sleep(_PAUSE_SECONDS)
 
-    def ask(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
-        """Send statements that read, in one round trip; give the rows of each."""
+    def ask(
+        self, statements: Sequence[tuple[bytes, Parameters]], *, planned_anew: bool = False
+    ) -> list[list[TupleRow]]:
+        """Send statements that read, in one round trip; give the rows of each.
+
+        planned_anew: for these parameters, where a plan that is good for some is bad for others; so they are not prepared.
+        """
         if self.tenant is None:
-            return self.read(lambda connection: self.together(connection, statements))
+            return self.read(lambda connection: self.together(connection, statements, prepare=not planned_anew))
         named = self.statements
         around = [(named["begin"], None), (named["set_tenant"], {"tenant": self.tenant})]
         asked = [*around, *statements, (named["commit"], None)]
-        return self.read(lambda connection: self.together(connection, asked))[2:-1]
+        return self.read(lambda connection: self.together(connection, asked, prepare=not planned_anew))[2:-1]
 
     def fetch_all(self, query: str, parameters: Parameters = None) -> list[TupleRow]:
         """Run a named query that reads; give all of its rows."""
@@ -187,11 +192,13 @@ class Connections:
         """Send one statement; give its rows."""
         return self.together(connection, [(statement, parameters)])[0]
 
-    def together(self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[TupleRow]]:
+    def together(
+        self, connection: Connection, statements: Sequence[tuple[bytes, Parameters]], *, prepare: bool = True
+    ) -> list[list[TupleRow]]:
         """Send statements in one round trip; give the rows of each. Where one fails, those behind it are not carried out."""
         self.round_trips += 1
         try:
-            return run(connection, statements, self._lasting)
+            return run(connection, statements, self._lasting if prepare else None)
         except pg.InvalidSqlStatementName:  # a pooler gave this transaction another of its connections
             self._lasting = None
             raise

@@ -19,11 +19,11 @@ UPDATE {schema}.store SET version = %(version)s WHERE bucket = 0;
 -- begin: a transaction
 BEGIN ISOLATION LEVEL READ COMMITTED;
 
--- limit_locks: how long a transaction waits for a row
-SET LOCAL lock_timeout = '10s';
+-- limit_locks: how long a transaction waits for a row; and that statements are planned once, and not for every length of their arrays
+SELECT set_config('lock_timeout', '10s', true), set_config('plan_cache_mode', 'force_generic_plan', true);
 
 -- limit_locks_briefly: the same, of what was waited for already
-SET LOCAL lock_timeout = '100ms';
+SELECT set_config('lock_timeout', '100ms', true), set_config('plan_cache_mode', 'force_generic_plan', true);
 
 -- sync_off: do not wait for the disk
 SET LOCAL synchronous_commit = off;
@@ -76,7 +76,7 @@ JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
 LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
 WHERE s.bucket = %(bucket)s AND s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL;
 
--- read_keyed: which keys stand in the lineages of sessions' current branches, and where
+-- read_keyed: which keys stand in the lineages of sessions' current branches, and where; OFFSET has each looked up by its index
 WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
   SELECT s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
   FROM {schema}.session AS s
@@ -90,9 +90,11 @@ WITH RECURSIVE chain (id, branch, base, base_size, stop) AS (
 SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
 FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
 JOIN chain AS c ON c.id = k.id
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = k.key AND e.position < c.stop;
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
 
--- read_keyed_below: which keys stand in the first events of a branch's lineage, and where
+-- read_keyed_below: which keys stand in the first events of a branch's lineage, and where; OFFSET as in read_keyed
 WITH RECURSIVE chain (branch, base, base_size, stop) AS (
   SELECT b.branch, b.base, b.base_size, %(size)s::bigint
   FROM {schema}.branch AS b
@@ -103,8 +105,43 @@ WITH RECURSIVE chain (branch, base, base_size, stop) AS (
   CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
 )
 SELECT e.key, e.branch, e.position, e.key_count, c.stop
-FROM chain AS c
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = c.branch AND e.key = ANY(%(keys)s::text[]) AND e.position < c.stop;
+FROM unnest(%(keys)s::text[]) AS k (key)
+CROSS JOIN chain AS c
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
+
+-- lock_joined_sessions: what lock_sessions does, in whatever buckets; a key begins with its bucket, so that the order is the same for all
+SELECT session FROM {schema}.session
+WHERE id = ANY(%(ids)s::bytea[]) AND deleted IS NULL
+ORDER BY session FOR UPDATE;
+
+-- read_joined_tips: what read_tips does, in whatever buckets
+SELECT s.session, s.id, s.name, t.branch, b.id, b.writer, t.size, t.peaks, t.leaf, t.recorded, s.key_salt,
+  l.number, l.nonce, l.holder, l.boot, l.until, l.ttl, l.taken, l.floor
+FROM {schema}.session AS s
+JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+JOIN {schema}.tip AS t ON t.bucket = s.bucket AND t.branch = s.current
+LEFT JOIN {schema}.lease AS l ON l.bucket = s.bucket AND l.session = s.session
+WHERE s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL;
+
+-- read_joined_keyed: what read_keyed does, in whatever buckets
+WITH RECURSIVE chain (bucket, id, branch, base, base_size, stop) AS (
+  SELECT s.bucket, s.id, b.branch, b.base, b.base_size, 9007199254740991::bigint
+  FROM {schema}.session AS s
+  JOIN {schema}.branch AS b ON b.bucket = s.bucket AND b.branch = s.current
+  WHERE s.id = ANY(%(ids)s::bytea[]) AND s.deleted IS NULL
+  UNION ALL
+  SELECT c.bucket, c.id, b.branch, b.base, b.base_size, least(c.stop, c.base_size)
+  FROM chain AS c
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = c.bucket AND branch = c.base LIMIT 1) AS b
+)
+SELECT c.id, e.key, e.branch, e.position, e.key_count, c.stop
+FROM unnest(%(owners)s::bytea[], %(keys)s::text[]) AS k (id, key)
+JOIN chain AS c ON c.id = k.id
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event WHERE bucket = c.bucket AND branch = c.branch AND key = k.key AND position < c.stop OFFSET 0
+) AS e;
 
 -- read_home: the bucket and key of the session that has a name
 SELECT home, session FROM {schema}.directory
@@ -202,14 +239,16 @@ WHERE l.holder IS NOT NULL AND l.boot = %(boot)s AND l.until > %(now)s
 ORDER BY l.taken DESC
 LIMIT %(limit)s;
 
--- read_rows: whole rows of ranges of branches, in the order of their positions, as many as fit into a page
+-- read_rows: whole rows of ranges of branches, in the order of their positions, as many as fit into a page; OFFSET has each read by
+-- the index: planned without its bounds a join would read all of the bucket
 SELECT position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached, commitments,
   leaf, nodes, salt, body
 FROM (
   SELECT e.*, coalesce(octet_length(e.body), 0) AS own, sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.position) AS held
   FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-  JOIN {schema}.event AS e
-    ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+  CROSS JOIN LATERAL (
+    SELECT * FROM {schema}.event WHERE bucket = %(bucket)s AND branch = r.branch AND position >= r.start AND position < r.stop OFFSET 0
+  ) AS e
 ) AS ranged
 WHERE held <= %(bytes)s OR held = own
 ORDER BY position;
@@ -301,7 +340,7 @@ FROM unnest(%(branches)s::bigint[], %(sizes)s::bigint[], %(recorded)s::bigint[],
 WHERE t.bucket = %(bucket)s AND t.branch = n.branch;
 
 -- count_events: number what is about to be recorded; held until the end of the transaction
-UPDATE {schema}.bucket SET feed = feed + %(count)s WHERE bucket = %(bucket)s RETURNING feed;
+UPDATE {schema}.bucket SET feed = feed + %(count)s WHERE bucket = %(bucket)s RETURNING bucket, feed;
 
 -- insert_events: events at the ends of branches, numbered in this order
 INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,
@@ -315,6 +354,34 @@ FROM {schema}.bucket AS c, unnest(%(branch)s::bigint[], %(position)s::bigint[], 
   AS n (branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone, attached,
   commitments, leaf, nodes, salt, body, place)
 WHERE c.bucket = %(bucket)s;
+
+-- set_joined_tips: what set_tips does, in several buckets
+UPDATE {schema}.tip AS t
+SET size = n.size, recorded = n.recorded, minute = n.recorded / 60000000, leaf = n.leaf, peaks = n.peaks
+FROM unnest(%(buckets)s::smallint[], %(branches)s::bigint[], %(sizes)s::bigint[], %(recorded)s::bigint[], %(leaves)s::bytea[],
+  %(peaks)s::bytea[]) AS n (bucket, branch, size, recorded, leaf, peaks)
+WHERE t.bucket = n.bucket AND t.branch = n.branch;
+
+-- lock_joined_buckets: keep others from writing to buckets until the end of the transaction, in one order for all
+SELECT bucket FROM {schema}.bucket WHERE bucket = ANY(%(buckets)s::smallint[]) ORDER BY bucket FOR UPDATE;
+
+-- count_joined_events: what count_events does, in several buckets that are locked
+UPDATE {schema}.bucket AS c SET feed = c.feed + n.count
+FROM unnest(%(buckets)s::smallint[], %(counts)s::bigint[]) AS n (bucket, count)
+WHERE c.bucket = n.bucket RETURNING c.bucket, c.feed;
+
+-- insert_joined_events: what insert_events does, in several buckets. behind: how many of its bucket come behind an event
+INSERT INTO {schema}.event (bucket, branch, position, feed, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash,
+  covers, gone, attached, commitments, leaf, nodes, salt, body)
+SELECT n.bucket, n.branch, n.position, c.feed - n.behind, n.type, n.actor, n.outcome, n.recorded, n.occurred, n.cause,
+  n.key, n.key_count, n.key_hash, n.covers, n.gone, n.attached, n.commitments, n.leaf, n.nodes, n.salt, n.body
+FROM unnest(%(bucket)s::smallint[], %(branch)s::bigint[], %(behind)s::bigint[], %(position)s::bigint[], %(type)s::text[],
+  %(actor)s::text[], %(outcome)s::text[], %(recorded)s::bigint[], %(occurred)s::bigint[], %(cause)s::bytea[], %(key)s::text[],
+  %(key_count)s::integer[], %(key_hash)s::bytea[], %(covers)s::text[], %(gone)s::smallint[], %(attached)s::text[],
+  %(commitments)s::bytea[], %(leaf)s::bytea[], %(nodes)s::bytea[], %(salt)s::bytea[], %(body)s::bytea[])
+  AS n (bucket, branch, behind, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone,
+  attached, commitments, leaf, nodes, salt, body)
+JOIN {schema}.bucket AS c ON c.bucket = n.bucket;
 
 -- copy_events: many events at the ends of branches, as insert_events does; the server is sent them row after row
 COPY {schema}.event (bucket, feed, branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers,
@@ -569,15 +636,19 @@ SELECT DISTINCT ON (kind) digest, kind, made, content FROM {schema}.dictionary W
 -- read_dictionary: a dictionary
 SELECT content FROM {schema}.dictionary WHERE bucket = 0 AND digest = %(digest)s;
 
--- read_blocks_over: the blocks that hold bodies of ranges of branches' own events
+-- read_blocks_over: the blocks that hold bodies of ranges of branches' own events; OFFSET as in read_rows
 SELECT {block}, k.content
 FROM unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = r.branch AND k.start < r.stop AND k.stop > r.start
-  AND k.start >= (
-    SELECT coalesce(max(f.start), r.start)
-    FROM {schema}.block AS f
-    WHERE f.bucket = %(bucket)s AND f.branch = r.branch AND f.start <= r.start
-  )
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.block
+  WHERE bucket = %(bucket)s AND branch = r.branch AND start < r.stop AND stop > r.start
+    AND start >= (
+      SELECT coalesce(max(f.start), r.start)
+      FROM {schema}.block AS f
+      WHERE f.bucket = %(bucket)s AND f.branch = r.branch AND f.start <= r.start
+    )
+  OFFSET 0
+) AS k
 ORDER BY k.branch, k.start;
 
 -- read_shared: what is kept once
@@ -599,14 +670,27 @@ LIMIT %(limit)s;
 -- list_object_blocks: the blocks of an object, in the order of their places
 SELECT {block} FROM {schema}.block AS k WHERE k.object = %(object)s ORDER BY k.place;
 
--- list_objects: objects, by id: those with blocks of one session's events, or all
+-- list_objects: objects, by id: those that hold what a session's lines need, or all
+WITH RECURSIVE line (branch, base, base_size, stop) AS (
+  SELECT b.branch, b.base, b.base_size, 9007199254740991::bigint
+  FROM {schema}.branch AS b
+  WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+  UNION
+  SELECT b.branch, b.base, b.base_size, c.base_size
+  FROM line AS c
+  CROSS JOIN LATERAL (SELECT * FROM {schema}.branch WHERE bucket = %(bucket)s AND branch = c.base LIMIT 1) AS b
+)
 SELECT {object}
 FROM {schema}.object AS o
 WHERE %(session)s::bigint IS NULL OR (o.bucket = %(bucket)s AND o.id IN (
   SELECT k.object
-  FROM {schema}.branch AS b
-  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = b.branch
-  WHERE b.bucket = %(bucket)s AND b.session = %(session)s::bigint
+  FROM line AS c
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.branch = c.branch AND k.start < c.stop
+  UNION
+  SELECT k.object
+  FROM line AS c
+  JOIN {schema}.sharing AS h ON h.bucket = %(bucket)s AND h.branch = c.branch AND h.position < c.stop
+  JOIN {schema}.block AS k ON k.bucket = %(bucket)s AND k.digest = h.digest
 ))
 ORDER BY o.id;
 
@@ -619,6 +703,11 @@ VALUES (%(bucket)s, %(id)s, %(url)s, %(name)s, %(size)s, %(checksum)s, %(state)s
 
 -- set_object: what becomes of an object
 UPDATE {schema}.object SET state = %(state)s WHERE bucket = %(bucket)s AND id = %(id)s;
+
+-- give_up_object: an object that nobody finished writing is one that nothing is in
+UPDATE {schema}.object SET state = 'leaving'
+WHERE bucket = %(bucket)s AND id = %(id)s AND state = 'writing'
+RETURNING 1;
 
 -- delete_object: an object whose bytes are gone
 DELETE FROM {schema}.object
@@ -692,6 +781,17 @@ WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND 
 -- read_sharing: which of a branch's own events hold what is kept once
 SELECT DISTINCT position FROM {schema}.sharing
 WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = ANY(%(positions)s::bigint[]);
+
+-- count_holders: what is kept once of these events, how many of them hold it, and how many events do at all
+SELECT mine.digest, mine.held, (
+  SELECT count(*) FROM {schema}.sharing AS holder WHERE holder.bucket = %(bucket)s AND holder.digest = mine.digest
+)
+FROM (
+  SELECT h.digest, count(*) AS held
+  FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+  JOIN {schema}.sharing AS h ON h.bucket = %(bucket)s AND h.branch = r.branch AND h.position = r.position
+  GROUP BY h.digest
+) AS mine;
 
 -- read_sizes: what the store holds; walks the tables, on purpose
 SELECT
@@ -804,3 +904,54 @@ SELECT origin, size, made, note FROM {schema}.seal
 WHERE bucket = 0 AND tenant = coalesce(current_setting('everlog.tenant', true), '') AND size < %(before)s
 ORDER BY size DESC, made DESC
 LIMIT %(limit)s;
+-- read_search_places: how far the index for searching came in each bucket, for who asks (primary key)
+SELECT bucket, feed FROM {schema}.search_place WHERE tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- make_search_place: that the index has nothing of a bucket yet (primary key)
+INSERT INTO {schema}.search_place (bucket, feed) VALUES (%(bucket)s, 0) ON CONFLICT (bucket, tenant) DO NOTHING;
+
+-- lock_search_place: keep others from filling the index of a bucket (primary key)
+SELECT feed
+FROM {schema}.search_place
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '')
+FOR UPDATE;
+
+-- share_bucket: keep others from destroying anything in a bucket until the end of the transaction, and nobody from appending
+SELECT erasures FROM {schema}.bucket WHERE bucket = %(bucket)s FOR KEY SHARE;
+
+-- insert_search: events, with the hashes of what they say (event_feed)
+INSERT INTO {schema}.search_entry (bucket, feed, branch, position, type, actor, outcome, recorded, trigrams, tenant)
+SELECT e.bucket, e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, r.trigrams::smallint[], e.tenant
+FROM unnest(%(feeds)s::bigint[], %(trigrams)s::text[]) AS r (feed, trigrams)
+JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.feed = r.feed
+WHERE e.type IS NOT NULL AND e.recorded IS NOT NULL
+ON CONFLICT (bucket, feed) DO NOTHING;
+
+-- set_search_place: how far the index came in a bucket (primary key)
+UPDATE {schema}.search_place
+SET feed = %(feed)s
+WHERE bucket = %(bucket)s AND tenant = coalesce(current_setting('everlog.tenant', true), '');
+
+-- read_chosen: events of one bucket by number, the last first, as many as fit into a page, with what each is read through (event_feed)
+SELECT feed, branch, branch_id, writer, name, position, type, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body
+FROM (
+  SELECT e.feed, e.branch, b.id AS branch_id, b.writer, s.name, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred,
+    e.cause, e.key, e.gone, e.attached, e.leaf, e.body, coalesce(octet_length(e.body), 0) AS own,
+    sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.feed DESC) AS held
+  FROM {schema}.event AS e
+  JOIN {schema}.branch AS b ON b.bucket = %(bucket)s AND b.branch = e.branch
+  JOIN {schema}.session AS s ON s.bucket = %(bucket)s AND s.session = b.session
+  WHERE e.bucket = %(bucket)s AND e.feed = ANY(%(feeds)s::bigint[])
+) AS chosen
+WHERE held <= %(bytes)s OR held = own
+ORDER BY feed DESC;
+
+-- erase_words: what events said that are erased (search_entry_branch)
+UPDATE {schema}.search_entry AS k
+SET trigrams = '{{}}'
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
+
+-- sweep_words: a range of a deleted session's own events (search_entry_branch)
+DELETE FROM {schema}.search_entry
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;

@@ -30,15 +30,20 @@ REVERSE_SCAN_EVENTS: Final = (
 )
 
 _ONE = """{schema}.event AS e
-WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)s AND e.position < %(stop)s"""
+WHERE e.bucket = %(bucket)s AND e.branch = %(branch)s AND e.position >= %(start)s AND e.position < %(stop)s
+  {terms}"""
 _SEVERAL = """unnest(%(branches)s::bigint[], %(starts)s::bigint[], %(stops)s::bigint[]) AS r (branch, start, stop)
-JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop"""
+CROSS JOIN LATERAL (
+  SELECT * FROM {schema}.event AS e
+  WHERE e.bucket = %(bucket)s AND e.branch = r.branch AND e.position >= r.start AND e.position < r.stop
+    {terms}
+  OFFSET 0
+) AS e"""
 _SMALL = """
 SELECT e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key,
   CASE WHEN octet_length(e.body) > %(share)s THEN -1 ELSE e.gone END, e.attached, e.leaf,
   CASE WHEN octet_length(e.body) <= %(share)s THEN e.body END
 FROM {range}
-  {terms}
 ORDER BY e.position {order}
 LIMIT %(limit)s
 """
@@ -52,7 +57,6 @@ FROM (
   FROM (
     SELECT e.*, coalesce(octet_length(e.body), 0) AS own
     FROM {range}
-      {terms}
     ORDER BY e.position {order}
     LIMIT %(limit)s
   ) AS chosen
@@ -61,6 +65,8 @@ WHERE held - own <= %(bytes)s
 ORDER BY position {order}
 """
 _GONE, _BODY = 8, 11  # of a row's columns
+# Types that are looked for from far away: the constant that the index of each is declared with.
+_OWN_INDEX: Final = {"checkpoint": "e.type = 'checkpoint'", "summary": "e.type = 'summary'"}
 _NO_ROOM: Final = -1  # in the place of what became of a body: it is too large to be read here
 
 
@@ -115,11 +121,11 @@ def _fetch(
     """Read events of a range, as many as fit into a page; tell whether it is full."""
     segments = lineage.clip(low, high)
     order = "DESC" if reverse else "ASC"
-    range_, bounds = _bounds(segments)
+    range_, bounds = _bounds(segments, conditions)
     given: dict[str, Any] = {**bounds, **parameters, "bucket": bucket_of(lineage.branch), "limit": limit}
 
     def ask(template: str, **bytes_: int) -> Sequence[Row]:
-        asked = connections.statements.filled(template.format(range=range_, terms=conditions, order=order))
+        asked = connections.statements.filled(template.format(range=range_, order=order))
         return connections.ask([(asked, given | bytes_)])[0]
 
     large = lineage.branch in connections.large
@@ -156,8 +162,8 @@ def peek(
 ) -> tuple[BranchRow | None, list[Event] | None]:
     """Read a session's current branch, and events of a line; see Storage.peek. No branch: the session is not there."""
     segments, count = lineage.clip(start, stop), stop - start
-    range_, bounds = _bounds(segments)
-    asked = connections.statements.filled(_SMALL.format(range=range_, terms="", order="ASC"))
+    range_, bounds = _bounds(segments, "")
+    asked = connections.statements.filled(_SMALL.format(range=range_, order="ASC"))
     share = limits.PAGE_BYTES_MAX // count
     statements: list[tuple[bytes, Any]] = [
         (connections.statements["read_current_branch"], {"bucket": bucket, "id": bytes.fromhex(session_id)}),
@@ -175,11 +181,14 @@ def peek(
     return branch, events
 
 
-def _bounds(segments: Sequence[Segment]) -> tuple[str, dict[str, Any]]:
+def _bounds(segments: Sequence[Segment], conditions: str) -> tuple[str, dict[str, Any]]:
+    """Give what is read from, with conditions on it, and its parameters."""
     if len(segments) == 1:
         (segment,) = segments
-        return _ONE, {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
-    return _SEVERAL, ranges_of(segments)
+        one = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
+        return _ONE.replace("{terms}", conditions), one
+    # Each range by the index: planned without its bounds a join would read all of the bucket.
+    return _SEVERAL.replace("{terms}", conditions), ranges_of(segments)
 
 
 def ranges_of(segments: Sequence[Segment]) -> dict[str, list[int]]:
@@ -217,7 +226,7 @@ def _is_indexed(terms: Sequence[Term]) -> bool:
         value = term.values[0]
         if term.key == "key" and (isinstance(value, Exact) or (isinstance(value, Glob) and value.prefix)):
             return True
-        if term.key == "caused_by" or (term.key == "type" and value == Exact("checkpoint")):
+        if term.key == "caused_by" or (term.key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX):
             return True
     return False
 
@@ -244,8 +253,8 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
         parameters[name] = prefix
         parameters[f"{name}_end"] = prefix + b"\xff" * 33
         return f"(e.cause >= %({name})s AND e.cause < %({name}_end)s)"
-    if key == "type" and value == Exact("checkpoint"):
-        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    if key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+        return _OWN_INDEX[value.text]
     column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]
     if isinstance(value, Glob):
         parameters[name] = _like(value.pattern)

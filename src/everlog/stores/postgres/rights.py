@@ -28,7 +28,8 @@ TABLES: Final = {
         "lease",
     ),
     2: ("dictionary", "object", "block", "sharing"),
-    3: ("pending", "placed", "tree", "seal"),
+    3: ("search_entry", "search_place"),
+    4: ("pending", "placed", "tree", "seal"),
 }
 _GRANTS: Final = (
     "let_in",
@@ -45,6 +46,9 @@ _GRANTS: Final = (
     "let_blank",
     "let_clear",
     "let_pack",
+    "let_index",
+    "let_index_on",
+    "let_unindex",
     "let_end",
     "let_sweep",
     "let_free",
@@ -58,7 +62,7 @@ Connection = psycopg.Connection[TupleRow]
 
 
 def give_rights(connection: Connection, schema: str) -> None:
-    """Give each role its rights to what is in the schema now, and the owner all of it."""
+    """Give each role its rights to what is in the schema, and the owner all of it."""
     statements = Statements(schema, "roles.sql")
     for grant in _GRANTS:
         connection.execute(statements[grant])

@@ -58,6 +58,15 @@ GRANT UPDATE (content, salt, digest), DELETE ON {schema}.attachment TO {schema}_
 -- let_pack: and packs what it may destroy
 GRANT INSERT, UPDATE, DELETE ON {schema}.block, {schema}.sharing, {schema}.object, {schema}.dictionary TO {schema}_maintenance;
 
+-- let_index: programs fill the index for searching, and maintenance takes out what it destroys
+GRANT INSERT ON {schema}.search_entry, {schema}.search_place TO {schema}_app, {schema}_maintenance;
+
+-- let_index_on: how far it is
+GRANT UPDATE (feed) ON {schema}.search_place TO {schema}_app, {schema}_maintenance;
+
+-- let_unindex: what is destroyed
+GRANT UPDATE (trigrams), DELETE ON {schema}.search_entry TO {schema}_maintenance;
+
 -- let_end: and the names of sessions that end
 GRANT UPDATE (name, parent, salt, deleted) ON {schema}.session TO {schema}_maintenance;
 

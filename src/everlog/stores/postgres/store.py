@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg.rows import TupleRow
 
-from everlog.cold import Archive, BringHome, ForgetObject, OpenObject, Pack, PutDictionary
+from everlog.cold import Archive, AwayError, BringHome, ForgetObject, GiveUpObject, OpenObject, Pack, PutDictionary
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow
@@ -31,7 +31,10 @@ from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import PlaceRecords, PutSeal
 from everlog.storage import (
     Adopt,
+    Bound,
     BranchRow,
+    Candidates,
+    CatchingUp,
     Create,
     DropSnapshots,
     FeedPage,
@@ -43,6 +46,7 @@ from everlog.storage import (
     Resolve,
     SessionFilter,
     SessionRow,
+    Wanted,
     Withdraw,
 )
 from everlog.stores.blocks import Bodies
@@ -56,6 +60,7 @@ from everlog.stores.postgres.connections import Connections, translate
 from everlog.stores.postgres.groups import Groups
 from everlog.stores.postgres.ledger import PostgresLedger
 from everlog.stores.postgres.notify import Notifier
+from everlog.stores.postgres.searching import Searching
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.transaction import Settings
 from everlog.stores.rows import Row, branch_row, session_row, snapshot_row
@@ -103,6 +108,7 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         self._ahead: dict[int, _Ahead] = {}  # of the feed, by bucket
         self._seen: object = None
         self._news = News(self._look, POLL_SECONDS)
+        self._searching = Searching(connections, self._blocks, settings, self._event_of_branch)
         self.notifier: Notifier | None = None
 
     def notify_by(self, conninfo: str) -> None:
@@ -134,7 +140,7 @@ class PostgresStorage(PostgresCold, PostgresLedger):
             return 0
         if isinstance(request, OpenObject):
             return request.object.bucket
-        if isinstance(request, (Archive, BringHome, ForgetObject)):
+        if isinstance(request, (Archive, BringHome, GiveUpObject, ForgetObject)):
             return request.bucket
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
         return self._home(request.session_id)
@@ -164,7 +170,7 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
         asked: list[tuple[str, Any]] = [("begin", None), *self._settings]
         asked += [("lock_bucket", bounds), *((name, bounds) for name in SWEEP)]
-        asked += [("sweep_events", bounds), ("sweep_attachments", bounds)]
+        asked += [("sweep_events", bounds), ("sweep_attachments", bounds), ("sweep_words", bounds)]
         asked += [("set_swept", swept), ("commit", None)]
         try:
             with self.connections.writer() as connection:
@@ -339,15 +345,13 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         return low
 
     def find_key(self, key: str, limit: int) -> list[Event]:
-        def read() -> list[Any]:
-            rows = self.connections.fetch_all("read_named", {"key": key, "limit": limit})
-            return [
-                row
-                for found in rows  # each may be in a bucket of its own
-                for row in fill(self._blocks, self.connections.fetch_all, [found], _named_place, gone=12, body=15)
-            ]
+        fetch_all = self.connections.fetch_all
 
-        rows = self._blocks.fetching(read)
+        def filled(row: Row) -> list[Row]:
+            return self._blocks.fetching(lambda: fill(self._blocks, fetch_all, [row], _named_place, gone=12, body=15))
+
+        found = fetch_all("read_named", {"key": key, "limit": limit})
+        rows = [row for each in found for row in filled(each)]  # each may be in a bucket of its own
         return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in rows]
 
     def _event_of_branch(
@@ -395,6 +399,11 @@ class PostgresStorage(PostgresCold, PostgresLedger):
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         return tuple(FeedPlace(*row) for row in self.connections.fetch_all("read_feed_ends"))
+
+    def candidates(
+        self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
+    ) -> Candidates:
+        return self._searching.candidates(wanted, below, limit, progress)
 
     def news(self) -> int:
         return self._news.count
@@ -453,7 +462,11 @@ def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) ->
         ahead = store._ahead.get(bucket)
         if ahead is not None and (ahead.after, ahead.erasures) == (starts[bucket], counters[bucket][1]):
             found[bucket] = ahead.rows
-    found |= _read_buckets(store, after, {bucket: starts[bucket] for bucket in behind if bucket not in found}, limit)
+    rest = {bucket: starts[bucket] for bucket in behind if bucket not in found}
+    away = _read_buckets(store, after, rest, limit, found)
+    if away is not None:  # what the others gave is at hand when this is asked for again
+        store._ahead = {bucket: _Ahead(starts[bucket], counters[bucket][1], rows) for bucket, rows in found.items()}
+        raise away
     page, left = _merge(store, found, {bucket: end for bucket, (end, _) in counters.items()}, limit)
     passed = {place.bucket: place.number for place in page.passed}
     store._ahead = {
@@ -463,9 +476,12 @@ def read_feed(store: PostgresStorage, after: Sequence[FeedPlace], limit: int) ->
 
 
 def _read_buckets(
-    store: PostgresStorage, after: Sequence[FeedPlace], starts: dict[int, int], limit: int
-) -> dict[int, list[Any]]:
-    """Read what is new in buckets, a share of a page each, and check that places are still there; in one round trip."""
+    store: PostgresStorage, after: Sequence[FeedPlace], starts: dict[int, int], limit: int, into: dict[int, list[Any]]
+) -> AwayError | None:
+    """Read what is new in buckets, a share of a page each, and check that places are still there; in one round trip.
+
+    Gives what keeps one of them from being read, where an object is to be fetched first.
+    """
     connections, statements = store.connections, store.connections.statements
     asked: list[tuple[bytes, Any]] = []
     if after:
@@ -475,16 +491,21 @@ def _read_buckets(
         most = {"limit": max(1, limit // len(starts)), "bytes": limits.PAGE_BYTES_MAX // len(starts)}
         asked.append((statements["read_feed"], {"bucket": bucket, "after": start, **most}))
     if not asked:
-        return {}
+        return None
     found = connections.ask(asked)
     leaves = dict(found.pop(0)) if after else {}
     for place in after:
         check_place(place, leaves.get(place.bucket))
     share = limits.PAGE_BYTES_MAX // len(starts) if starts else 0
-    return {
-        bucket: fill(store._blocks, connections.fetch_all, rows, _fed_place, gone=13, body=16, bytes_max=share)
-        for bucket, rows in zip(starts, found, strict=True)
-    }
+    away: AwayError | None = None
+    for bucket, rows in zip(starts, found, strict=True):
+        try:
+            into[bucket] = fill(
+                store._blocks, connections.fetch_all, rows, _fed_place, gone=13, body=16, bytes_max=share
+            )
+        except AwayError as error:
+            away = error
+    return away
 
 
 def _fed_place(row: Row) -> tuple[int, int]:

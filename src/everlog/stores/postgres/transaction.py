@@ -2,9 +2,7 @@
 
 1. Begin, locks, tips, leases, keys and the clock are asked for together, for the whole group (groups.py). Sessions are locked first, in the
    order of their keys; the bucket's own row behind them, and only by what is about more than one session.
-2. What is written is kept back and sent together with COMMIT; before a read that must see it, it is sent with that read.
-3. The last thing that is written is the bucket's counter with the events that it numbers, so that it is held no longer than
-   the commit takes.
+2. What is written is kept back (kept.py) and sent together with COMMIT; before a read that must see it, it is sent with that read.
 """
 
 from __future__ import annotations
@@ -38,6 +36,7 @@ from everlog.storage import (
 from everlog.stores.blocks import BlockCache
 from everlog.stores.postgres.cold import ColdWriter, whole_rows
 from everlog.stores.postgres.connections import Connection, Connections
+from everlog.stores.postgres.kept import Kept
 from everlog.stores.postgres.ledger import LedgerWriter
 from everlog.stores.postgres.locking import keys_of, locked_by, locks
 from everlog.stores.postgres.statements import bucket_of, lease_row, lineage_of
@@ -45,24 +44,8 @@ from everlog.stores.postgres.wire import Parameters
 from everlog.stores.rows import Row, branch_row, session_row, tip_of_branch
 from everlog.stores.transact import NewBranch
 
-_EVENT_COLUMNS: Final = EventRow.__struct_fields__
-_NUMBERED: Final = {
-    "position": "bigint",
-    "recorded": "bigint",
-    "occurred": "bigint",
-    "key_count": "integer",
-    "gone": "smallint",
-}
-_TEXTS: Final = ("type", "actor", "outcome", "key", "covers", "attached")
-# Types of copy_events' columns.
-_COPIED_TYPES: Final = ["smallint", "bigint", "bigint"] + [
-    _NUMBERED.get(name) or ("text" if name in _TEXTS else "bytea") for name in _EVENT_COLUMNS
-]
-COPIED_MIN: Final = (
-    1_000  # events of one transaction from which on COPY, with its two round trips more, is faster than arrays
-)
-
-Settings = Sequence[tuple[str, Parameters]]  # queries that set what every transaction of a store needs
+Query = tuple[str, Parameters]  # its name, and what it is given
+Settings = Sequence[Query]  # queries that set what every transaction of a store needs
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -75,7 +58,9 @@ class Mark(msgspec.Struct, frozen=True):
 class PostgresTransaction:
     """Implements everlog.stores.transact.Transaction for one bucket."""
 
-    def __init__(self, connections: Connections, connection: Connection, bucket: int, blocks: BlockCache) -> None:
+    def __init__(
+        self, connections: Connections, connection: Connection, bucket: int, kept: Kept, blocks: BlockCache
+    ) -> None:
         self.bucket = bucket
         self.now = 0
         self.sweeps = False  # whether events of deleted sessions are to be destroyed afterwards
@@ -84,6 +69,7 @@ class PostgresTransaction:
         self._connections = connections
         self._connection = connection
         self._blocks = blocks
+        self._kept = kept
         self._ahead: list[tuple[str, dict[str, Any]]] = []
         self._opening: list[tuple[str, Parameters]] = []
         self._tips: dict[int, Tip] = {}
@@ -97,11 +83,7 @@ class PostgresTransaction:
         self._sessions: dict[str, SessionRow] = {}  # that were read, by id
         self._owners: dict[int, SessionRow] = {}  # of branches
         self._erasures: int | None = None
-        self._pending: list[tuple[bytes, Parameters]] = []
-        self._rows: list[tuple[int, EventRow]] = []
         self._written_keys: set[tuple[int, str]] = set()  # by this transaction, by branch: `begin` did not see them
-        self._grown: dict[int, Tip] = {}
-        self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
 
     # --- the beginning ---
     def opening(self, requests: Sequence[Request]) -> list[tuple[str, Parameters]]:
@@ -271,7 +253,7 @@ class PostgresTransaction:
     def _rows_of(self, branch: int, start: int, stop: int) -> list[EventRow]:
         bounds = {"branches": [branch], "starts": [start], "stops": [stop], "bytes": limits.APPEND_BYTES_MAX}
         rows = [EventRow(*row) for row in self._fetch("read_rows", bounds)]
-        return whole_rows(self._blocks, self._fetch, rows, lambda _: branch, limits.APPEND_BYTES_MAX)
+        return whole_rows(self._blocks, self._fetch, rows, lambda _: branch, limits.APPEND_BYTES_MAX, all_or_none=True)
 
     def _lineage(self, branch: int) -> Lineage:
         return lineage_of(self._fetch("read_chain", {"branch": branch}), "")
@@ -355,12 +337,8 @@ class PostgresTransaction:
             return
         self.wrote = True
         branch = tip.branch
-        self._rows.extend((branch, row) for row in rows)
         self._written_keys.update((branch, row.key) for row in rows if row.key is not None)
-        self._grown[branch] = tip
-        self._attached += [
-            (branch, position, number, item) for position, own in attachments for number, item in enumerate(own)
-        ]
+        self._kept.add_events(tip, rows, attachments)
         first = {"branch": branch, "position": rows[0].position, "leaf": rows[0].leaf}
         self._note(Mark("has_event", first))
 
@@ -379,6 +357,7 @@ class PostgresTransaction:
         destroying = [cold.erasing(owner, positions) for owner, positions in owned.items()]
         self._write("erase_events", places)
         self._write("erase_attachments", places)
+        self._write("erase_words", places)
         for owner, own in owned.items():
             self._write("erase_snapshots", {"branch": owner, "position": own[0]})  # which are those of all behind it
         for destroy in destroying:
@@ -438,44 +417,6 @@ class PostgresTransaction:
     def seal(self, request: SealRequest) -> int:
         return LedgerWriter(self._fetch, self._write, now=self.now).carry_out(request)
 
-    # --- the end ---
-    def copy(self) -> None:
-        """Write what was kept back where so many events are among it that COPY pays. A server that cannot raises FeatureNotSupported."""
-        if len(self._rows) < COPIED_MIN or not self._connections.copies:
-            return
-        rows, self._rows, tips = self._rows, [], list(self._grown.values())
-        here = {"bucket": self.bucket}
-        kept = [*self.kept_back(), *_tip_statements(self._connections, here, tips)]
-        kept.append((self._connections.statements["count_events"], here | {"count": len(rows)}))
-        first: int = self._together(kept)[-1][0][0] - len(rows) + 1
-        self._connections.round_trips += 1
-        with self._connection.cursor() as cursor, cursor.copy(self._connections.statements["copy_events"]) as copy:
-            copy.set_types(_COPIED_TYPES)
-            for feed, (branch, row) in enumerate(rows, first):
-                copy.write_row((self.bucket, feed, branch, *msgspec.structs.astuple(row)))
-
-    def kept_back(self) -> list[tuple[bytes, Parameters]]:
-        """Give the statements that write what was kept back; the bucket's counter is among the last."""
-        statements, here = self._connections.statements, {"bucket": self.bucket}
-        kept, self._pending = self._pending, []
-        if self._attached:
-            kept.append((statements["insert_attachments"], here | _attachment_columns(self._attached)))
-            self._attached = []
-        if self._rows:
-            kept += _tip_statements(self._connections, here, list(self._grown.values()))
-            count = len(self._rows)
-            kept.append((statements["count_events"], here | {"count": count}))
-            if count == 1:
-                branch, row = self._rows[0]
-                kept.append((statements["insert_event"], here | {"branch": branch, **msgspec.structs.asdict(row)}))
-            else:
-                columns: dict[str, Any] = {"branch": [branch for branch, _ in self._rows]}
-                columns |= _columns_of([row for _, row in self._rows])
-                kept.append((statements["insert_events"], here | {"count": count} | columns))
-            self._rows = []
-        self._grown = {}
-        return kept
-
     # --- underneath ---
     def _note(self, mark: Mark) -> None:
         if self.mark is None:
@@ -488,15 +429,12 @@ class PostgresTransaction:
 
     def _write(self, query: str, parameters: dict[str, Any]) -> None:
         self.wrote = True
-        self._pending.append((self._connections.statements[query], {"bucket": self.bucket, **parameters}))
+        self._kept.add(query, {"bucket": self.bucket, **parameters})
 
     def _fetch(self, query: str, parameters: dict[str, Any]) -> list[Any]:
         """Read what must see all that was written so far."""
         asked = (self._connections.statements[query], {"bucket": self.bucket, **parameters})
-        return self._together([*self.kept_back(), asked])[-1]
-
-    def _together(self, statements: Sequence[tuple[bytes, Parameters]]) -> list[list[Any]]:
-        return self._connections.together(self._connection, statements)
+        return self._connections.together(self._connection, [*self._kept.take(), asked])[-1]
 
 
 _SNAPSHOT_COLUMNS: Final = (
@@ -512,44 +450,6 @@ _SNAPSHOT_COLUMNS: Final = (
     "content",
     "checksum",
 )
-
-
-def _columns_of(rows: Sequence[EventRow]) -> dict[str, Sequence[Any] | None]:
-    """Give the columns of rows by name; None for one that is NULL in all of them, as `unnest` fills in for an array that is."""
-    columns = zip(*map(msgspec.structs.astuple, rows), strict=True)
-    return {
-        name: None if column.count(None) == len(column) else column
-        for name, column in zip(_EVENT_COLUMNS, columns, strict=True)
-    }
-
-
-def _tip_statements(
-    connections: Connections, here: dict[str, Any], tips: Sequence[Tip]
-) -> list[tuple[bytes, Parameters]]:
-    if len(tips) == 1:
-        tip = tips[0]
-        columns = {"size": tip.size, "recorded": tip.recorded, "leaf": tip.leaf, "peaks": b"".join(tip.peaks)}
-        return [(connections.statements["set_tip"], here | {"branch": tip.branch} | columns)]
-    several: dict[str, Any] = {
-        "branches": [tip.branch for tip in tips],
-        "sizes": [tip.size for tip in tips],
-        "recorded": [tip.recorded for tip in tips],
-        "leaves": [tip.leaf for tip in tips],
-        "peaks": [b"".join(tip.peaks) for tip in tips],
-    }
-    return [(connections.statements["set_tips"], here | several)]
-
-
-def _attachment_columns(attached: Sequence[tuple[int, int, int, PreparedAttachment]]) -> dict[str, Any]:
-    return {
-        "branch": [branch for branch, _, _, _ in attached],
-        "position": [position for _, position, _, _ in attached],
-        "number": [number for _, _, number, _ in attached],
-        "name": [item.name for _, _, _, item in attached],
-        "size": [item.size for _, _, _, item in attached],
-        "salt": [item.salt for _, _, _, item in attached],
-        "content": [item.content for _, _, _, item in attached],
-    }
 
 
 def _no_session(session_id: str) -> NotFoundError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import apsw
+import msgspec
 
 from everlog.cold import (
     Archive,
@@ -15,6 +17,7 @@ from everlog.cold import (
     Day,
     Dictionary,
     ForgetObject,
+    GiveUpObject,
     NewBlock,
     ObjectRow,
     OpenObject,
@@ -28,7 +31,7 @@ from everlog.core import limits
 from everlog.core.block import Compressed
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES
-from everlog.stores.blocks import BlockCache, Bodies, stays
+from everlog.stores.blocks import PAGE_FETCHES_MAX, BlockCache, Bodies, Fetched, stays
 from everlog.stores.objects import Objects, ObjectStorage
 from everlog.stores.sqlite.connections import Connections, translate
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
@@ -60,9 +63,9 @@ class SqliteBlocks:
         return None if row is None else ObjectRow(*row)
 
 
-def bodies(connection: apsw.Connection, cache: BlockCache) -> Bodies:
+def bodies(connection: apsw.Connection, cache: BlockCache, fetched: Fetched | None = None) -> Bodies:
     """Give what finds bodies that left their rows, for one read."""
-    return Bodies(cache, SqliteBlocks(connection))
+    return Bodies(cache, SqliteBlocks(connection), fetched)
 
 
 class SqliteCold(ObjectStorage):
@@ -75,12 +78,15 @@ class SqliteCold(ObjectStorage):
 
     def _reading(self, read: Callable[[apsw.Connection, Bodies], T]) -> T:
         """Read bodies, wherever they stand."""
+        fetched = Fetched()
 
         def once() -> T:
             with self._connections.reader() as connection:
-                return read(connection, bodies(connection, self._blocks))
+                found = read(connection, bodies(connection, self._blocks, fetched))
+            fetched.check()
+            return found
 
-        return self._blocks.fetching(once)
+        return self._blocks.fetching(once, fetches_max=PAGE_FETCHES_MAX)
 
     def cold(self, after: int, limit: int) -> list[Cold]:
         with self._connections.reader() as connection:
@@ -105,6 +111,11 @@ class SqliteCold(ObjectStorage):
     def objects(self, session: int | None = None) -> list[ObjectRow]:
         with self._connections.reader() as connection:
             return list_objects(connection, session)
+
+    def kept_once(self, places: Sequence[tuple[int, int]]) -> list[tuple[bytes, int, int]]:
+        given = {"places": msgspec.json.encode(places).decode()}
+        with self._connections.reader() as connection:
+            return [(row[0], row[1], row[2]) for row in fetch_all(connection, "count_holders", given)]
 
     def all_buckets(self) -> Sequence[int]:
         return (0,)
@@ -231,6 +242,9 @@ class ColdWriter:
                 return self._archive(request)
             case BringHome():
                 return self._bring_home(request)
+            case GiveUpObject():
+                run(self._connection, "give_up_object", {"id": request.object})
+                return self._connection.changes()
             case ForgetObject():
                 run(self._connection, "delete_object", {"id": request.object})
                 return self._connection.changes()
@@ -241,6 +255,7 @@ class ColdWriter:
             return 0
         newest = max((block.newest for block in request.blocks), default=0)
         for shared in request.shared:
+            self._mend(shared)
             self._insert(None, shared, newest)
         sharing = {(position, digest) for position, _, digest in request.attachments}
         for block in request.blocks:
@@ -260,6 +275,15 @@ class ColdWriter:
         run_many(self._connection, "insert_sharing", [(branch, *each) for each in sorted(sharing)])
         run(self._connection, "set_packed", {"branch": branch, "packed": request.stop})
         return request.stop - request.start
+
+    def _mend(self, new: Shared) -> None:
+        """Write what is kept once again where it was damaged: the events of this request are about to rely on it."""
+        found = fetch_one(self._connection, "read_shared", {"digest": new.digest})
+        if found is None or found[-1] is None:
+            return
+        block = StoredBlock(*found[:-1])
+        if sha256(found[-1]).digest() != block.checksum:
+            self._write_left(block, new.stored)
 
     def _empty_rows(self, request: Pack) -> None:
         """Write the rows of packed events again, without bodies and salts."""
@@ -346,10 +370,19 @@ class ColdWriter:
         )
 
     # --- destroying ---
-    def commitment(self, branch: int, position: int) -> bytes | None:
-        """Make the commitment of a body that left its row, to stand there for it. Raises AwayError, CorruptionError."""
-        found = bodies(self._connection, self._cache).find(branch, position)
-        return None if found is None else commit_body(found[1], found[0])
+    def commitments(self, branch: int, position: int, stored: bytes | None) -> bytes | None:
+        """Give the commitments that stay for a body that is to be destroyed: as stored, or made from the body that left its row.
+
+        Raises AwayError, and CorruptionError where the body's block cannot be written again without it.
+        """
+        found = bodies(self._connection, self._cache)
+        if stored is not None:
+            at = SqliteBlocks(self._connection).block_at(branch, position)
+            if at is not None and at[1] is not None:
+                found.entries(*at)
+            return stored
+        body = found.find(branch, position)
+        return None if body is None else commit_body(body[1], body[0])
 
     def erase(self, branch: int, positions: Sequence[int]) -> None:
         """Destroy what blocks hold of a branch's own events, whose rows say already that they are gone."""

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from collections.abc import Callable, Generator
@@ -44,6 +45,7 @@ CACHE_KIBIBYTES = 16 * 1024  # of the writer; the session's memory bound stays f
 UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError)  # what stands in a row is not what was written
 
 _stores: weakref.WeakSet[Connections] = weakref.WeakSet()
+_numbers = itertools.count()
 
 
 class Connections:
@@ -61,6 +63,7 @@ class Connections:
         self._disk = disk
         self._process = os.getpid()
         self._identity = (0, 0)
+        self._keeps_log = False
         self._writer: apsw.Connection | None = None
         self._wal_renewed = False
         self._watcher: apsw.Connection | None = None
@@ -73,6 +76,7 @@ class Connections:
         self._closed = False
         self.wal_pages = 0  # after the writer's last commit
         self.writing = RLock()  # held while the writer is used
+        self.number = next(_numbers)
         _stores.add(self)
 
     def open(self, *, make: Callable[[apsw.Connection], None] | None) -> None:
@@ -91,6 +95,24 @@ class Connections:
                 _check_version(connection, self.path)
         if fresh:
             files.sync_folder(self.path.parent)
+
+    def open_beside(self) -> None:
+        """Open a file that stands beside a store and can be made anew, making it where there is none; whoever uses it prepares it.
+
+        Since it may be removed while it is open, its log stays when it is closed: SQLite would remove the log of the file that is made
+        in its place.
+        """
+        self._keeps_log = True
+        if not self.read_only:
+            files.create_file(self.path)
+        self._identity = files.identity(self._place)
+
+    def is_there(self) -> bool:
+        """Tell whether the file is still the one that was opened."""
+        try:
+            return files.identity(self._place) == self._identity
+        except NotFoundError:
+            return False
 
     def _prepare(self, make: Callable[[apsw.Connection], None] | None) -> None:
         """Bring the file to the schema of this version, one process at a time: SQLite does not wait for who makes a log."""
@@ -186,7 +208,8 @@ class Connections:
                 yield connection
             sound = True
         except EverlogError as error:
-            sound = not isinstance(error.__cause__, apsw.Error)
+            # Who keeps the error of a damaged row keeps the frames that read it, and in them a statement that is not at its end.
+            sound = not isinstance(error, CorruptionError) and not isinstance(error.__cause__, apsw.Error)
             raise
         except AwayError:
             sound = True
@@ -298,6 +321,8 @@ class Connections:
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        if self._keeps_log:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._relaxed else 'FULL'}")
         connection.execute("PRAGMA cell_size_check = ON")
         if mode == apsw.SQLITE_OPEN_READWRITE:
@@ -308,13 +333,18 @@ class Connections:
 
 
 def _hold_for_fork() -> None:
-    for connections in list(_stores):
+    for connections in _in_order():
         connections.before_fork()
 
 
 def _let_go_after_fork() -> None:
-    for connections in list(_stores):
+    for connections in _in_order():
         connections.after_fork()
+
+
+def _in_order() -> list[Connections]:
+    """Give all, a store before what stands beside it: who writes to both takes its locks in this order."""
+    return sorted(_stores, key=lambda connections: connections.number)
 
 
 os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_let_go_after_fork)

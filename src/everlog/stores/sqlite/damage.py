@@ -3,7 +3,8 @@
 1. Tables and indexes must agree, page by page: SQLite looks.
 2. What stands in the rows of sessions, branches and leases beside the events has a checksum, written with the row. It is no
    proof, since whoever can write the file can write a checksum: hashes and seals are that.
-3. Labels stand twice, in the session's row and in a table of their own for listing.
+3. A dictionary is known by its hash. What blocks hold is compared as the events are verified.
+4. Labels stand twice, in the session's row and in a table of their own for listing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hashlib import sha256
 import apsw
 import msgspec
 
+from everlog.core.block import dictionary_digest
 from everlog.stores.sqlite.run import Row, fetch_each
 
 _CHECKSUM_BYTES = 16
@@ -41,6 +43,9 @@ def find_damage(connection: apsw.Connection) -> Iterator[str]:
     for checksum, *row in fetch_each(connection, "read_lease_sums"):
         if checksum != checksum_of(tuple(row)):
             yield f"the lease of the session in row {row[0]} is not what was written"
+    for digest, kind, content in fetch_each(connection, "read_dictionary_sums"):
+        if dictionary_digest(content) != digest:
+            yield f"the dictionary {digest.hex()} of blocks of {kind!r:.128} is not what was written"
     for name, value, session in fetch_each(connection, "read_label_damage"):
         yield f"label {name!r:.100} = {value!r:.100} of the session in row {session} stands in one of its two places only"
     for size, digest, note in fetch_each(connection, "read_seal_sums"):

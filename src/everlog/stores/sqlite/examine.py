@@ -11,15 +11,18 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import apsw
 
 from everlog.core import limits
+from everlog.core.block import dictionary_digest
 from everlog.errors import EverlogError
 from everlog.stores.check import Check
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite import connections, files
+from everlog.stores.sqlite.run import fetch_each
 
 FREE_BYTES_LOW = 1024 * 1024 * 1024
 LOG_BYTES_LARGE = 256 * 1024 * 1024  # four times what the store lets its write-ahead log grow to
@@ -46,6 +49,7 @@ def examine(path: Path) -> Iterator[Check]:
     yield _permissions(path)
     yield _lock(path)
     yield _log(path)
+    yield _index(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as error:
@@ -101,7 +105,8 @@ def _disk(path: Path) -> Check:
 
 def _permissions(path: Path) -> Check:
     open_to_others: list[str] = []
-    for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm"), Path(f"{path}-lock")):
+    beside = ("", "-wal", "-shm", "-lock", *(f"-search{ending}" for ending in ("", "-wal", "-shm", "-lock")))
+    for each in (Path(f"{path}{ending}") for ending in beside):
         with suppress(FileNotFoundError):
             if each.stat().st_mode & 0o077:
                 open_to_others.append(each.name)
@@ -144,6 +149,15 @@ def _lock(path: Path) -> Check:
     )
 
 
+def _index(path: Path) -> Check:
+    side = Path(f"{path}-search")
+    try:
+        found = f"{side.name}, {_bytes(side.stat().st_size)}: may be removed, and is made anew by who searches next"
+    except FileNotFoundError:
+        found = "none yet: who searches first makes it"
+    return Check("search", "good", found)
+
+
 def _log(path: Path) -> Check:
     try:
         size = Path(f"{path}-wal").stat().st_size
@@ -176,6 +190,8 @@ def _inside(connection: apsw.Connection) -> Iterator[Check]:
             "schema", "good", f"schema version {version} of {known}; {connection.pragma('page_size')} byte pages"
         )
         yield _contents(connection)
+        if version == known:
+            yield _bodies(connection)
         yield _whole(connection)
     except apsw.Error as error:
         yield Check("contents", "bad", f"cannot be read: {error}", _RESTORE)
@@ -198,6 +214,32 @@ def _contents(connection: apsw.Connection) -> Check:
             "see whether this machine's clock is right; new events get that time until the clock has passed it",
         )
     return Check("contents", "good", f"{sessions} sessions")
+
+
+def _bodies(connection: apsw.Connection) -> Check:
+    """Compare what was packed with its checksums. What is archived is fetched by verify only."""
+    count = 0
+    faults: list[str] = []
+    for digest, kind, content in fetch_each(connection, "read_dictionary_sums"):
+        if dictionary_digest(content) != digest:
+            faults.append(f"the dictionary {digest.hex()} of blocks of {kind!r:.128}")
+    for name, start, stop, digest, checksum, content in fetch_each(connection, "read_block_sums"):
+        count += 1
+        if content is not None and sha256(content).digest() == checksum:
+            continue
+        if digest is None:
+            faults.append(f"positions {start} to {stop - 1} of {name!r:.250}")
+        else:
+            held = [
+                f"{holder!r:.250}@{at}" for holder, at in fetch_each(connection, "read_holders", {"digest": digest})
+            ]
+            faults.append(f"what is kept once for {', '.join(held)}")
+    if faults:
+        more = f", and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+        return Check("bodies", "bad", f"packed bodies are damaged: {'; '.join(faults[:_FAULTS_SHOWN])}{more}", _RESTORE)
+    places = [f"{objects} at {url} ({_bytes(size)})" for url, objects, size in fetch_each(connection, "read_places")]
+    away = f"; archived objects: {', '.join(places)}; everlog verify reads them" if places else ""
+    return Check("bodies", "good", f"{count:,} packed blocks are what was written{away}")
 
 
 def _whole(connection: apsw.Connection) -> Check:

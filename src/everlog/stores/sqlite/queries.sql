@@ -52,6 +52,9 @@ FROM branch
 WHERE session = :session
 ORDER BY number;
 
+-- list_owned: the branches of sessions, by their keys (branch_number)
+SELECT b.branch FROM json_each(:sessions) AS j CROSS JOIN branch AS b ON b.session = j.value;
+
 -- read_chain: a branch and its bases, the branch first (primary key)
 WITH RECURSIVE chain (branch, id, writer, base, base_size, depth) AS (
   SELECT branch, id, writer, base, base_size, 0 FROM branch WHERE branch = :branch
@@ -96,6 +99,12 @@ FROM event AS e
 WHERE e.feed > :after
 ORDER BY e.feed
 LIMIT :limit;
+
+-- read_feed_rows: single events by feed number, in the order given (primary key)
+SELECT e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone,
+  e.attached, e.leaf, e.body
+FROM json_each(:feeds) AS j
+CROSS JOIN event AS e ON e.feed = j.value;
 
 -- read_feed_branch: what an event of the feed is read through (primary keys)
 SELECT b.id, b.writer, s.name
@@ -418,11 +427,36 @@ WHERE branch = :branch AND position = :position AND number = :number;
 -- insert_sharing: that an event holds something that is kept once
 INSERT INTO sharing (branch, position, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 
--- insert_dictionary: a dictionary
-INSERT INTO dictionary (digest, kind, made, content) VALUES (:digest, :kind, :made, :content) ON CONFLICT DO NOTHING;
+-- insert_dictionary: a dictionary; one that is there has the same content, or was damaged
+INSERT INTO dictionary (digest, kind, made, content)
+VALUES (:digest, :kind, :made, :content)
+ON CONFLICT (digest) DO UPDATE SET content = excluded.content;
 
 -- read_dictionaries: the newest dictionary of each kind (the table: a few rows)
 SELECT digest, kind, max(made), content FROM dictionary GROUP BY kind;
+
+-- read_dictionary_sums: every dictionary (the table: a few rows)
+SELECT digest, kind, content FROM dictionary;
+
+-- read_block_sums: every block in the store itself, with the session whose events it holds, NULL for what is kept once (the table)
+SELECT s.name, b.start, b.stop, b.digest, b.checksum, b.content
+FROM block AS b
+LEFT JOIN branch AS own ON own.branch = b.branch
+LEFT JOIN session AS s ON s.session = own.session
+WHERE b.object IS NULL
+ORDER BY b.block;
+
+-- read_holders: events that hold what is kept once (sharing_digest)
+SELECT s.name, h.position
+FROM sharing AS h
+JOIN branch AS own ON own.branch = h.branch
+JOIN session AS s ON s.session = own.session
+WHERE h.digest = :digest
+ORDER BY h.branch, h.position
+LIMIT 5;
+
+-- read_places: where archived blocks are (the table of objects)
+SELECT url, count(*), sum(size) FROM object GROUP BY url ORDER BY url;
 
 -- read_dictionary: a dictionary (primary key)
 SELECT content FROM dictionary WHERE digest = :digest;
@@ -472,13 +506,23 @@ ORDER BY place;
 -- list_objects: every object, by id (the table)
 SELECT id, 0, url, name, size, checksum, state, made FROM object ORDER BY id;
 
--- list_session_objects: objects that hold blocks of a session's events (branch_number, block_place)
-SELECT DISTINCT o.id, 0, o.url, o.name, o.size, o.checksum, o.state, o.made
-FROM branch AS own
-CROSS JOIN block AS b ON b.branch = own.branch
-CROSS JOIN object AS o ON o.id = b.object
-WHERE own.session = :session
-ORDER BY o.id;
+-- list_session_objects: objects that hold what a session's lines need (branch_number, primary keys, block_place, block_digest)
+WITH RECURSIVE line (branch, stop) AS (
+  SELECT branch, size FROM branch WHERE session = :session
+  UNION
+  SELECT own.base, own.base_size FROM line CROSS JOIN branch AS own ON own.branch = line.branch WHERE own.base IS NOT NULL
+)
+SELECT id, 0, url, name, size, checksum, state, made
+FROM object
+WHERE id IN (
+  SELECT b.object FROM line CROSS JOIN block AS b ON b.branch = line.branch AND b.start < line.stop
+  UNION
+  SELECT b.object
+  FROM line
+  CROSS JOIN sharing AS s ON s.branch = line.branch AND s.position < line.stop
+  CROSS JOIN block AS b ON b.digest = s.digest
+)
+ORDER BY id;
 
 -- read_object: an object (primary key)
 SELECT id, 0, url, name, size, checksum, state, made FROM object WHERE id = :id;
@@ -489,6 +533,9 @@ VALUES (:id, :url, :name, :size, :checksum, :state, :made);
 
 -- set_object: what becomes of an object (primary key)
 UPDATE object SET state = :state WHERE id = :id;
+
+-- give_up_object: an object that nobody finished writing is one that nothing is in (primary key)
+UPDATE object SET state = 'leaving' WHERE id = :id AND state = 'writing';
 
 -- delete_object: an object whose bytes are gone (block_object)
 DELETE FROM object WHERE id = :id AND NOT EXISTS (SELECT 1 FROM block WHERE object = :id);
@@ -510,11 +557,20 @@ WHERE block = :block;
 -- delete_block: a block of which nothing is left (primary key)
 DELETE FROM block WHERE block = :block;
 
+-- read_removed: own events of a branch in a range, with what an index was made of (event_position)
+SELECT feed, position, gone, body FROM event WHERE branch = :branch AND position >= :start AND position < :stop;
+
 -- read_gone: own events of a branch in a range whose bodies were destroyed (event_position)
 SELECT position FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND gone IS NOT NULL;
 
 -- end_sharing: that an event of a range holds what is kept once, no more (primary key)
 DELETE FROM sharing WHERE branch = :branch AND position >= :start AND position < :stop RETURNING digest;
+
+-- count_holders: what is kept once of these events, how many of them hold it, and how many events do at all
+SELECT h.digest, count(*), (SELECT count(*) FROM sharing AS holder WHERE holder.digest = h.digest)
+FROM json_each(:places) AS r
+JOIN sharing AS h ON h.branch = r.value ->> 0 AND h.position = r.value ->> 1
+GROUP BY h.digest;
 
 -- is_shared: whether an event still holds what is kept once (sharing_digest)
 SELECT 1 FROM sharing WHERE digest = :digest LIMIT 1;

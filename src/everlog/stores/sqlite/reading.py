@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -32,7 +32,11 @@ INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sortin
 REVERSE_SCAN_EVENTS = (
     1_000  # positions that a filtered page looks at from the end: few, as the last match is often near
 )
-
+# Types that are looked for from far away: the index of each, and the constant that it is declared with.
+_OWN_INDEX = {
+    "checkpoint": ("event_checkpoint", "e.type = 'checkpoint'"),
+    "summary": ("event_summary", "e.type = 'summary'"),
+}
 _COLUMNS = (
     "e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone, e.attached, e.leaf, e.body"
 )
@@ -44,6 +48,15 @@ WHERE e.branch = s.value ->> '$[0]'
   AND e.position >= s.value ->> '$[1]'
   AND e.position < s.value ->> '$[2]'
   {terms}
+"""
+
+_BACKWARDS = """
+SELECT e.feed, e.branch, e.position, e.type, e.actor, e.outcome, e.recorded, e.occurred, e.cause, e.key, e.gone,
+  e.attached, e.leaf, e.body
+FROM event AS e
+WHERE e.feed >= :low AND e.feed < :below
+  {terms}
+ORDER BY e.feed DESC
 """
 
 
@@ -206,8 +219,8 @@ def _index_of(terms: Sequence[Term]) -> str | None:
             return "event_key"
         if term.key == "caused_by":
             return "event_cause"
-        if term.key == "type" and value == Exact("checkpoint"):
-            return "event_checkpoint"
+        if term.key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+            return _OWN_INDEX[value.text][0]
     return None
 
 
@@ -233,8 +246,8 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
         parameters[name] = prefix
         parameters[f"{name}_end"] = prefix + b"\xff" * 33
         return f"(e.cause >= :{name} AND e.cause < :{name}_end)"
-    if key == "type" and value == Exact("checkpoint"):
-        return "e.type = 'checkpoint'"  # the constant that its partial index is declared with
+    if key == "type" and isinstance(value, Exact) and value.text in _OWN_INDEX:
+        return _OWN_INDEX[value.text][1]
     if isinstance(value, Glob):
         parameters[name] = value.pattern.replace("[", "[[]").replace("?", "[?]")
         column = {"type": "e.type", "actor": "e.actor", "key": "e.key", "outcome": "coalesce(e.outcome, 'none')"}[key]
@@ -324,6 +337,35 @@ def read_feed(
             return rows, True
         rows.append(row)
     return rows, len(rows) == limit
+
+
+def read_backwards(
+    connection: apsw.Connection,
+    bodies: Bodies,
+    low: int,
+    below: int,
+    conditions: str,
+    parameters: dict[str, Any],
+    inside: Callable[[int, int], bool],
+) -> Iterator[tuple[Any, ...]]:
+    """Read rows of the feed in [low, below) that meet conditions on `e`, the newest first; see `read_feed`."""
+    rows = connection.execute(_BACKWARDS.format(terms=conditions), {"low": low, "below": below, **parameters})
+    return _with_bodies(rows, bodies, inside)
+
+
+def read_feed_rows(connection: apsw.Connection, bodies: Bodies, feeds: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """Read rows of the feed by their numbers, in the order given; see `read_feed`."""
+    rows = fetch_each(connection, "read_feed_rows", {"feeds": msgspec.json.encode(feeds).decode()})
+    return _with_bodies(rows, bodies, lambda _branch, _position: True)
+
+
+def _with_bodies(
+    rows: Iterable[tuple[Any, ...]], bodies: Bodies, inside: Callable[[int, int], bool]
+) -> Iterator[tuple[Any, ...]]:
+    for row in rows:
+        if inside(row[1], row[2]):
+            away = row[13] is None and row[10] is None
+            yield (*row[:13], bodies.body(row[1], row[2])) if away else row
 
 
 def _encode(segments: Sequence[Segment]) -> str:

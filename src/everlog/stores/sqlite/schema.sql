@@ -93,6 +93,7 @@ CREATE INDEX event_key ON event (branch, key) WHERE key IS NOT NULL;
 CREATE INDEX event_named ON event (key) WHERE key IS NOT NULL;
 CREATE INDEX event_cause ON event (branch, cause) WHERE cause IS NOT NULL;
 CREATE INDEX event_checkpoint ON event (branch, position) WHERE type = 'checkpoint';
+CREATE INDEX event_summary ON event (branch, position) WHERE type = 'summary';
 
 CREATE TABLE attachment (
   branch INTEGER NOT NULL,

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from everlog.cold import AwayError
 from everlog.core import limits
@@ -32,7 +33,10 @@ from everlog.errors import (
     UnavailableError,
 )
 from everlog.storage import (
+    Bound,
     BranchRow,
+    Candidates,
+    CatchingUp,
     Delete,
     Erase,
     FeedPage,
@@ -45,18 +49,21 @@ from everlog.storage import (
     SessionFilter,
     SessionRow,
     StaleLeaseError,
+    Wanted,
     Withdraw,
 )
 from everlog.stores.blocks import Bodies
 from everlog.stores.commit import Committer, Outcome, bytes_held
-from everlog.stores.feeds import number_after
+from everlog.stores.feeds import candidates_page, number_after, number_below, place_test
 from everlog.stores.news import News
 from everlog.stores.objects import Objects
 from everlog.stores.rows import branch_row, session_row
 from everlog.stores.sqlite import files, listing, reading, snapshots
+from everlog.stores.sqlite.choosing import compile_wanted
 from everlog.stores.sqlite.cold import ColdWriter, SqliteCold
 from everlog.stores.sqlite.connections import UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
+from everlog.stores.sqlite.index import SearchIndex
 from everlog.stores.sqlite.ledger import SqliteLedger
 from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run
 from everlog.stores.sqlite.transaction import (
@@ -67,6 +74,7 @@ from everlog.stores.sqlite.transaction import (
     read_forks,
     read_lease,
     read_lineage,
+    read_removed,
 )
 from everlog.stores.ticks import read_ticks
 from everlog.stores.transact import carry_out
@@ -85,6 +93,7 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         clock: Callable[[], int],
         ticks: Callable[[], Ticks],
         objects: Objects,
+        disk: files.Disk,
     ) -> None:
         self.ticks = ticks
         self.id = store_id
@@ -94,6 +103,7 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         self._data_version = -1
         self._tips = Tips()
         self._news = News(self._look)
+        self._index = SearchIndex(connections, store_id, disk)
 
     # --- writing ---
     def write(self, request: Request) -> Receipt:
@@ -102,7 +112,7 @@ class SqliteStorage(SqliteCold, SqliteLedger):
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self._connections.check_process()
-        return self._committer.submit(request, self._blocks.resolving(request, self.submit, resolve))
+        return self._committer.submit(request, self._blocks.resolving(request, self._committer.submit, resolve))
 
     def _commit_group(self, requests: Sequence[Request]) -> list[Outcome]:
         with self._connections.writing:
@@ -112,19 +122,24 @@ class SqliteStorage(SqliteCold, SqliteLedger):
             try:
                 tx = SqliteTransaction(connection, self._tips, self._blocks, now=self._clock(), ticks=self.ticks)
                 outcomes = self._in_transaction(connection, tx, requests)
+                if tx.traces and self._index.there():
+                    self._clean_up(requests, outcomes, partial(self._forget_words, tx))
                 if tx.changed:
                     self._news.announce()
                     self._connections.keep_wal_short()
             finally:
                 turn.release()
             if tx.traces:
-                self._clean_up(requests, outcomes)
+                self._clean_up(requests, outcomes, self.remove_traces)
         return outcomes
 
-    def _clean_up(self, requests: Sequence[Request], outcomes: list[Outcome]) -> None:
+    def _forget_words(self, tx: SqliteTransaction) -> None:
+        self._index.remove(tx.removed, erasures=tx.erasures_raised, whole=False)
+
+    def _clean_up(self, requests: Sequence[Request], outcomes: list[Outcome], destroy: Callable[[], None]) -> None:
         """Destroy what was erased or deleted where it still stands. It is committed: only who asked for it is told of trouble."""
         try:
-            self.remove_traces()
+            destroy()
         except EverlogError as error:
             for place, request in enumerate(requests):
                 if isinstance(request, (Erase, Delete)) and isinstance(outcomes[place], Receipt):
@@ -202,16 +217,24 @@ class SqliteStorage(SqliteCold, SqliteLedger):
                 finally:
                     turn.release()
 
+    def settle_index(self) -> None:
+        """Empty an index beside the store that may hold words of what was destroyed: whoever destroyed it died before that."""
+        if self._index.there():
+            self._index.settle()
+
     def _sweep_some(self, connection: apsw.Connection) -> bool:
         row = fetch_one(connection, "read_sweep")
+        branch, start, size = (0, 0, 0) if row is None else row
+        stop = min(size, start + SWEEP_EVENTS)
+        if row is not None and self._index.there():
+            leaving = read_removed(connection, self._blocks, branch, start, stop, room=limits.GROUP_BYTES_MAX)
+            self._index.remove(leaving, erasures=0, whole=True)
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._connections.renew_wal()
             if row is None:
                 run(connection, "end_sweep")
             else:
-                branch, start, size = row
-                stop = min(size, start + SWEEP_EVENTS)
                 bounds = {"branch": branch, "start": start, "stop": stop}
                 ColdWriter(connection, self._blocks, now=self._clock()).sweep(branch, start, stop)
                 run(connection, "sweep_events", bounds)
@@ -365,10 +388,13 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[Any, ...]
     ) -> Event:
         event = Event(session, branch_id.hex(), writer.hex(), *columns)
-        if event.attached is not None:
-            lineage = self.lineage(branch, session)
-            set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
+        self._let_read_attachments(event, branch)
         return event
+
+    def _let_read_attachments(self, event: Event, branch: int) -> None:
+        if event.attached is not None:
+            lineage = self.lineage(branch, event.session)
+            set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
 
     def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
         branch = lineage.owner(position).branch
@@ -422,6 +448,45 @@ class SqliteStorage(SqliteCold, SqliteLedger):
             row = fetch_one(connection, "read_feed_end")
         return () if row is None else (FeedPlace(0, *row),)
 
+    def candidates(
+        self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None
+    ) -> Candidates:
+        owned = None if wanted.sessions is None else self._owned(wanted.sessions)
+        branches = owned if wanted.line is None else [segment.branch for segment in wanted.line]
+        inside = place_test(wanted, owned)
+        top = number_below(below)
+        find = partial(self._index.find, wanted, branches, inside, top, limit)
+        indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
+        if feeds is not None:
+            low = feeds[-1] if len(feeds) == limit else 0
+        else:  # what only who may write can put into the index
+            top = min(top, 1 + max((place.number for place in self.feed_end()), default=0))
+            low = max(indexed + 1, top - limits.SCAN_EVENTS_MAX)
+        owners: dict[int, int] = {}
+        conditions, parameters = compile_wanted(wanted)
+
+        def read(connection: apsw.Connection, bodies: Bodies) -> Candidates:
+            if feeds is None:
+                rows = reading.read_backwards(connection, bodies, low, top, conditions, parameters, inside)
+            else:
+                rows = reading.read_feed_rows(connection, bodies, feeds)
+            return candidates_page(_living(connection, rows, owners), limit, end=low if low > 1 else 0)
+
+        page = self._reading(read)
+        for bound, event in page.events:
+            self._let_read_attachments(event, owners[bound.number])
+        return page
+
+    def _owned(self, sessions: Sequence[int]) -> list[int]:
+        with self._connections.reader() as connection:
+            rows = fetch_all(connection, "list_owned", {"sessions": msgspec.json.encode(sessions).decode()})
+        return [branch for (branch,) in rows]
+
+    def _branch_key(self, branch_id: str) -> int:
+        row = self.branch_by_id(branch_id)
+        assert row is not None, "a branch stays, also of a session that was deleted"
+        return row.key
+
     def news(self) -> int:
         return self._news.count
 
@@ -450,7 +515,24 @@ class SqliteStorage(SqliteCold, SqliteLedger):
             return  # its locks may be held by threads that this process does not have
         self._committer.close()
         self._news.close()
+        self._index.close()
         self._connections.close()
+
+
+def _living(
+    connection: apsw.Connection, rows: Iterable[tuple[Any, ...]], owners: dict[int, int]
+) -> Iterator[tuple[int, Event | None]]:
+    """Give the events of rows of the feed by their numbers, None for one of a deleted session. owners: their branches, noted."""
+    names: dict[int, tuple[Any, ...]] = {}
+    for feed, branch, *columns in rows:
+        if branch not in names:
+            names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
+        branch_id, writer, session = names[branch]
+        owners[feed] = branch
+        if session is None or columns[1] is None:
+            yield feed, None
+        else:
+            yield feed, Event(session, branch_id.hex(), writer.hex(), *columns)
 
 
 def _feed_leaf(connection: apsw.Connection, number: int) -> bytes | None:
@@ -483,8 +565,11 @@ def open_sqlite(
     with connections.reader() as connection:
         row = fetch_one(connection, "read_store")
     assert row is not None, "a store that was made has a row of its own"
-    store = SqliteStorage(connections, store_id=row[0].hex(), clock=clock, ticks=ticks, objects=objects or Objects())
+    store = SqliteStorage(
+        connections, store_id=row[0].hex(), clock=clock, ticks=ticks, objects=objects or Objects(), disk=disk
+    )
     if not read_only:
         with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
             store.remove_traces()
+            store.settle_index()
     return store

@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
 import msgspec
 
-from everlog.cold import ColdRequest
+from everlog.cold import AwayError, ColdRequest
 from everlog.core import limits
 from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
 from everlog.core.event import PreparedAttachment
@@ -22,13 +23,15 @@ from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
-from everlog.errors import NotFoundError
+from everlog.core.trigrams import indexed_text
+from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import SealRequest
 from everlog.storage import BranchRow, Create, SessionRow
 from everlog.stores.blocks import BlockCache
 from everlog.stores.rows import branch_row, session_row, tip_of_branch
 from everlog.stores.sqlite.cold import ColdWriter, bodies
 from everlog.stores.sqlite.damage import checksum_of
+from everlog.stores.sqlite.index import Removed
 from everlog.stores.sqlite.ledger import carry_out_seal
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots, put_snapshots
@@ -72,11 +75,20 @@ class SqliteTransaction:
     """Implements everlog.stores.transact.Transaction."""
 
     def __init__(
-        self, connection: apsw.Connection, tips: Tips, blocks: BlockCache, *, now: int, ticks: Callable[[], Ticks]
+        self,
+        connection: apsw.Connection,
+        tips: Tips,
+        blocks: BlockCache,
+        *,
+        now: int,
+        ticks: Callable[[], Ticks],
     ) -> None:
         self.now = now
         self.ticks = ticks
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
+        self.erasures_raised = 0
+        self.removed: list[Removed] = []  # what an index beside the store is to lose once this is committed
+        self._room = limits.GROUP_BYTES_MAX  # for the words of it
         self._connection = connection
         self._blocks = blocks
         self._tips = tips.by_branch
@@ -297,11 +309,14 @@ class SqliteTransaction:
             at: dict[str, Any] = {"branch": lineage.owner(position).branch, "position": position}
             leaf, _, _, gone, commitments = fetch_row(self._connection, "read_leaf", at)
             if gone is None:
-                at["commitments"] = commitments or cold.commitment(at["branch"], position)
+                at["commitments"] = cold.commitments(at["branch"], position, commitments)
                 erasing.append((leaf, at))
         self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
         owned: dict[int, list[int]] = {}
         for _, row in erasing:
+            own = (row["branch"], row["position"], row["position"] + 1)
+            self.removed += read_removed(self._connection, self._blocks, *own, room=self._room)
+            self._room -= len(self.removed[-1].text or "")
             at = {"branch": row["branch"], "position": row["position"]}
             run(self._connection, "erase_event", row)
             run(self._connection, "erase_attachments", at)
@@ -311,7 +326,7 @@ class SqliteTransaction:
             cold.erase(owner, own)
         if erasing:
             self.changed = True
-            run(self._connection, "raise_erasures")
+            self._raise_erasures()
         return [(row["position"], leaf) for leaf, row in erasing]
 
     def end_session(self, session: int) -> None:
@@ -325,9 +340,13 @@ class SqliteTransaction:
         run(self._connection, "end_snapshots", {"session": session})
         run(self._connection, "end_lease", {"session": session})
         self._leases.clear()
-        run(self._connection, "raise_erasures")
+        self._raise_erasures()
         for session_id in [id_ for id_, tip in self._current.items() if tip.session == session]:
             del self._current[session_id]
+
+    def _raise_erasures(self) -> None:
+        self.erasures_raised += 1
+        run(self._connection, "raise_erasures")
 
     def _sum_session(self, session: int) -> None:
         checksum = checksum_of(fetch_row(self._connection, "read_session_sum", {"session": session}))
@@ -421,6 +440,27 @@ class SqliteTransaction:
             "delete_labels",
             [{"name": name, "value": value, "session": session} for name, value in labels.items()],
         )
+
+
+def read_removed(
+    connection: apsw.Connection, blocks: BlockCache, branch: int, start: int, stop: int, *, room: int
+) -> list[Removed]:
+    """Give what an index is to lose of a branch's own events in [start, stop), before they are destroyed.
+
+    room: characters of their words, past which they are not kept: the index then loses all.
+    """
+    found = bodies(connection, blocks)
+    removed: list[Removed] = []
+    for feed, position, gone, body in fetch_each(
+        connection, "read_removed", {"branch": branch, "start": start, "stop": stop}
+    ):
+        text = "" if gone is not None else None
+        if gone is None and room > 0:
+            with suppress(AwayError, EverlogError):  # to destroy a body, it need not be read
+                text = indexed_text(found.body(branch, position) if body is None else body, gone) or ""
+                room -= len(text)
+        removed.append(Removed(feed, text))
+    return removed
 
 
 def read_lease(connection: apsw.Connection, session_id: str) -> LeaseRow | None:

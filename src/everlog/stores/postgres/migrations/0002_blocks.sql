@@ -61,3 +61,6 @@ CREATE INDEX sharing_digest ON {schema}.sharing (bucket, digest);
 
 ALTER TABLE {schema}.branch ADD COLUMN packed bigint; -- own events below this position are packed; NULL for none
 ALTER TABLE {schema}.attachment ADD COLUMN digest bytea; -- of the content, where it is kept once
+
+-- An erasure looks for the summaries that stand for what goes, wherever they are.
+CREATE INDEX event_summary ON {schema}.event (bucket, branch, position) WHERE type = 'summary';

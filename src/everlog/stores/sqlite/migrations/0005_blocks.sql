@@ -50,3 +50,6 @@ CREATE INDEX sharing_digest ON sharing (digest);
 
 ALTER TABLE branch ADD COLUMN packed INTEGER; -- own events below this position are packed; NULL for none
 ALTER TABLE attachment ADD COLUMN digest BLOB; -- of the content, where it is kept once
+
+-- An erasure looks for the summaries that stand for what goes, wherever they are.
+CREATE INDEX event_summary ON event (branch, position) WHERE type = 'summary';

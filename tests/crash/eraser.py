@@ -1,0 +1,53 @@
+"""What the tests of killed erasing run in processes of their own: a zygote that forks, for each line, a process that is killed.
+
+    eraser.py       a line is JSON: path, and at: the point of the disk (a write, a truncation, a removal, a sync) to be killed at
+
+The zygote says how the process ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from everlog.testing.faulty import Fault, FaultyDisk, open_faulty
+
+ERASED = [2, 5, 70, 75, 77]
+
+
+class KillingDisk(FaultyDisk):
+    """A disk at one of whose points the process is killed. at: counted from when it is set; None for never."""
+
+    at: int | None = None
+
+    def reach(self, kind: str) -> Fault | None:  # type: ignore[override]
+        if self.at == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.at is not None:
+            self.at -= 1
+        return super().reach(kind)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            try:
+                disk = KillingDisk()
+                store = open_faulty(Path(asked["path"]), disk)
+                session = store.session("s")
+                disk.at = asked["at"]
+                session.erase(ERASED, reason="asked for", actor="ada")
+                os._exit(0)
+            finally:
+                os._exit(70)
+        _, status = os.waitpid(child, 0)
+        os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
