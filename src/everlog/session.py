@@ -50,6 +50,7 @@ from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
     from everlog.audit import Report
+    from everlog.auditing import Audit
 
 _SWITCH_TRIES = 20
 BRANCH_DIGITS_MIN = 8  # of a branch's id; fewer could be a name, b2
@@ -486,6 +487,27 @@ class Session(SessionEraser):
         from everlog.audit import verify_sessions
 
         return verify_sessions(self.storage, [self.storage.session_by_id(self.uuid)], progress=progress)
+
+    def audit(self, *, verify: bool = False, limit: int = 100, progress: Callable[[int], None] | None = None) -> Audit:
+        """Read what the record says of the session, for whoever examines it; see `everlog.auditing.Audit`. Changes nothing.
+
+        verify: also re-derive its hashes, and the bytes of the recorded calls that are listed. limit: of each kind that is listed, at
+        most AUDIT_LISTED_MAX; all are counted. progress: called with how many events were read.
+        """
+        from everlog.auditing import audit_session
+
+        row = self.storage.session_by_id(self.uuid)
+        if not verify:
+            return audit_session(self.storage, row, limit=limit, progress=progress)
+        lines = {line.name: line for line in self.branches()}
+        return audit_session(
+            self.storage,
+            row,
+            limit=limit,
+            saw=lambda window: lines[window.branch].saw(window.position).exact,
+            verification=self.verify(progress=progress),
+            progress=progress,
+        )
 
     def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """Write the session, with every branch, as a bundle file; give the number of events in it.

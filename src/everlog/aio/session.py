@@ -31,6 +31,7 @@ from everlog.summaries import FAN_OUT, LEAF_TOKENS, SUMMARIES_MAX, Covered, Summ
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncLease, AsyncRun
+    from everlog.auditing import Audit
     from everlog.certificates import Certificate
     from everlog.core.retention import Policy
     from everlog.planning import ErasurePlan
@@ -393,6 +394,12 @@ class AsyncSession(AsyncReader[Session]):
     async def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
         """See `Session.verify`."""
         return await self._engine.run(self.sync.verify, progress=progress)
+
+    async def audit(
+        self, *, verify: bool = False, limit: int = 100, progress: Callable[[int], None] | None = None
+    ) -> Audit:
+        """See `Session.audit`."""
+        return await self._engine.run(self.sync.audit, verify=verify, limit=limit, progress=progress)
 
     async def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """See `Session.export`."""
