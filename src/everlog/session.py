@@ -49,6 +49,7 @@ from everlog.storage import Append, Base, BranchRow, Rewind, SessionRow, Storage
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
+    from everlog.anchors import SinceLike
     from everlog.audit import Report
     from everlog.auditing import Audit
 
@@ -482,11 +483,18 @@ class Session(SessionEraser):
         return Follower(self, start).run(idle=idle, stop=stop)
 
     # --- proof ---
-    def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
-        """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`."""
+    def verify(
+        self,
+        *,
+        since: SinceLike | None = None,
+        states: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`. since, states: as of `Store.verify`."""
         from everlog.audit import verify_sessions
 
-        return verify_sessions(self.storage, [self.storage.session_by_id(self.uuid)], progress=progress)
+        row = self.storage.session_by_id(self.uuid)
+        return verify_sessions(self.storage, [row], since=since, states=states, progress=progress)
 
     def audit(self, *, verify: bool = False, limit: int = 100, progress: Callable[[int], None] | None = None) -> Audit:
         """Read what the record says of the session, for whoever examines it; see `everlog.auditing.Audit`. Changes nothing.
