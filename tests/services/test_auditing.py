@@ -30,7 +30,9 @@ def test_who_acted_when_on_what_grounds_and_with_what_outcome(session):
     session.append("user.message", {"content": "refund me"}, actor="ann")
     session.append("decision", {"question": "refund?", "choice": "yes"}, rationale="within 30 days", actor="bot")
     session.append("decision", {"choice": "card"}, actor="bot")
-    session.append("agent.tool_use", {"id": "c", "name": "pay", "input": {"sum": 3}}, rationale="as decided", actor="bot")
+    session.append(
+        "agent.tool_use", {"id": "c", "name": "pay", "input": {"sum": 3}}, rationale="as decided", actor="bot"
+    )
     session.append("agent.tool_result", {"tool_use_id": "c", "content": "declined"}, outcome="error")
     session.append("error", {"message": "the bank is closed"})
     last = session.append("note", {"content": "well"}, outcome="ok", actor="ann")
@@ -182,7 +184,10 @@ def test_any_number_of_names_takes_a_bounded_place(session):
     ("event", "metadata"),
     [
         (NewEvent("model.request", {"model": "m", "manifest": {"items": 3}}), None),
-        (NewEvent("decision", {"choice": {"a": [None]}, "question": "q"}), {"redacted": [{"rule": 3}, 7, {"rule": "r"}]}),
+        (
+            NewEvent("decision", {"choice": {"a": [None]}, "question": "q"}),
+            {"redacted": [{"rule": 3}, 7, {"rule": "r"}]},
+        ),
         (NewEvent("note", {"content": ["a", {"b": None}]}), {"redacted": "no list"}),
         (NewEvent("x.own", 3.5), None),
         (NewEvent("error", {"message": ""}), None),

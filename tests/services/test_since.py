@@ -102,7 +102,7 @@ def test_a_head_on_record_that_was_changed_is_found(path, sealed):
     assert found == []
     damage(
         path,
-        """UPDATE ledger_tree SET record = CAST(replace(CAST(record AS TEXT), '"size":10', '"size":10 ') AS BLOB)
+        """UPDATE placed SET record = CAST(replace(CAST(record AS TEXT), '"size":10', '"size":10 ') AS BLOB)
         WHERE CAST(record AS TEXT) LIKE '%"kind":"head"%"size":10%'""",
     )
     assert len(faults(path, since="last")) >= 2
