@@ -17,11 +17,12 @@ from everlog.audit import Report
 from everlog.core.event import Event, Head
 from everlog.core.ledger import DeleteRecord, HoldRecord, read_erase_record
 from everlog.core.limits import AUDIT_LISTED_MAX, PAGE_EVENTS_MAX, SAFE_INTEGER_MAX
+from everlog.core.lineage import Lineage
 from everlog.core.pointer import parse_pointer
 from everlog.core.position import format_micros
 from everlog.core.query import Exact, Term
 from everlog.core.retention import Policy
-from everlog.errors import EverlogError, LimitError, NotFoundError
+from everlog.errors import CorruptionError, EverlogError, LimitError, NotFoundError
 from everlog.holding import POLICIES, holds_of, holds_session
 from everlog.ledger_audit import covered
 from everlog.sealed import LedgerEntry
@@ -169,8 +170,8 @@ def audit_session(
         raise LimitError(f"limit {limit!r:.50} is not in 1 .. {AUDIT_LISTED_MAX}; nothing was read; choose another")
     branches = storage.branches(session.key)
     current = next(branch for branch in branches if branch.key == session.current)
-    tally, destroyed = Tally(limit), _Destroyed(storage)
-    for event, branch in _events(storage, session, branches):
+    tally, destroyed = Tally(limit), _Destroyed(storage, limit)
+    for event, branch in _events(storage, session, branches, tally):
         tally.add(event, f"b{branch.number}", branch.size)
         if event.erased:
             destroyed.add(event)
@@ -178,6 +179,10 @@ def audit_session(
             progress(tally.events)
     deletions, holding = _from_ledger(storage, frozenset(branch.key for branch in branches))
     untold = list(_untold(tally, verification))
+    if storage.pending(1):
+        untold.append(
+            "whether the ledger's last records stay: some have no place in its tree yet, and no seal covers them"
+        )
     try:
         held_by = tuple(policy.name for policy in holds_of(storage, session, current))
     except EverlogError as error:
@@ -216,7 +221,7 @@ def audit_session(
         leases=tally.tenures(),
         redactions=tally.redactions,
         rules=tally.rules,
-        erasures=destroyed.newest(limit),
+        erasures=destroyed.newest(),
         erasure_count=destroyed.count,
         deletions=tuple(deletions[-limit:]),
         holds=tuple(_holds(storage, session, current, holding))[-limit:],
@@ -227,7 +232,9 @@ def audit_session(
     )
 
 
-def _events(storage: Storage, session: SessionRow, branches: list[BranchRow]) -> Iterator[tuple[Event, BranchRow]]:
+def _events(
+    storage: Storage, session: SessionRow, branches: list[BranchRow], tally: Tally
+) -> Iterator[tuple[Event, BranchRow]]:
     """Give each event of all lines once, with the line that it is read through; those that are shared with the first that has them."""
     told: dict[int, int] = {}  # by branch: up to where
     for branch in branches:
@@ -235,11 +242,27 @@ def _events(storage: Storage, session: SessionRow, branches: list[BranchRow]) ->
         for segment in lineage.segments:
             start, stop = max(segment.start, told.get(segment.branch, 0)), min(segment.stop, branch.size)
             told[segment.branch] = max(stop, told.get(segment.branch, 0))
-            while start < stop:
-                page = storage.read(lineage, start, stop)
-                for event in page.events:
-                    yield event, branch
-                start = stop if page.following is None else page.following
+            for event in _read(storage, lineage, start, stop, tally):
+                yield event, branch
+
+
+def _read(storage: Storage, lineage: Lineage, start: int, stop: int, tally: Tally) -> Iterator[Event]:
+    """Read events a page at a time; one that is damaged is counted, and reading goes on behind it."""
+    most = PAGE_EVENTS_MAX
+    while start < stop:
+        try:
+            page = storage.read(lineage, start, min(stop, start + most), limit=most)
+        except CorruptionError:
+            if most > 1:
+                most //= 2
+                continue
+            tally.events += 1
+            tally.unreadable += 1
+            start += 1
+            continue
+        yield from page.events
+        start = min(stop, start + most) if page.following is None else page.following
+        most = min(PAGE_EVENTS_MAX, 2 * most)
 
 
 def _tried(windows: Windows, saw: Saw | None) -> Windows:
@@ -289,38 +312,50 @@ def _untold(tally: Tally, verification: Report | None) -> Iterator[str]:
 class _Destroyed:
     """Finds the records that say that events were erased: a read for each record, not for each event."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._found: dict[int, Erasure] = {}
+    def __init__(self, storage: Storage, limit: int) -> None:
+        self._storage, self._limit = storage, limit
+        self._found: dict[int, Erasure] = {}  # the newest; of the others there stays the number
+        self._entries: set[int] = set()
         self._named: frozenset[str] = frozenset()
         self._entry = 0
 
     @property
     def count(self) -> int:
-        return len(self._found)
+        return len(self._entries)
 
     def add(self, event: Event) -> None:
         """Take in an erased event."""
-        if event.hash not in self._named:
-            entry = self._storage.erasure(event.leaf)
-            record = None if entry is None else read_erase_record(entry.record)
-            if entry is None or record is None:
-                return  # `verify` tells it as a fault
-            self._entry, self._named = entry.number, frozenset(leaf for _, leaf in record.events)
-            actor = record.actor if isinstance(record.actor, str) else None
-            at, reason = format_micros(record.t), None if entry.reason is None else cut_short(entry.reason)
-            place = event.position
-            self._found.setdefault(entry.number, Erasure(entry.number, at, actor, reason, 0, place, place))
-        found = self._found[self._entry]
-        self._found[self._entry] = msgspec.structs.replace(
-            found,
-            events=found.events + 1,
-            first=min(found.first, event.position),
-            last=max(found.last, event.position),
-        )
+        if event.hash not in self._named and not self._find(event):
+            return  # `verify` tells it as a fault
+        found = self._found.get(self._entry)
+        if found is not None:
+            self._found[self._entry] = msgspec.structs.replace(
+                found,
+                events=found.events + 1,
+                first=min(found.first, event.position),
+                last=max(found.last, event.position),
+            )
 
-    def newest(self, limit: int) -> tuple[Erasure, ...]:
-        return tuple(self._found[entry] for entry in sorted(self._found)[-limit:])
+    def _find(self, event: Event) -> bool:
+        """Find the record of an event."""
+        entry = self._storage.erasure(event.leaf)
+        record = None if entry is None else read_erase_record(entry.record)
+        if entry is None or record is None:
+            return False
+        self._entry, self._named = entry.number, frozenset(leaf for _, leaf in record.events)
+        if entry.number not in self._entries:
+            self._entries.add(entry.number)
+            actor = record.actor if isinstance(record.actor, str) else None
+            reason = None if entry.reason is None else cut_short(entry.reason)
+            place = event.position
+            self._found[entry.number] = Erasure(entry.number, format_micros(record.t), actor, reason, 0, place, place)
+            if len(self._found) > self._limit:
+                del self._found[min(self._found)]
+        return True
+
+    def newest(self) -> tuple[Erasure, ...]:
+        """Give the newest records."""
+        return tuple(self._found[entry] for entry in sorted(self._found))
 
 
 def _from_ledger(storage: Storage, keys: frozenset[int]) -> tuple[list[Deletion], frozenset[str]]:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 import everlog
+from databases import address
 from everlog import NewEvent
 from everlog.errors import LimitError
 from everlog.tally import NAMES_MAX, OTHERS, WORDS_CHARACTERS
@@ -14,10 +15,9 @@ from everlog.tally import NAMES_MAX, OTHERS, WORDS_CHARACTERS
 TOKEN = "ghp_" + "A1b2C3d4E5" * 3 + "a1b2c3"  # it has the form of one, and is none
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def store(request, tmp_path):
-    place = "memory:" if request.param == "memory" else tmp_path / "store.db"
-    with everlog.open(place, redact="redact") as opened:
+    with everlog.open(address(request.param, tmp_path), redact="redact") as opened:
         yield opened
 
 

@@ -4,6 +4,7 @@ import apsw
 import pytest
 
 import everlog
+from databases import address
 from everlog import NewEvent
 from everlog.errors import InvalidPlaceError, NotFoundError
 from everlog.reducers import registry
@@ -60,6 +61,23 @@ def test_only_what_came_after_the_seal_is_read_and_that_is_said(path, sealed):
             assert any(f"the seal of {seal.head.size} records" in text for text in report.unchecked)
         assert store.session("two").verify(since="last").events == 5
         assert whole.events == 31
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_every_store_can_be_verified_since_a_seal_and_with_its_states(kind, tmp_path):
+    with everlog.open(address(kind, tmp_path)) as store:
+        session = store.create("run", events=[NewEvent("note", {"content": f"n{number}"}) for number in range(10)])
+        keys = store.keys(tmp_path / "keys")
+        keys.new()
+        first = store.seal(keys=keys)
+        session.append("state.set", {"path": "/a", "value": 1}, state="document")
+        session.rewind(4)
+        session.append("state.set", {"path": "/a", "value": 2}, state="document")
+        second = store.seal(keys=keys)
+        session.append("note", {"content": "late"})
+        found = [store.verify(since=since, states=True) for since in (None, first, second)]
+        assert all(report.ok for report in found)
+        assert [(report.events, report.states) for report in found] == [(14, 2), (4, 2), (1, 0)]
 
 
 def test_a_seal_that_is_not_there_is_refused(path, sealed):
