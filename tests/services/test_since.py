@@ -1,11 +1,16 @@
 """Verification since a seal, and of the states on record: what each finds, and what it says that it did not look at."""
 
+import json
+import os
+
 import apsw
+import msgspec
 import pytest
 
 import everlog
 from databases import address
 from everlog import NewEvent
+from everlog.core.merkle import root_of_joined
 from everlog.errors import InvalidPlaceError, NotFoundError
 from everlog.reducers import registry
 
@@ -115,15 +120,20 @@ def test_a_record_of_a_head_that_is_not_in_what_was_sealed_is_found(path, sealed
         assert "records are gone" in str(report.faults[0])
 
 
-def test_a_head_on_record_that_was_changed_is_found(path, sealed):
-    found = faults(path, since="last")
-    assert found == []
-    damage(
-        path,
-        """UPDATE placed SET record = CAST(replace(CAST(record AS TEXT), '"size":10', '"size":10 ') AS BLOB)
-        WHERE CAST(record AS TEXT) LIKE '%"kind":"head"%"size":10%'""",
+def test_a_line_written_anew_is_found_whether_its_record_is_changed_with_it_or_not(path, sealed):
+    """Of the fork all is sealed, so that none of its events is read."""
+    peaks = os.urandom(64)
+    damage(path, "UPDATE branch SET peaks = ? WHERE size = 6", peaks)
+    first, *_ = faults(path, since="last")
+    assert first.startswith("fork~")
+    assert "its events are others" in first
+    ((place, record),) = apsw.Connection(str(path)).execute(
+        "SELECT place, CAST(record AS TEXT) FROM placed WHERE branch IS NOT NULL AND size = 6"
     )
-    assert len(faults(path, since="last")) >= 2
+    other = msgspec.json.encode(json.loads(record) | {"root": root_of_joined(peaks).hex()})
+    damage(path, "UPDATE placed SET record = ? WHERE place = ?", other, place)
+    first, *_ = faults(path, since="last")
+    assert "is not in what the seal is of" in first
 
 
 # --- states --------------------------------------------------------------------------------------
