@@ -179,6 +179,8 @@ def audit_session(
             progress(tally.events)
     deletions, holding = _from_ledger(storage, frozenset(branch.key for branch in branches))
     untold = list(_untold(tally, verification))
+    if destroyed.count or deletions:
+        untold.append("whether the reasons of erasures and deletions are those that were given: nothing hashes them")
     if storage.pending(1):
         untold.append(
             "whether the ledger's last records stay: some have no place in its tree yet, and no seal covers them"

@@ -118,6 +118,7 @@ def test_erasures_and_holds_come_from_the_ledger_with_who_and_why(store, session
     assert audit.held_by == ("case-13",)
     assert audit.erased == 3
     assert any("3 erased" in text for text in audit.untold)
+    assert any("nothing hashes them" in text for text in audit.untold)
 
 
 def test_leases_say_who_held_it_what_lapsed_and_how_long_nobody_did(world):
