@@ -21,7 +21,7 @@ from everlog.core.lineage import Lineage
 from everlog.core.pointer import parse_pointer
 from everlog.core.position import format_micros
 from everlog.core.query import Exact, Term
-from everlog.core.retention import Policy
+from everlog.core.retention import Policy, check_policy
 from everlog.errors import CorruptionError, EverlogError, LimitError, NotFoundError
 from everlog.holding import POLICIES, holds_of, holds_session
 from everlog.ledger_audit import covered
@@ -144,7 +144,9 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     erasures: tuple[Erasure, ...]
     erasure_count: int
     deletions: tuple[Deletion, ...]
+    deletion_count: int
     holds: tuple[Hold, ...]
+    hold_count: int
     held_by: tuple[str, ...]
     seal: SealedTo
     verification: Report | None
@@ -177,19 +179,11 @@ def audit_session(
             destroyed.add(event)
         if progress is not None and tally.events % PAGE_EVENTS_MAX == 0:
             progress(tally.events)
-    deletions, holding = _from_ledger(storage, frozenset(branch.key for branch in branches))
+    ledger = _from_ledger(storage, frozenset(branch.key for branch in branches))
     untold = list(_untold(tally, verification))
-    if destroyed.count or deletions:
-        untold.append("whether the reasons of erasures and deletions are those that were given: nothing hashes them")
-    if storage.pending(1):
-        untold.append(
-            "whether the ledger's last records stay: some have no place in its tree yet, and no seal covers them"
-        )
-    try:
-        held_by = tuple(policy.name for policy in holds_of(storage, session, current))
-    except EverlogError as error:
-        held_by = ()
-        untold.append(f"what holds the session now: {error.message}")
+    untold += _untold_of_ledger(ledger, destroyed, pending=bool(storage.pending(1)))
+    held_by = _held_by(storage, session, current, untold)
+    holds = tuple(_holds(storage, session, current, ledger.holding))
     forks = storage.forks(session.key)
     seal, lines = _sealed(storage, session, branches)
     return Audit(
@@ -225,8 +219,10 @@ def audit_session(
         rules=tally.rules,
         erasures=destroyed.newest(),
         erasure_count=destroyed.count,
-        deletions=tuple(deletions[-limit:]),
-        holds=tuple(_holds(storage, session, current, holding))[-limit:],
+        deletions=tuple(ledger.deletions[-limit:]),
+        deletion_count=len(ledger.deletions),
+        holds=holds[-limit:],
+        hold_count=len(holds),
         held_by=held_by,
         seal=seal,
         verification=verification,
@@ -310,6 +306,16 @@ def _untold(tally: Tally, verification: Report | None) -> Iterator[str]:
         yield f"what is said by events whose bodies cannot be read: {tally.unreadable}; `everlog verify` names them"
 
 
+def _untold_of_ledger(ledger: _FromLedger, destroyed: _Destroyed, *, pending: bool) -> Iterator[str]:
+    """Say what the ledger cannot tell, and what of it was not read."""
+    if destroyed.count or ledger.deletions:
+        yield "whether the reasons of erasures and deletions are those that were given: nothing hashes them"
+    if pending:
+        yield "whether the ledger's last records stay: some have no place in its tree yet, and no seal covers them"
+    if ledger.older:
+        yield f"which forks were deleted before the last {_DELETIONS_LOOKED_MAX} deletions in the store"
+
+
 # --- what was destroyed and held -----------------------------------------------------------------
 class _Destroyed:
     """Finds the records that say that events were erased: a read for each record, not for each event."""
@@ -360,20 +366,44 @@ class _Destroyed:
         return tuple(self._found[entry] for entry in sorted(self._found))
 
 
-def _from_ledger(storage: Storage, keys: frozenset[int]) -> tuple[list[Deletion], frozenset[str]]:
-    """Give the deletions of forks of these branches, and the hashes of the events that the ledger names as holding something."""
+class _FromLedger(msgspec.Struct, frozen=True):
+    """What the ledger says. holding: hashes of events that hold something. older: there were deletions that were not looked at."""
+
+    deletions: list[Deletion]
+    holding: frozenset[str]
+    older: bool
+
+
+def _from_ledger(storage: Storage, keys: frozenset[int]) -> _FromLedger:
+    """Read the ledger for deletions of forks of these branches, and for holds of whatever session."""
     deleted: list[tuple[LedgerEntry, DeleteRecord]] = []
     holding: set[str] = set()
-    after = 0
+    after, older = 0, False
     while entries := storage.ledger(after, PAGE_EVENTS_MAX):
         after = entries[-1].number
         for entry in entries:
-            if b'"kind":"hold"' in entry.record:
-                holding.add(msgspec.json.decode(entry.record, type=HoldRecord).event[1])
-            elif b'"kind":"delete"' in entry.record:
-                deleted.append((entry, msgspec.json.decode(entry.record, type=DeleteRecord)))
+            match _read_record(entry.record):
+                case HoldRecord() as record:
+                    holding.add(record.event[1])
+                case DeleteRecord() as record:
+                    deleted.append((entry, record))
+                case None:
+                    pass
+        older = older or len(deleted) > _DELETIONS_LOOKED_MAX
         del deleted[:-_DELETIONS_LOOKED_MAX]
-    return [_deletion(entry, record) for entry, record in deleted if _shared(storage, record, keys)], frozenset(holding)
+    found = [_deletion(entry, record) for entry, record in deleted if _shared(storage, record, keys)]
+    return _FromLedger(found, frozenset(holding), older)
+
+
+def _read_record(raw: bytes) -> HoldRecord | DeleteRecord | None:
+    """Read a record of a hold or of a deletion; None for one of another kind, or damaged, which `verify` tells."""
+    kind = HoldRecord if b'"kind":"hold"' in raw else DeleteRecord if b'"kind":"delete"' in raw else None
+    if kind is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _shared(storage: Storage, record: DeleteRecord, keys: frozenset[int]) -> bool:
@@ -386,6 +416,15 @@ def _deletion(entry: LedgerEntry, record: DeleteRecord) -> Deletion:
     actor = record.actor if isinstance(record.actor, str) else None
     reason = None if entry.reason is None else cut_short(entry.reason)
     return Deletion(entry.number, format_micros(record.t), actor, reason, record.session)
+
+
+def _held_by(storage: Storage, session: SessionRow, current: BranchRow, untold: list[str]) -> tuple[str, ...]:
+    """Name the policies that hold the session now. untold: what to say where they cannot be read is put there."""
+    try:
+        return tuple(policy.name for policy in holds_of(storage, session, current))
+    except EverlogError as error:
+        untold.append(f"what holds the session now: {error.message}")
+        return ()
 
 
 def _holds(storage: Storage, session: SessionRow, current: BranchRow, holding: frozenset[str]) -> Iterator[Hold]:
@@ -432,7 +471,7 @@ def _policies_said(event: Event) -> Iterator[tuple[str, Policy | None]]:
 
 def _matches(policy: Policy, session: SessionRow, current: BranchRow, now: int) -> bool:
     try:
-        return holds_session(policy, session, current, now)
+        return holds_session(check_policy(policy, now=now), session, current, now)
     except EverlogError:
         return False  # nor does it hold anything: while it stands so, nothing at all is erased
 

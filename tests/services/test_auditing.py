@@ -225,3 +225,31 @@ def test_it_is_json_and_the_async_face_gives_the_same(tmp_path):
     one, other = asyncio.run(both())
     assert msgspec.json.decode(msgspec.json.encode(one.to_dict()))["v"] == "everlog/1/audit"
     assert msgspec.structs.replace(one, made="") == msgspec.structs.replace(other, made="")
+
+
+def test_policies_that_cannot_be_read_are_told_and_stop_nothing(store, session):
+    session.hold(reason="case 12")
+    policies = store.session("retention/policies")
+    policies.append("state.set", {"path": "/broken", "value": {"action": "hold", "query": ""}})
+    policies.append("state.set", {"path": "/a/b", "value": 3})
+    policies.append("state.patch", {"ops": [{"op": "remove", "path": 7}]})
+    audit = session.audit()
+    assert [each.reason for each in audit.holds] == ["case 12"]
+    assert audit.held_by == ()
+    assert any(text.startswith("what holds the session now: ") for text in audit.untold)
+
+
+def test_a_damaged_record_of_the_ledger_stops_nothing(tmp_path):
+    path = tmp_path / "store.db"
+    with everlog.open(path) as store:
+        session = store.create("run", events=[NewEvent("note", {"content": "a"})])
+        session.fork(at=1, id="other")
+        store.delete("other", reason="over")
+        session.hold(reason="case 12")
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE ledger SET record = CAST(record || '}' AS BLOB)")
+    connection.close()
+    with everlog.open(path) as store:
+        audit = store.session("run").audit()
+    assert audit.deletions == ()
+    assert [(each.held, each.recorded) for each in audit.holds] == [(True, False)]

@@ -194,7 +194,8 @@ def _deletions(audit: Audit) -> Table:
     rows = tuple(
         (str(each.entry), each.at, each.actor or "", each.session, each.reason or "") for each in audit.deletions
     )
-    return Table("Deleted forks", str(len(rows)), ("record", "when", "who", "session", "why"), rows)
+    columns = ("record", "when", "who", "session", "why")
+    return Table("Deleted forks", str(audit.deletion_count), columns, rows, audit.deletion_count - len(rows))
 
 
 def _holds(audit: Audit) -> Table:
@@ -211,7 +212,9 @@ def _holds(audit: Audit) -> Table:
         for each in audit.holds
     )
     columns = ("policy", "", "when", "who", "query", "recorded", "why")
-    return Table("Holds", f"now held by: {', '.join(audit.held_by) or 'nothing'}", columns, rows)
+    return Table(
+        "Holds", f"now held by: {', '.join(audit.held_by) or 'nothing'}", columns, rows, audit.hold_count - len(rows)
+    )
 
 
 def _counts(counts: Mapping[str, int]) -> str:
