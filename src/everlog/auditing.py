@@ -107,7 +107,7 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     events: on all its lines, and what they share; each once. outcomes, types: how many events of each, types by outcome.
     decisions: events with a rationale, and those of type decision. troubles: events whose outcome is not ok, and errors. moves: forks,
     rewinds, switches, merges, updates of the session itself. redactions, rules: what was taken out before it was recorded.
-    summaries, models: how many by method and level, how many calls by model. verification: where it was asked for.
+    summaries: how many by method, model where it is told, and level. models: how many calls, and turns that were imported, by model. verification: where it was asked for.
     untold: what this cannot tell, in words.
     """
 

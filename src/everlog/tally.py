@@ -224,13 +224,20 @@ class Tally:
         elif event.type == "model.request":
             self._add_call(event, branch, size)
         elif event.type == "summary":
-            data = _members(event)
-            _count(self.summaries, f"{_name(data.get('method'))}, level {_name(data.get('level'))}")
+            self._add_summary(_members(event))
         elif event.type in ("lease.acquired", "lease.released"):
             self._add_lease(event)
-        redacted = told.metadata.get(MEMBER) if isinstance(told.metadata, dict) else None
-        if isinstance(redacted, list):
-            self._add_redacted(event, branch, redacted)
+        if isinstance(told.metadata, dict):
+            if isinstance(told.metadata.get("model"), str):  # of a turn that was imported
+                _count(self.models, _name(told.metadata["model"]))
+            if isinstance(told.metadata.get(MEMBER), list):
+                self._add_redacted(event, branch, told.metadata[MEMBER])
+
+    def _add_summary(self, data: dict[str, Any]) -> None:
+        usage = data.get("usage")
+        model = usage.get("model") if isinstance(usage, dict) else None
+        by = "" if model is None else f" by {_name(model)}"
+        _count(self.summaries, f"{_name(data.get('method'))}{by}, level {_name(data.get('level'))}")
 
     def _add_redacted(self, event: Event, branch: str, redacted: list[Any]) -> None:
         found = [

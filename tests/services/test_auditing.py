@@ -142,8 +142,11 @@ def test_what_was_redacted_and_summarized_is_counted(session):
     session.append("note", {"content": f"the token is {TOKEN}"})
     for number in range(30):
         session.append("user.message", {"content": f"fact {number} " * 200})
-    session.summarize()
+    session.summarize(lambda _: {"content": "short", "method": "asked", "usage": {"model": "small"}})
+    session.append("agent.message", {"content": "hi"}, metadata={"model": "large"})
     audit = session.audit()
+    assert audit.models == {"large": 1}
+    assert set(audit.summaries) == {"asked by small, level 0"}
     assert sum(audit.rules.values()) == 1
     assert TOKEN not in str(audit.to_dict())
     assert sum(audit.summaries.values()) >= 1
