@@ -15,6 +15,7 @@ import everlog
 from everlog import errors
 from everlog import pending as in_flight
 from everlog.approving import Proposal, Proposed
+from everlog.auditing import Audit, Deletion, Erasure, Fork, Hold, Line, SealedTo
 from everlog.certificates import Certificate, CertifiedRecord, Checked
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
@@ -30,6 +31,7 @@ from everlog.retention import Plan, Retention
 from everlog.sealing import Sealer
 from everlog.seals import Seal
 from everlog.signing import Keys
+from everlog.tally import Acting, Fact, Facts, Tenure, Tenures, Window, Windows
 from everlog.tiles import TilesWritten
 
 FOLDER = Path(__file__).parent / "reference"
@@ -79,6 +81,20 @@ _GIVEN: dict[type[Any], str] = {
     Certificate: "What `session.erase()` and `session.certificate()` give.",
     CertifiedRecord: "In `Certificate.records`.",
     Checked: "What `store.check_certificate()` gives.",
+    Audit: "What `session.audit()` gives.",
+    Line: "In `Audit.lines`.",
+    Acting: "In `Audit.actors`.",
+    Facts: "`Audit.decisions`, `troubles`, `moves` and `redactions`.",
+    Fact: "In `Facts.newest`.",
+    Windows: "`Audit.windows`.",
+    Window: "In `Windows.newest`.",
+    Fork: "In `Audit.forks`.",
+    Tenures: "`Audit.leases`.",
+    Tenure: "In `Tenures.newest`.",
+    Erasure: "In `Audit.erasures`.",
+    Deletion: "In `Audit.deletions`.",
+    Hold: "In `Audit.holds`.",
+    SealedTo: "`Audit.seal`.",
     Proposal: "What `Retention.propose_erasure()` and its kin give.",
     Proposed: "In `Proposal.what`.",
 }

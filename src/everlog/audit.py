@@ -6,18 +6,22 @@
 2. It goes on after a fault and names each exactly; it streams, a page of rows at a time.
 3. A body that is missing is *erased* where the ledger says so, *withheld* where it came so, and a fault otherwise.
 4. The ledger is checked with the store (ledger_audit.py), and what no seal covers is counted.
-5. What it did not check is said too: without a seal, a rewrite of everything by whoever holds the file is not excluded.
+5. Since a seal: what it covers is bound to it by its hashes, and not read again (anchors.py). With states, the hashes of states on
+   record are made again too (state_audit.py).
+6. What it did not check is said too: without a seal, a rewrite of everything by whoever holds the file is not excluded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
+from everlog.anchors import SinceLike, anchor_holds, anchored_size, find_anchor
 from everlog.core import limits
 from everlog.core.decide import EventRow, header_of
-from everlog.core.event import DELETED, ERASED, WITHHELD, PreparedAttachment, decode_attached
+from everlog.core.event import DELETED, ERASED, WITHHELD, Head, PreparedAttachment, decode_attached
 from everlog.core.header import commit_attachment, commit_body, encode_header
 from everlog.core.ledger import read_erase_record
 from everlog.core.lineage import Lineage
@@ -27,6 +31,7 @@ from everlog.errors import CorruptionError, EverlogError, InvalidEventError, Tam
 from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, OnRecord, check_ledger, covered
 from everlog.reader import View, base_at
 from everlog.seals import Seal
+from everlog.state_audit import StatesFound, check_states
 from everlog.storage import BranchRow, SessionFilter, SessionRow, Storage
 
 FAULTS_MAX = 1_000  # after so many, more are counted but not listed
@@ -62,7 +67,7 @@ class Report(msgspec.Struct, frozen=True):
     """What verification found. ok: no fault. Counts are of events, branches and sessions looked at.
 
     erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
-    under a key that the caller pinned. unchecked: what could not be checked, in words.
+    under a key that the caller pinned. states: hashes of states that were made again. unchecked: what could not be checked, in words.
     """
 
     ok: bool
@@ -76,6 +81,7 @@ class Report(msgspec.Struct, frozen=True):
     fault_count: int
     unchecked: tuple[str, ...]
     seals: int = 0
+    states: int = 0
 
     def raise_for_faults(self) -> None:
         """Raise TamperedError where there is a fault."""
@@ -89,8 +95,10 @@ class Report(msgspec.Struct, frozen=True):
 class _Checker:
     """Collects what is found while walking."""
 
-    def __init__(self, storage: Storage, progress: Progress | None) -> None:
+    def __init__(self, storage: Storage, progress: Progress | None, *, since: Head | None, states: bool) -> None:
         self.storage = storage
+        self.since = since  # what is covered by the seal of this head is not read again
+        self.states = StatesFound() if states else None
         self.progress = progress
         self.faults: list[Fault] = []
         self.fault_count = self.events = self.branches = self.sessions = self.erased = self.withheld = 0
@@ -139,6 +147,7 @@ class _Checker:
             self.fault_count,
             tuple(self._unchecked()),
             0 if self.ledger is None else self.ledger.seals,
+            0 if self.states is None else self.states.compared,
         )
 
     def _unchecked(self) -> Iterator[str]:
@@ -160,27 +169,42 @@ class _Checker:
             yield f"seals before the last {SEALS_CHECKED_MAX}, which those extend"
         if ledger is not None and ledger.pending:
             yield "records of the ledger that have no place in it yet: seal"
+        if self.since is not None:
+            yield (
+                f"what the seal of {self.since.size} records covers, and what was erased of it since: of that, only that each line still has "
+                "the head that was sealed; nor names, labels and current branches; verify all of it from time to time"
+            )
+        if self.states is not None:
+            yield from self.states.unchecked()
 
 
 def verify_store(
-    storage: Storage, *, keys: Sequence[str] = (), seals: Sequence[Seal] = (), progress: Progress | None = None
+    storage: Storage,
+    *,
+    keys: Sequence[str] = (),
+    seals: Sequence[Seal] = (),
+    since: SinceLike | None = None,
+    states: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Verify every living session of a store, that each stored branch belongs to one that was made here, and the ledger.
 
-    keys: verifier keys that are trusted to seal it. seals: that were kept elsewhere.
+    keys: verifier keys that are trusted to seal it. seals: that were kept elsewhere. since: only what came after this seal. states: also
+    make the hashes of states again.
     """
-    checker = _Checker(storage, progress)
+    checker = _checker(storage, progress, since=since, states=states)
+    start = 0 if checker.since is None else checker.since.size
 
     def fault(what: str) -> None:
         checker.fault("", "", None, what)
 
     on_record: OnRecord | None = None
     try:
-        for what in storage.damage():
+        for what in storage.damage() if checker.since is None else ():
             fault(what)
-        checker.ledger = check_ledger(storage, keys=keys, seals=seals, fault=fault)
+        checker.ledger = check_ledger(storage, keys=keys, seals=seals, fault=fault, start=start)
         checker.sealed = checker.ledger.sealed
-        on_record = OnRecord(storage)
+        on_record = OnRecord(storage) if checker.since is None else None
     except InvalidEventError:
         raise  # it is about a key that the caller gave
     except (EverlogError, *_DAMAGED) as error:
@@ -201,11 +225,27 @@ def all_sessions(storage: Storage) -> Iterator[SessionRow]:
             return
 
 
-def verify_sessions(storage: Storage, sessions: Iterable[SessionRow], *, progress: Progress | None = None) -> Report:
+def verify_sessions(
+    storage: Storage,
+    sessions: Iterable[SessionRow],
+    *,
+    since: SinceLike | None = None,
+    states: bool = False,
+    progress: Progress | None = None,
+) -> Report:
     """Verify sessions, each with all its branches and what they share. Seals count as they are kept: who signed them is not checked."""
-    checker = _Checker(storage, progress)
+    checker = _checker(storage, progress, since=since, states=states)
     checker.sealed = next((row.size for row in storage.seals(limits.SAFE_INTEGER_MAX, 1)), 0)
     return _verify(checker, sessions)
+
+
+def _checker(storage: Storage, progress: Progress | None, *, since: SinceLike | None, states: bool) -> _Checker:
+    """Give a checker that begins at a seal. One that the ledger does not begin with is a fault, and all is checked."""
+    anchor = None if since is None else find_anchor(storage, since)
+    checker = _Checker(storage, progress, since=anchor, states=states)
+    if anchor is not None and not anchor_holds(storage, anchor, lambda what: checker.fault("", "", None, what)):
+        checker.since = None
+    return checker
 
 
 def _verify(checker: _Checker, sessions: Iterable[SessionRow], on_record: OnRecord | None = None) -> Report:
@@ -242,8 +282,9 @@ def _check_branch(checker: _Checker, session: SessionRow, branch: BranchRow) -> 
 
 def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineage: Lineage) -> None:
     checker.branches += 1
-    peaks, previous, recorded = _state_at_base(checker.storage, branch, lineage)
-    for rows in _pages(checker.storage, lineage, branch.base_size, branch.size):
+    start = max(branch.base_size, _anchored(checker, session, branch, lineage))
+    peaks, previous, recorded = _state_at(checker.storage, branch, lineage, start)
+    for rows in _pages(checker.storage, lineage, start, branch.size):
         if isinstance(rows, _Unreadable):
             checker.fault(session.name, branch.id, rows.position, rows.what)
             if rows.is_last:
@@ -264,8 +305,22 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
             recorded = max(recorded, row.recorded or 0)
         checker.counted(len(rows))
     _check_tip(checker, session, branch, peaks, previous, recorded)
+    if checker.states is not None:
+        report = partial(checker.fault, session.name, branch.id)
+        check_states(checker.storage, View(branch, lineage), start, checker.states, report)
     reached = covered(checker.storage, branch.id, branch.size, checker.sealed)
     checker.unsealed += branch.size - max(branch.base_size, min(reached, branch.size))
+
+
+def _anchored(checker: _Checker, session: SessionRow, branch: BranchRow, lineage: Lineage) -> int:
+    """Give up to where a branch is bound to the seal that the verification begins at."""
+    if checker.since is None:
+        return 0
+    try:
+        return anchored_size(checker.storage, View(branch, lineage), checker.since)
+    except _DAMAGED as error:
+        checker.fault(session.name, branch.id, None, str(error))
+        return 0
 
 
 class _Unreadable(msgspec.Struct, frozen=True):
@@ -297,9 +352,11 @@ def _pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterato
             span = min(limits.PAGE_EVENTS_MAX, 2 * span)
 
 
-def _state_at_base(storage: Storage, branch: BranchRow, lineage: Lineage) -> tuple[list[bytes], bytes | None, int]:
-    """Give peaks, last leaf and its time at a branch's base, from nodes that are checked with the branch below."""
-    base = base_at(storage, View(branch, lineage), branch.base_size)
+def _state_at(
+    storage: Storage, branch: BranchRow, lineage: Lineage, size: int
+) -> tuple[list[bytes], bytes | None, int]:
+    """Give peaks, last leaf and its time where a check begins, from nodes that are checked with the branch below, or with a seal."""
+    base = base_at(storage, View(branch, lineage), size)
     if base is None:
         return [], None, 0
     return split_digests(base.peaks), base.leaf, base.recorded

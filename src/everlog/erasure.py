@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from everlog.certificates import Certificate, certify
 from everlog.core.decide import Batch
 from everlog.core.labels import check_reason
-from everlog.core.retention import Policy, protecting
+from everlog.core.retention import Policy
 from everlog.erasing import certify_erasure, erase_events
 from everlog.errors import NotFoundError, SessionExistsError
-from everlog.holding import POLICIES, read_policies
+from everlog.holding import POLICIES, holds_of
 from everlog.making import clean_reason, new_session
 from everlog.policies import TITLE, hold_session, release_session
 from everlog.reader import PlaceLike, View, resolve_event
@@ -73,19 +73,7 @@ class SessionEraser(SessionSummarizer):
     def holds(self) -> list[Policy]:
         """Give the policies that hold this session now, by name. Raises InvalidEventError where one cannot be read."""
         row = self.storage.session_by_id(self.uuid)
-        branch = self.storage.current_branch(self.uuid)
-        now = self.storage.now()
-        return [
-            policy
-            for policy in read_policies(self.storage).of("hold")
-            if protecting(
-                [(policy, policy.sessions(now))],
-                name=row.name,
-                title=row.title,
-                labels=row.labels,
-                updated=branch.recorded,
-            )
-        ]
+        return holds_of(self.storage, row, self.storage.current_branch(self.uuid))
 
     def _policies_there_are(self) -> SessionEraser:
         found = self.storage.find(POLICIES)

@@ -108,6 +108,19 @@ def read_policies(storage: Storage, known: Policies | None = None) -> Policies:
     return Policies((branch.id, branch.size), read_document(built.value, now=storage.now()))
 
 
+def holds_of(storage: Storage, session: SessionRow, current: BranchRow) -> list[Policy]:
+    """Give the policies that hold a session now, by name. Raises InvalidEventError where one cannot be read."""
+    now = storage.now()
+    return [policy for policy in read_policies(storage).of("hold") if holds_session(policy, session, current, now)]
+
+
+def holds_session(policy: Policy, session: SessionRow, current: BranchRow, now: int) -> bool:
+    """Tell whether a policy's query matches a session, whose current branch this is. now: microseconds."""
+    named = [(policy, policy.sessions(now))]
+    found = protecting(named, name=session.name, title=session.title, labels=session.labels, updated=current.recorded)
+    return found is not None
+
+
 def check_events_held(storage: Storage, policies: Policies, view: View, positions: Sequence[int]) -> None:
     """Refuse to erase events that a held session shares. positions: in order. Raises HeldError."""
     if policies.head is None:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 import msgspec
@@ -48,14 +48,20 @@ class LedgerFound(msgspec.Struct, frozen=True):
     older: bool
 
 
-def check_ledger(storage: Storage, *, keys: Sequence[str], seals: Sequence[Seal], fault: Fault) -> LedgerFound:
-    """Check the ledger of a store. keys: verifier keys to trust. seals: that were kept elsewhere. fault: called with each, in words."""
+def check_ledger(
+    storage: Storage, *, keys: Sequence[str], seals: Sequence[Seal], fault: Fault, start: int = 0
+) -> LedgerFound:
+    """Check the ledger of a store. keys: verifier keys to trust. seals: that were kept elsewhere. fault: called with each, in words.
+
+    start: how many of its first records are taken as they are; seals of fewer are left out.
+    """
     trusted = _pinned(keys)
-    stored = list(islice(_stored_seals(storage, fault), SEALS_CHECKED_MAX + 1))
+    told = takewhile(lambda seal: seal.head.size >= start, _stored_seals(storage, fault))
+    stored = list(islice(told, SEALS_CHECKED_MAX + 1))
     older = len(stored) > SEALS_CHECKED_MAX
-    claims = [*stored[:SEALS_CHECKED_MAX], *seals]
+    claims = [*stored[:SEALS_CHECKED_MAX], *(seal for seal in seals if seal.head.size >= start)]
     roots: dict[int, str] = dict.fromkeys((seal.head.size for seal in claims), "")
-    size = _check_tree(storage, roots, trusted, fault)
+    size = _check_tree(storage, start, roots, trusted, fault)
     genuine = unknown = sealed = 0
     for seal in claims:
         if not _holds(seal, size, roots, fault):
@@ -94,12 +100,16 @@ def _stored_seals(storage: Storage, fault: Fault) -> Iterator[Seal]:
         before = rows[-1].size  # of one size there are few: the same head, signed or cosigned once more
 
 
-def _check_tree(storage: Storage, roots: dict[int, str], trusted: dict[str, VerifierKey], fault: Fault) -> int:
-    """Check the tree and what its records say; fill in the roots at the sizes that are asked for; give the tree's size."""
+def _check_tree(
+    storage: Storage, start: int, roots: dict[int, str], trusted: dict[str, VerifierKey], fault: Fault
+) -> int:
+    """Check the tree and what its records say, from a place on; fill in the roots at the sizes that are asked for; give the tree's size."""
     tree = storage.ledger_tree()
-    peaks: list[bytes] = []
+    peaks = storage.ledger_nodes(peak_places(start))
     heads: dict[str, int] = {}
-    place = 0
+    place = start
+    if place in roots:
+        roots[place] = root_of_peaks(peaks).hex()
     while place < tree.size:
         rows = storage.placed(place, tree.size)
         for row in rows:

@@ -49,7 +49,9 @@ from everlog.storage import Append, Base, BranchRow, Rewind, SessionRow, Storage
 from everlog.writer import Keepers, Settings, busy_with_others, tries
 
 if TYPE_CHECKING:
+    from everlog.anchors import SinceLike
     from everlog.audit import Report
+    from everlog.auditing import Audit
 
 _SWITCH_TRIES = 20
 BRANCH_DIGITS_MIN = 8  # of a branch's id; fewer could be a name, b2
@@ -481,11 +483,39 @@ class Session(SessionEraser):
         return Follower(self, start).run(idle=idle, stop=stop)
 
     # --- proof ---
-    def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
-        """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`."""
+    def verify(
+        self,
+        *,
+        since: SinceLike | None = None,
+        states: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Re-derive everything of the session from the stored bytes and compare; see `everlog.audit.Report`. since, states: as of `Store.verify`."""
         from everlog.audit import verify_sessions
 
-        return verify_sessions(self.storage, [self.storage.session_by_id(self.uuid)], progress=progress)
+        row = self.storage.session_by_id(self.uuid)
+        return verify_sessions(self.storage, [row], since=since, states=states, progress=progress)
+
+    def audit(self, *, verify: bool = False, limit: int = 100, progress: Callable[[int], None] | None = None) -> Audit:
+        """Read what the record says of the session, for whoever examines it; see `everlog.auditing.Audit`. Changes nothing.
+
+        verify: also re-derive its hashes, and the bytes of the recorded calls that are listed. limit: of each kind that is listed, at
+        most AUDIT_LISTED_MAX; all are counted. progress: called with how many events were read.
+        """
+        from everlog.auditing import audit_session
+
+        row = self.storage.session_by_id(self.uuid)
+        if not verify:
+            return audit_session(self.storage, row, limit=limit, progress=progress)
+        lines = {line.name: line for line in self.branches()}
+        return audit_session(
+            self.storage,
+            row,
+            limit=limit,
+            saw=lambda window: lines[window.branch].saw(window.position).exact,
+            verification=self.verify(progress=progress),
+            progress=progress,
+        )
 
     def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """Write the session, with every branch, as a bundle file; give the number of events in it.

@@ -30,6 +30,7 @@ from everlog.storage import CatchingUp, Family, SessionFilter, Storage
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
+    from everlog.anchors import SinceLike
     from everlog.archiving import Archived
     from everlog.audit import Report
     from everlog.certificates import Certificate, Checked
@@ -373,16 +374,28 @@ class Store:
         *,
         keys: Sequence[str] = (),
         seals: Sequence[str | os.PathLike[str]] = (),
+        since: SinceLike | None = None,
+        states: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Report:
         """Re-derive every session and the ledger from the stored bytes and compare; see `everlog.audit.Report`.
 
         keys: verifier keys that the caller trusts to seal this ledger. seals: files of seals that were kept elsewhere, as `seals.txt` is one.
+        since: read only what came after this seal: "last", its size, its head (SIZE:ROOT), or a time, the last that was made until then; of
+        the rest, that each line has the head that was sealed. The pinned keys are then those that sign since. states: also make the hashes
+        of states on record again, by their reducers.
         """
         from everlog.audit import verify_store
         from everlog.seals import read_seals_files
 
-        return verify_store(self.storage, keys=keys, seals=read_seals_files(seals), progress=progress)
+        return verify_store(
+            self.storage,
+            keys=keys,
+            seals=read_seals_files(seals),
+            since=since,
+            states=states,
+            progress=progress,
+        )
 
     # --- seals ---
     def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:

@@ -96,6 +96,16 @@ def test_a_damaged_block_is_named_and_the_rest_goes_on(path, tmp_path, clock):
     assert "positions 64 to 127 of 's'" in check.found
 
 
+def test_an_audit_counts_what_it_cannot_read_and_goes_on_behind_it(path, tmp_path, clock):
+    flip_row(path, "block", "content", "start = 64 AND branch = 1")
+    with open_cold("sqlite", tmp_path, clock) as store:
+        audit = store.session("s").audit(verify=True)
+        assert (audit.events, audit.unreadable) == (151, 64)
+        assert audit.outcomes == {"none": 151 - 64}
+        assert not audit.verification.ok
+        assert any("64; `everlog verify` names them" in text for text in audit.untold)
+
+
 def test_a_refused_erasure_in_a_damaged_block_changes_nothing(path, tmp_path, clock):
     """An event with attachments keeps its commitments in its row, so its body need not be read to make them."""
     flip_row(path, "block", "content", "start = 128 AND branch = 1")

@@ -189,6 +189,7 @@ def test_a_reader_reads(url, addresses):
     with everlog.open(addresses["reader"], read_only=True) as store:
         assert len(store.sessions()) == 2
         assert store.verify().ok
+        assert store.session("run-1").audit(verify=True).verification.ok
         with pytest.raises(UnavailableError, match="read-only"):
             store.create("x")
     with everlog.open(addresses["reader"]) as store, pytest.raises(UnavailableError, match="may not"):

@@ -31,6 +31,8 @@ from everlog.summaries import FAN_OUT, LEAF_TOKENS, SUMMARIES_MAX, Covered, Summ
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncLease, AsyncRun
+    from everlog.anchors import SinceLike
+    from everlog.auditing import Audit
     from everlog.certificates import Certificate
     from everlog.core.retention import Policy
     from everlog.planning import ErasurePlan
@@ -390,9 +392,21 @@ class AsyncSession(AsyncReader[Session]):
             else:
                 await engine.waker.wait(seen, min(WAIT_SECONDS, deadline - engine.loop.time()))
 
-    async def verify(self, *, progress: Callable[[int], None] | None = None) -> Report:
+    async def verify(
+        self,
+        *,
+        since: SinceLike | None = None,
+        states: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
         """See `Session.verify`."""
-        return await self._engine.run(self.sync.verify, progress=progress)
+        return await self._engine.run(self.sync.verify, since=since, states=states, progress=progress)
+
+    async def audit(
+        self, *, verify: bool = False, limit: int = 100, progress: Callable[[int], None] | None = None
+    ) -> Audit:
+        """See `Session.audit`."""
+        return await self._engine.run(self.sync.audit, verify=verify, limit=limit, progress=progress)
 
     async def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
         """See `Session.export`."""

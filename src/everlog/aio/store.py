@@ -33,6 +33,7 @@ from everlog.transfer import Transferred
 
 if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
+    from everlog.anchors import SinceLike
     from everlog.archiving import Archived
     from everlog.certificates import Certificate, Checked
     from everlog.compacting import Compacted
@@ -273,10 +274,14 @@ class AsyncStore:
         *,
         keys: Sequence[str] = (),
         seals: Sequence[str | os.PathLike[str]] = (),
+        since: SinceLike | None = None,
+        states: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Report:
         """See `Store.verify`."""
-        return await self._engine.run(self.sync.verify, keys=keys, seals=seals, progress=progress)
+        return await self._engine.run(
+            self.sync.verify, keys=keys, seals=seals, since=since, states=states, progress=progress
+        )
 
     def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
         """See `Store.keys`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +13,20 @@ import msgspec
 
 from everlog.cli.main import address_argument, everlog, json_option, locate_session, opened
 from everlog.cli.output import advance, progress_bar, say, say_json, visible
+from everlog.core.position import from_micros, parse_time
 from everlog.open import default_store, is_postgres, needs_psycopg, open_store
+from everlog.reducers.registry import load_reducers
+from everlog.store import Store
 
 if TYPE_CHECKING:
+    from everlog.audit import Report
     from everlog.stores.check import Check
 
 _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
 
 
 @everlog.command(
-    epilog="Examples:  everlog verify   |   everlog verify run-42 --json   |   everlog verify --key 'everlog/30cb…+530d903a+Aeky…' --seals copy.txt"
+    epilog="Examples:  everlog verify   |   everlog verify run-42 --json   |   everlog verify --since -1d   |   everlog verify --states   |   everlog verify --key 'everlog/30cb…+530d903a+Aeky…' --seals copy.txt"
 )
 @address_argument(required=False)
 @click.option(
@@ -36,41 +42,79 @@ _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
     type=click.Path(path_type=Path, dir_okay=False),
     help="A file of seals that was kept elsewhere; may be given again.",
 )
+@click.option(
+    "--since",
+    metavar="SEAL",
+    help="Read only what came after a seal: last, its size, its head SIZE:ROOT, or a time, the last made until then.",
+)
+@click.option("--states", is_flag=True, help="Also make the hashes of states on record again, by their reducers.")
+@click.option(
+    "--reducers",
+    "modules",
+    multiple=True,
+    metavar="FILE.py|MODULE",
+    help="With --states: load your reducers first; runs its code.",
+)
 @json_option
 @click.pass_context
 def verify(
-    ctx: click.Context, address: str | None, keys: tuple[str, ...], seals: tuple[Path, ...], as_json: bool
+    ctx: click.Context,
+    address: str | None,
+    keys: tuple[str, ...],
+    seals: tuple[Path, ...],
+    since: str | None,
+    states: bool,
+    modules: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Re-derive every hash from the stored bytes, of one session or of all, and say what does not hold.
 
-    Of the whole store the ledger is checked too, and its seals: with --key, that the key signed them.
+    Of the whole store the ledger is checked too, and its seals: with --key, that the key signed them. With --since, of what the seal
+    covers only that each line has the head that was sealed: quick enough for every day.
     """
+    if modules and not states:
+        raise click.UsageError("--reducers is for --states: give both")
+    for module in modules:
+        load_reducers(module)
     if address is not None and (keys or seals):
         raise click.UsageError("--key and --seals are about the whole store: leave out the address")
     with opened(ctx) as store, progress_bar("verifying", None) as progress:
         if address is None:
-            report = store.verify(keys=keys, seals=seals, progress=advance(progress))
+            seal = _since(store, since)
+            report = store.verify(keys=keys, seals=seals, since=seal, states=states, progress=advance(progress))
         else:
-            report = locate_session(store, address).verify(progress=advance(progress))
+            session = locate_session(store, address)
+            report = session.verify(since=_since(store, since), states=states, progress=advance(progress))
     if as_json:
         say_json(report)
     else:
-        for fault in report.faults:
-            say(click.style(visible(str(fault)), fg="red"))
-        verdict = (
-            click.style("good", fg="green") if report.ok else click.style(f"{report.fault_count} faults", fg="red")
-        )
-        say(
-            f"{verdict}: {report.events} events on {report.branches} branches of {report.sessions} sessions; "
-            f"{report.erased} erased, {report.withheld} withheld"
-        )
-        say(f"not sealed yet: {report.unsealed} events")
-        if report.seals:
-            say(f"seals of your keys: {report.seals}")
-        for text in report.unchecked:
-            say(f"not checked: {text}")
+        _say_report(report, states=states)
     if not report.ok:
         raise SystemExit(1)
+
+
+def _since(store: Store, text: str | None) -> str | datetime | None:
+    """Give what names a seal; a time without a zone is UTC here."""
+    if text is None or re.match(r"\d{4}-", text) is None:
+        return text
+    return from_micros(parse_time(text, now=store.storage.now(), naive_is_utc=True))
+
+
+def _say_report(report: Report, *, states: bool) -> None:
+    for fault in report.faults:
+        say(click.style(visible(str(fault)), fg="red"))
+    verdict = click.style("good", fg="green") if report.ok else click.style(f"{report.fault_count} faults", fg="red")
+    say(
+        f"{verdict}: {report.events} events on {report.branches} branches of {report.sessions} sessions; "
+        f"{report.erased} erased, {report.withheld} withheld"
+    )
+    say(f"not sealed yet: {report.unsealed} events")
+    if report.seals:
+        say(f"seals of your keys: {report.seals}")
+    if states:
+        say(f"hashes of states made again: {report.states}")
+    for text in report.unchecked:
+        say(f"not checked: {visible(text)}")
 
 
 @everlog.command(epilog="Examples:  everlog doctor   |   everlog doctor --json   |   everlog doctor --store agent.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Importing a module registers its commands; the order of the list is that of `_ORDER`.
 from everlog.cli import (
+    auditing,
     checking,
     contexts,
     erasing,
@@ -22,6 +23,7 @@ from everlog.cli import (
 from everlog.cli.main import everlog
 
 __all__ = [
+    "auditing",
     "checking",
     "contexts",
     "erasing",
@@ -48,6 +50,6 @@ _ORDER = (
     *("erase", "certificate", "hold", "release", "holds", "approve", "proposals", "secrets"),
     *("stats", "compact", "archive", "restore", "retain"),
     *("prove", "check-proof", "keys", "seal", "seals", "witness", "tiles", "check-tiles"),
-    *("export", "copy", "verify", "init", "doctor", "help", "completion"),
+    *("export", "copy", "verify", "audit", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

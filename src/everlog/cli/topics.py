@@ -158,6 +158,7 @@ SEALS are signed statements of all that a store holds at one time.
                               a file that proves an event to whoever has the verifier key
   everlog check-proof 17.tlog-proof --key KEY
   everlog verify --key KEY    the store against its ledger, and the ledger against its seals
+  everlog verify --since -1d  only what came after the last seal of that time: for every day
 
 What a seal is worth depends on where copies of it are. Whoever has both the store and its key can write both anew, and
 whoever has the store alone can put back an older one with its older seals. So have copies where they cannot be changed:

@@ -43,6 +43,7 @@ CHECKPOINT_NAME_CHARACTERS_MAX = 128
 POLICIES_MAX = 200  # each erasure asks all that hold
 POLICY_REASON_CHARACTERS_MAX = 1_024  # it is part of the reason of each erasure
 RETENTION_LISTED_MAX = 100  # sessions that a plan names; the others are counted
+AUDIT_LISTED_MAX = 1_000  # of each kind that an audit lists; all are counted
 PLAN_LISTED_MAX = 100  # events, and others of a kind, that the plan of an erasure names
 
 # --- redaction -----------------------------------------------------------------------------------
