@@ -4,6 +4,7 @@
     branches/BBBB/NNNNNN.headers     canonical headers, one a line; their SHA-256 leaves are what everything hangs on
     branches/BBBB/NNNNNN.bodies      for each header: body and salt and attachments, or why they are not there
     ledger.jsonl                     the records that say what was erased
+    sealed.json                      where the store is sealed: the heads of its branches, and those records, up to one seal
     sha256                           of the names and contents of all members before it: finds damage, proves nothing
 
 1. Names, order, owners, modes and times are fixed, so the same session gives the same bytes.
@@ -18,13 +19,14 @@ import os
 import re
 import tarfile
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from everlog.attesting import attest, head_places, last_seal, read_attestation, record_places
 from everlog.audit import erased_leaves
 from everlog.core import limits
 from everlog.core.decide import EventRow, event_of, header_of
@@ -36,6 +38,7 @@ from everlog.core.prepare import Draw
 from everlog.core.query import Query, compile_query
 from everlog.core.query_text import parse
 from everlog.errors import NotFoundError, TamperedError, UnavailableError
+from everlog.sealed import SealRow
 from everlog.storage import SessionRow, Storage
 from everlog.transfer import (
     BUNDLE_FORMAT,
@@ -53,6 +56,8 @@ MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 MEMBER_BYTES_MAX = 2 * 1024 * 1024 * 1024  # a page of events whose attachments are all of the largest size
 BRANCHES_MAX = 100_000
 _MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
+_END: Final = ("ledger.jsonl", "sha256")
+_SEALED_END: Final = ("ledger.jsonl", "sealed.json", "sha256")
 _GONE: Final = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
 
 
@@ -84,14 +89,23 @@ def export_session(
     withhold: a query; bodies, keys and attachments of events that meet it are left out.
     """
     query = parse(withhold, now=storage.now()) if isinstance(withhold, str) else withhold
+    seal = last_seal(storage)  # before the branches are read: it vouches for no more than they hold
     parcel, pages = pack_session(storage, session)
-    target = Path(path)
+
+    def write(tar: tarfile.TarFile) -> int:
+        return _write(tar, storage, parcel, pages, query, seal)
+
+    return _write_whole(Path(path), write)
+
+
+def _write_whole(target: Path, write: Callable[[tarfile.TarFile], int]) -> int:
+    """Write a tar file, whole or not at all; give what `write` gave."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                count = _write(tar, storage, parcel, pages, query)
+                count = write(tar)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -104,7 +118,14 @@ def export_session(
     return count
 
 
-def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages: Pages, withhold: Query | None) -> int:
+def _write(
+    tar: tarfile.TarFile,
+    storage: Storage,
+    parcel: SessionParcel,
+    pages: Pages,
+    withhold: Query | None,
+    seal: SealRow | None,
+) -> int:
     meets = None if withhold is None else compile_query(withhold)
     digest = sha256()
 
@@ -137,6 +158,9 @@ def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages:
             add(f"{folder}.bodies", b"\n".join(contents) + b"\n")
             count += len(page)
     add("ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(records.items())))
+    if seal is not None:
+        places = head_places(storage, seal, ((branch.id, branch.size) for branch in parcel.branches if branch.own))
+        add("sealed.json", attest(storage, seal, places + record_places(storage, seal, records.values())))
     _add(tar, "sha256", digest.hexdigest().encode() + b"\n")
     return count
 
@@ -208,7 +232,8 @@ class Bundle:
             self._check_members()
             self._check_frame()
             self._check_digest()
-            records = self._read(self._members[-2]).splitlines()
+            records = self._read(self._members[-self._ends]).splitlines()
+            self.heads = self._sealed_heads() if self._ends == len(_SEALED_END) else {}
         except BaseException:
             self._tar.close()
             raise
@@ -268,10 +293,12 @@ class Bundle:
 
     def _check_members(self) -> None:
         rest = self._members[1:]
-        if len(rest) < 2 or [member.name for member in rest[-2:]] != ["ledger.jsonl", "sha256"]:
+        ending = tuple(member.name for member in rest[-len(_SEALED_END) :])
+        if ending != _SEALED_END and ending[-len(_END) :] != _END:
             raise self._broken("it is cut off: it does not end with ledger.jsonl and sha256")
+        self._ends = len(_SEALED_END) if ending == _SEALED_END else len(_END)
         self._index = [[] for _ in self.parcel.branches]
-        names = [member.name for member in rest[:-2]]
+        names = [member.name for member in rest[: -self._ends]]
         for member in rest:
             if not member.isreg() or member.size > MEMBER_BYTES_MAX:
                 raise self._broken(f"its member {member.name[:100]!r} is no regular file of a possible size")
@@ -314,6 +341,21 @@ class Bundle:
             digest.update(_framed(member.name, self._read(member)))
         if self._read(self._members[-1]) != digest.hexdigest().encode() + b"\n":
             raise self._broken("its contents are not those that its sha256 was made of: it was damaged or changed")
+
+    def _sealed_heads(self) -> dict[tuple[int, int], str]:
+        """Give the roots that are sealed, by index of the branch and size."""
+        places = {branch.id: place for place, branch in enumerate(self.parcel.branches)}
+        heads: dict[tuple[int, int], str] = {}
+        try:
+            for record in read_attestation(self._read(self._members[-2])):
+                place = places.get(record.branch)
+                if place is None or record.session != self.parcel.session:
+                    raise ValueError(f"its seal is of the branch {record.branch[:32]}, which is none of the session's")
+                if heads.setdefault((place, record.size), record.root) != record.root:
+                    raise ValueError("its seal says two roots of one size")
+        except ValueError as error:
+            raise self._broken(str(error)) from error
+        return heads
 
     def _read(self, member: tarfile.TarInfo) -> bytes:
         file = self._tar.extractfile(member)
@@ -395,5 +437,11 @@ def import_bundle(
     """Check a bundle whole, then take from it what the target lacks."""
     with Bundle(path) as bundle:
         latest = None if force else target.now() + limits.CLOCK_AHEAD_MICROS_MAX
-        check_parcel(bundle.parcel, bundle.pages, latest=latest, erased=lambda leaf: leaf.hex() in bundle.erased)
+        check_parcel(
+            bundle.parcel,
+            bundle.pages,
+            latest=latest,
+            erased=lambda leaf: leaf.hex() in bundle.erased,
+            heads=bundle.heads,
+        )
         return take_checked(target, draw, bundle.parcel, bundle.pages, progress)

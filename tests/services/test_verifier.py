@@ -1,0 +1,178 @@
+"""The verifier for strangers: one file, run as it is handed out, that says of every bundle what the importer says of it."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import everlog
+from bundles import members, rebuild
+from everlog import NewEvent, verifier
+from everlog.errors import TamperedError
+
+VERIFIER = verifier.__file__
+
+
+def run(path, *words):
+    """Run it as a stranger does: without everlog, and without any library that is installed."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", VERIFIER, str(path), "--json", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "", done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with everlog.open(tmp_path / "store.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(store):
+    made = store.create("s", title="Title", labels={"k": "v"}, metadata={"m": [1, 2]})
+    made.extend([NewEvent("note", {"content": f"n{n} é\u2028"}, key=f"k{n}") for n in range(1200)])
+    made.append("agent.message", {"content": "see"}, attachments={"a.bin": b"\x00\x01" * 50}, caused_by=made[3])
+    made.rewind(1000, reason="back")
+    made.append("note", {"content": "on b2"}, occurred_at=-5)
+    return made
+
+
+def exported(session, tmp_path, **how):
+    path = tmp_path / f"{len(list(tmp_path.glob('*.everlog')))}.everlog"
+    session.export(path, **how)
+    return path
+
+
+def test_a_session_of_many_shapes_holds_and_is_not_covered_by_a_seal(store, session, tmp_path):
+    fork = session.fork(700, id="f")
+    fork.append("note", {"content": "forked"})
+    session.erase([7], reason="asked")
+    code, report = run(exported(session, tmp_path))
+    assert (code, report["verdict"], report["faults"]) == (3, "not covered by a seal", [])
+    assert report["counts"] == {
+        **{"events": 1203, "bodies": 1202, "attachments": 1, "keys": 1200},
+        **{"erased": 1, "withheld": 0, "sealed": 0},
+    }
+    heads = {head["branch"]: head for head in report["heads"]}
+    assert f"{session.size()}:{heads[session.branch().id]['root']}" == str(session.refresh())
+    assert run(exported(fork, tmp_path))[0] == 3
+    assert any("title" in line for line in report["unchecked"])
+
+
+def test_what_is_withheld_is_incomplete_and_not_tampered(session, tmp_path):
+    code, report = run(exported(session, tmp_path, withhold="type:agent.message"))
+    assert (code, report["faults"], report["counts"]["withheld"]) == (2, [], 1)
+    assert "withheld" in report["missing"][0]
+
+
+@pytest.fixture
+def keys(store, tmp_path):
+    return store.keys(tmp_path / "keys")
+
+
+def test_a_sealed_bundle_is_good_under_the_key_that_is_pinned_and_under_no_other(store, session, keys, tmp_path):
+    key = keys.new()
+    session.erase([7], reason="asked")
+    store.seal(keys=keys)
+    path = exported(session, tmp_path)
+    code, report = run(path, "--key", key)
+    assert (code, report["faults"], report["unsealed"], report["missing"]) == (0, [], [], [])
+    assert (report["counts"]["sealed"], len(report["seal"]["signers"])) == (1203, 1)
+    with everlog.open("memory:") as other:
+        stranger = other.keys(tmp_path / "others").new()
+    assert run(path)[0] == run(path, "--key", stranger)[0] == 3
+    assert "no key" in run(path)[1]["unsealed"][0]
+    with everlog.open("memory:") as target:
+        assert target.import_bundle(path).events == 1203
+
+
+def test_the_library_and_the_program_openssl_say_the_same_of_a_signature(store, session, keys, tmp_path):
+    key = keys.new()
+    store.seal(keys=keys)
+    path = exported(session, tmp_path)
+    assert verifier.verify_bundle(str(path), [key]).code == run(path, "--key", key)[0] == 0
+    content = dict(members(path))
+    forged = json.loads(content["sealed.json"])
+    text, _, line = forged["note"].rpartition("\n\n")
+    at = len(line) // 2
+    forged["note"] = f"{text}\n\n{line[:at]}{'A' if line[at] != 'A' else 'B'}{line[at + 1:]}"
+    content["sealed.json"] = json.dumps(forged, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    rebuild(path, list(content.items()))
+    assert verifier.verify_bundle(str(path), [key]).code == run(path, "--key", key)[0] == 1
+    assert "not that key's" in run(path, "--key", key)[1]["faults"][0]
+
+
+def test_what_was_recorded_after_the_seal_is_not_covered(store, session, keys, tmp_path):
+    key = keys.new()
+    store.seal(keys=keys)
+    session.append("note", {"content": "later"})
+    code, report = run(exported(session, tmp_path), "--key", key)
+    assert (code, report["faults"], report["counts"]["sealed"]) == (3, [], 1203)
+    assert report["unsealed"] == ["1 events that no such seal covers"]
+
+
+def test_a_fork_s_seal_vouches_for_what_it_shares(store, session, keys, tmp_path):
+    key = keys.new()
+    fork = session.fork(700, id="f")
+    fork.append("note", {"content": "forked"})
+    store.seal(keys=keys)
+    code, report = run(exported(fork, tmp_path), "--key", key)
+    assert (code, report["counts"]["sealed"], report["counts"]["events"]) == (0, fork.size(), fork.size())
+
+
+def test_an_erasure_whose_record_no_seal_covers_is_not_covered(store, session, keys, tmp_path):
+    key = keys.new()
+    store.seal(keys=keys)
+    session.erase([7], reason="asked")
+    code, report = run(exported(session, tmp_path), "--key", key)
+    assert (code, report["faults"]) == (3, [])
+    assert report["unsealed"] == ["records of erasures that no such seal covers"]
+
+
+def test_events_taken_off_the_end_of_what_was_sealed_are_missed_by_both(store, session, keys, tmp_path):
+    key = keys.new()
+    store.seal(keys=keys)
+    session.append("note", {"content": "last"})
+    whole = dict(members(exported(session, tmp_path)))
+    store.seal(keys=keys)
+    path = exported(session, tmp_path)
+    shorter = dict(members(path))
+    store_now = shorter["sealed.json"]
+    session_before = {name: data for name, data in whole.items() if name != "sealed.json"}
+    manifest = json.loads(session_before["manifest.json"])
+    branch = manifest["branches"][-1]
+    headers = session_before["branches/0001/000001.headers"].splitlines(keepends=True)[:-1]
+    bodies = session_before["branches/0001/000001.bodies"].splitlines(keepends=True)[:-1]
+    branch["size"] -= 1
+    branch["root"] = session.branch("b2").prove(0, at=branch["size"]).head.root
+    session_before["manifest.json"] = json.dumps(manifest).encode()
+    session_before["branches/0001/000001.headers"] = b"".join(headers)
+    session_before["branches/0001/000001.bodies"] = b"".join(bodies)
+    rebuild(path, [*list(session_before.items())[:-1], ("sealed.json", store_now)])
+    code, report = run(path, "--key", key)
+    assert (code, report["faults"]) == (2, [])
+    assert "were sealed" in report["missing"][0]
+    with everlog.open("memory:") as target, pytest.raises(TamperedError, match="were sealed"):
+        target.import_bundle(path)
+
+
+def test_a_seal_of_another_history_is_told_by_both(store, session, keys, tmp_path):
+    key = keys.new()
+    store.seal(keys=keys)
+    path = exported(session, tmp_path)
+    content = dict(members(path))
+    sealed = json.loads(content["sealed.json"])
+    record = json.loads(sealed["records"][0]["record"])
+    record["size"] -= 1
+    sealed["records"][0]["record"] = json.dumps(record, separators=(",", ":"))
+    content["sealed.json"] = json.dumps(sealed, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    rebuild(path, list(content.items()))
+    assert run(path, "--key", key)[0] == 1
+    with everlog.open("memory:") as target, pytest.raises(TamperedError, match="does not stand in the ledger"):
+        target.import_bundle(path)
