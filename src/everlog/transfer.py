@@ -21,6 +21,7 @@ from everlog.core import limits
 from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
 from everlog.core.event import ERASED, PreparedAttachment
 from everlog.core.header import encode_header
+from everlog.core.lineage import Lineage
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.prepare import Draw
 from everlog.core.values import decode_json
@@ -154,22 +155,26 @@ def pack_session(storage: Storage, session: SessionRow) -> tuple[SessionParcel, 
     )
 
     def pages(branch: int, start: int) -> Iterator[list[EventParcel]]:
-        lineage, stop = lineages[branch], parcels[branch].size
-        while start < stop:
-            page: list[EventParcel] = []
-            held = 0  # bytes of attachments, which storage.rows does not count
-            for row in storage.rows(lineage, start, stop):
-                attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
-                page.append(EventParcel(row, attachments))
-                held += sum(item.size for item in attachments)
-                start += 1
-                if held >= limits.PAGE_BYTES_MAX:
-                    yield page
-                    page, held = [], 0
-            if page:
-                yield page
+        return line_pages(storage, lineages[branch], start, parcels[branch].size)
 
     return parcel, pages
+
+
+def line_pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterator[list[EventParcel]]:
+    """Give the events [start, stop) of a line with their attachments, in pages of bounded size."""
+    while start < stop:
+        page: list[EventParcel] = []
+        held = 0  # bytes of attachments, which storage.rows does not count
+        for row in storage.rows(lineage, start, stop):
+            attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
+            page.append(EventParcel(row, attachments))
+            held += sum(item.size for item in attachments)
+            start += 1
+            if held >= limits.PAGE_BYTES_MAX:
+                yield page
+                page, held = [], 0
+        if page:
+            yield page
 
 
 def _in_order(rows: Sequence[BranchRow], own: Sequence[BranchRow]) -> list[BranchRow]:

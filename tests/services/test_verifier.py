@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-import tarfile
-from pathlib import Path
 
 import pytest
 
 import everlog
 from bundles import members, rebuild
 from everlog import NewEvent, verifier
-from everlog.errors import TamperedError
+from everlog.errors import InvalidEventError, TamperedError
 
 VERIFIER = verifier.__file__
 
@@ -56,8 +54,13 @@ def test_a_session_of_many_shapes_holds_and_is_not_covered_by_a_seal(store, sess
     code, report = run(exported(session, tmp_path))
     assert (code, report["verdict"], report["faults"]) == (3, "not covered by a seal", [])
     assert report["counts"] == {
-        **{"events": 1203, "bodies": 1202, "attachments": 1, "keys": 1200},
-        **{"erased": 1, "withheld": 0, "sealed": 0},
+        "events": 1203,
+        "bodies": 1202,
+        "attachments": 1,
+        "keys": 1200,
+        "erased": 1,
+        "withheld": 0,
+        "sealed": 0,
     }
     heads = {head["branch"]: head for head in report["heads"]}
     assert f"{session.size()}:{heads[session.branch().id]['root']}" == str(session.refresh())
@@ -101,7 +104,7 @@ def test_the_library_and_the_program_openssl_say_the_same_of_a_signature(store, 
     forged = json.loads(content["sealed.json"])
     text, _, line = forged["note"].rpartition("\n\n")
     at = len(line) // 2
-    forged["note"] = f"{text}\n\n{line[:at]}{'A' if line[at] != 'A' else 'B'}{line[at + 1:]}"
+    forged["note"] = f"{text}\n\n{line[:at]}{'A' if line[at] != 'A' else 'B'}{line[at + 1 :]}"
     content["sealed.json"] = json.dumps(forged, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     rebuild(path, list(content.items()))
     assert verifier.verify_bundle(str(path), [key]).code == run(path, "--key", key)[0] == 1
@@ -176,3 +179,48 @@ def test_a_seal_of_another_history_is_told_by_both(store, session, keys, tmp_pat
     assert run(path, "--key", key)[0] == 1
     with everlog.open("memory:") as target, pytest.raises(TamperedError, match="does not stand in the ledger"):
         target.import_bundle(path)
+
+
+@pytest.mark.parametrize("cuts", [(0, 1), (0, 1202), (3, 17), (511, 513), (1200, 1202), (-5, "end")])
+def test_a_range_leads_to_a_head_by_what_lies_round_it(store, session, keys, tmp_path, cuts):
+    path = exported(session, tmp_path, start=cuts[0], stop=cuts[1], branch="b1")
+    code, report = run(path)
+    assert (code, report["faults"]) == (3, [])
+    assert {head["branch"]: f"{head['size']}:{head['root']}" for head in report["heads"]} == {
+        session.branch("b1").id: str(session.branch("b1").head)
+    }
+    key = keys.new()
+    store.seal(keys=keys)
+    sealed = exported(session, tmp_path, start=cuts[0], stop=cuts[1], branch="b1")
+    code, report = run(sealed, "--key", key)
+    assert (code, report["faults"], report["kind"]) == (0, [], "range")
+    with everlog.open("memory:") as target, pytest.raises(InvalidEventError, match="a range"):
+        target.import_bundle(path)
+
+
+def test_a_range_whose_events_or_hashes_were_changed_is_tampered(session, tmp_path):
+    path = exported(session, tmp_path, start=5, stop=9)
+    content = members(path)
+    for place, (name, data) in enumerate(content):
+        if name.startswith(("manifest", "branches")):
+            for at in range(len(data) // 3, len(data), max(1, len(data) // 7)):
+                changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+                rebuild(path, [*content[:place], (name, changed), *content[place + 1 :]])
+                code = verifier.verify_bundle(str(path)).code
+                assert code == 1 or (name == "manifest.json" and b'"id"' in data[:at] and code == 3), (name, at)
+
+
+def test_all_sessions_of_a_subject_are_written_into_a_folder(store, session, tmp_path):
+    for name in ("a/b", "A/B", "..", "other"):
+        made = store.create(name, labels={} if name == "other" else {"user": "u7"})
+        made.append("note", {"content": name})
+    told = []
+    exported_all = store.export("label.user:u7", tmp_path / "u7", progress=told.append)
+    assert [each.session for each in exported_all] == ["a/b", "A/B", ".."]
+    assert told == [1, 2, 3]
+    assert sorted(str(path) for path in (tmp_path / "u7").iterdir()) == sorted(each.path for each in exported_all)
+    with everlog.open("memory:") as target:
+        for each in exported_all:
+            assert run(each.path)[0] == 3
+            target.import_bundle(each.path)
+        assert {info.id for info in target.sessions()} == {"a/b", "A/B", ".."}
