@@ -364,7 +364,7 @@ class Bundle:
             self._check_members()
             self._check_frame()
             self._check_digest()
-            records = self._read(self._members[-self._ends]).splitlines()
+            records = self._lines(self._members[-self._ends])
             self.heads = self._sealed_heads() if self._ends == len(_SEALED_END) else {}
         except BaseException:
             self._tar.close()
@@ -381,9 +381,9 @@ class Bundle:
         """Give the events of a branch from a position on, a member's at a time."""
         position = self.parcel.branches[branch].base_size
         for headers, bodies in self._index[branch]:
-            head_lines = self._read(headers).splitlines()
+            head_lines = self._lines(headers)
             if position + len(head_lines) > start:
-                body_lines = self._read(bodies).splitlines()
+                body_lines = self._lines(bodies)
                 if len(head_lines) != len(body_lines):
                     raise self._broken(f"{headers.name} and {bodies.name} differ in length")
                 pairs = zip(head_lines, body_lines, strict=True)
@@ -500,6 +500,12 @@ class Bundle:
         if len(content) != member.size:
             raise self._broken(f"it is cut off within {member.name}")
         return content
+
+    def _lines(self, member: tarfile.TarInfo) -> list[bytes]:
+        lines = self._read(member).split(b"\n")
+        if lines.pop():
+            raise self._broken(f"{member.name} does not end with the end of a line")
+        return lines
 
     def _event(self, line: bytes, body_line: bytes, name: str) -> EventParcel:
         try:

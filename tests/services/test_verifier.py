@@ -224,3 +224,132 @@ def test_all_sessions_of_a_subject_are_written_into_a_folder(store, session, tmp
             assert run(each.path)[0] == 3
             target.import_bundle(each.path)
         assert {info.id for info in target.sessions()} == {"a/b", "A/B", ".."}
+
+
+def test_no_bit_of_a_sealed_bundle_can_be_flipped(tmp_path):
+    path, changed = tmp_path / "s.everlog", tmp_path / "changed.everlog"
+    with everlog.open("memory:") as store, everlog.open("memory:") as target:
+        session = store.create("s", events=[NewEvent("note", {"content": "one"}, attachments={"a": b"x"})])
+        session.append("note", {"content": "two"}, key="k")
+        session.erase([0], reason="asked")
+        keys = store.keys(tmp_path / "keys")
+        key = keys.new()
+        store.seal(keys=keys)
+        session.export(path)
+        assert verifier.verify_bundle(str(path), [key]).code == 0
+        whole = path.read_bytes()
+        for at in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[at] ^= 1 << at * 5 % 8
+            changed.write_bytes(flipped)
+            assert verifier.verify_bundle(str(changed), [key]).code == 1, at
+            if at % 97 == 0:
+                with pytest.raises(TamperedError):
+                    target.import_bundle(changed)
+        for size in range(0, len(whole), 509):
+            changed.write_bytes(whole[:size])
+            assert verifier.verify_bundle(str(changed), [key]).code == 2, size
+            with pytest.raises(TamperedError):
+                target.import_bundle(changed)
+        changed.write_bytes(whole + b"\x00")
+        assert verifier.verify_bundle(str(changed), [key]).code == 1
+
+
+def test_the_verifier_and_the_importer_say_the_same_of_what_was_changed_on_purpose(session, tmp_path):
+    session.erase([1], reason="asked")
+    path = exported(session, tmp_path, start=None)
+    content = members(path)
+    said = set()
+    for place, (name, data) in enumerate(content[:-1]):
+        lines = data.splitlines(keepends=True)
+        swapped = b"".join([*lines[1::-1], *lines[2:]])
+        cases = [
+            data[:-1],
+            data.replace(b'"n":3', b'"n":4', 1),
+            swapped,
+            b"".join(lines[:-1]),
+            data + lines[-1] if lines else b"",
+        ]
+        for change in cases:
+            if change == data:
+                continue
+            rebuild(path, [*content[:place], (name, change), *content[place + 1 :]])
+            with everlog.open("memory:") as target:
+                try:
+                    target.import_bundle(path)
+                    taken = True
+                except TamperedError:
+                    taken = False
+            assert (verifier.verify_bundle(str(path)).code == 3) is taken, (name, change[:200])
+            said.add(taken)
+    assert False in said
+
+
+@pytest.mark.parametrize("content", [{"salt": "ab" * 32}, {"content": "eA=="}])
+def test_what_is_withheld_brings_nothing_along(session, tmp_path, content):
+    """Nothing would be held against the commitment of an attachment whose event is marked as withheld."""
+    path = exported(session, tmp_path, withhold="type:agent.message")
+    parts = dict(members(path))
+    name = next(name for name, data in parts.items() if b'"attachments"' in data)
+    lines = parts[name].splitlines()
+    place = next(at for at, line in enumerate(lines) if b'"attachments"' in line)
+    event = json.loads(lines[place])
+    event["attachments"][0].update(content)
+    lines[place] = json.dumps(event).encode()
+    parts[name] = b"\n".join(lines) + b"\n"
+    rebuild(path, list(parts.items()))
+    assert verifier.verify_bundle(str(path)).code == 1
+    with everlog.open("memory:") as target, pytest.raises(TamperedError, match="some of it is there"):
+        target.import_bundle(path)
+
+
+def test_a_session_holds_from_wherever_it_was_written(store, session, keys, tmp_path):
+    """Imported, compacted, archived and copied: what is hashed stays."""
+    key = keys.new()
+    store.compact(older_than=0)
+    store.archive(tmp_path / "cold", older_than=0)
+    store.seal(keys=keys)
+    first = exported(session, tmp_path)
+    assert run(first, "--key", key)[0] == 0
+    with everlog.open(tmp_path / "other.db") as other:
+        other.import_bundle(first)
+        second = exported(other.session("s"), tmp_path)
+        code, report = run(second)
+        assert (code, report["faults"], report["counts"]["bodies"]) == (3, [], 1203)
+        others = other.keys(tmp_path / "others")
+        other_key = others.new()
+        other.seal(keys=others)
+        assert run(exported(other.session("s"), tmp_path), "--key", other_key)[0] == 0
+
+
+def test_the_page_asks_nothing_of_anybody_and_runs_no_text_of_the_bundle(store, tmp_path):
+    made = store.create("<script>alert(1)</script>", title="<b>")
+    made.append("note", {"content": "x"})
+    path, page = exported(made, tmp_path), tmp_path / "report.html"
+    assert run(path, "--html", str(page))[0] == 3
+    text = page.read_text()
+    assert "&lt;script&gt;" in text
+    assert "<script" not in text
+    assert "://" not in text
+
+
+def test_a_key_that_is_none_and_a_file_that_is_not_there_decide_nothing(session, tmp_path):
+    path = exported(session, tmp_path)
+    for words in ([path, "--key", "no key"], [tmp_path / "none"], [], [path, "--nonsense"]):
+        done = subprocess.run([sys.executable, "-I", "-S", VERIFIER, *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == 64
+        assert done.stdout == ""
+        assert done.stderr
+
+
+def test_hostile_names_do_not_reach_the_terminal(store, tmp_path):
+    made = store.create("s")
+    made.append("note", {"content": "x"})
+    path = exported(made, tmp_path)
+    content = members(path)
+    manifest = json.loads(content[0][1])
+    manifest["id"] = "\x1b[2J\u202e"
+    rebuild(path, [("manifest.json", json.dumps(manifest).encode()), *content[1:]])
+    done = subprocess.run([sys.executable, "-I", "-S", VERIFIER, str(path)], capture_output=True, text=True)
+    assert (done.returncode, "\x1b" in done.stdout, "\u202e" in done.stdout) == (3, False, False)
+    assert "NOT COVERED BY A SEAL" in done.stdout
