@@ -353,3 +353,23 @@ def test_hostile_names_do_not_reach_the_terminal(store, tmp_path):
     done = subprocess.run([sys.executable, "-I", "-S", VERIFIER, str(path)], capture_output=True, text=True)
     assert (done.returncode, "\x1b" in done.stdout, "\u202e" in done.stdout) == (3, False, False)
     assert "NOT COVERED BY A SEAL" in done.stdout
+
+
+def test_every_change_is_told_even_where_the_digest_was_made_anew(tmp_path):
+    path = tmp_path / "s.everlog"
+    with everlog.open("memory:") as store:
+        session = store.create("s", events=[NewEvent("note", {"content": "one"}, key="k", attachments={"a": b"x"})])
+        session.append("note", {"content": "two"}, actor="a", outcome="ok")
+        session.append("note", {"content": "three"})
+        session.erase([2], reason="asked")
+        keys = store.keys(tmp_path / "keys")
+        key = keys.new()
+        store.seal(keys=keys)
+        session.export(path)
+    content = members(path)
+    for place, (name, data) in enumerate(content[1:-1], start=1):
+        for at in range(len(data)):
+            changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            rebuild(path, [*content[:place], (name, changed), *content[place + 1 :]])
+            code = verifier.verify_bundle(str(path), [key]).code
+            assert code == 1 or (name in ("ledger.jsonl", "sealed.json") and code == 3), (name, data[:at][-60:])
