@@ -9,6 +9,8 @@ import pytest
 import everlog
 from bundles import members, rebuild
 from everlog import NewEvent, verifier
+from everlog.core.header import commit_body
+from everlog.core.merkle import leaf_hash, node_hash
 from everlog.errors import InvalidEventError, TamperedError
 
 VERIFIER = verifier.__file__
@@ -373,3 +375,30 @@ def test_every_change_is_told_even_where_the_digest_was_made_anew(tmp_path):
             rebuild(path, [*content[:place], (name, changed), *content[place + 1 :]])
             code = verifier.verify_bundle(str(path), [key]).code
             assert code == 1 or (name in ("ledger.jsonl", "sealed.json") and code == 3), (name, data[:at][-60:])
+
+
+def test_a_history_made_anew_with_all_its_hashes_is_told_by_both(store, keys, tmp_path):
+    session = store.create("s", events=[NewEvent("note", {"content": "one"}), NewEvent("note", {"content": "two"})])
+    key = keys.new()
+    store.seal(keys=keys)
+    path = exported(session, tmp_path)
+    parts = dict(members(path))
+    first, last = parts["branches/0000/000001.headers"].splitlines()
+    contents = [json.loads(line) for line in parts["branches/0000/000001.bodies"].splitlines()]
+    contents[1]["body"] = contents[1]["body"].replace("two", "three")
+    header = json.loads(last)
+    header["c"] = [commit_body(bytes.fromhex(contents[1]["salt"]), contents[1]["body"].encode()).hex()]
+    last = json.dumps(header, separators=(",", ":")).encode()
+    manifest = json.loads(parts["manifest.json"])
+    manifest["branches"][0]["root"] = node_hash(leaf_hash(first), leaf_hash(last)).hex()
+    parts["manifest.json"] = json.dumps(manifest).encode()
+    parts["branches/0000/000001.headers"] = first + b"\n" + last + b"\n"
+    parts["branches/0000/000001.bodies"] = b"".join(json.dumps(each).encode() + b"\n" for each in contents)
+    rebuild(path, [(name, data) for name, data in parts.items() if name != "sealed.json"])
+    assert run(path, "--key", key)[0] == 3  # it holds together, and nobody vouches for it
+    rebuild(path, list(parts.items()))
+    code, report = run(path, "--key", key)
+    assert code == 1
+    assert "were sealed that are not these" in report["faults"][0]
+    with everlog.open("memory:") as target, pytest.raises(TamperedError, match="not those that were sealed"):
+        target.import_bundle(path)
