@@ -211,9 +211,9 @@ def export_sessions(
         ) from error
     exported: list[Exported] = []
     for session in all_sessions(storage, chosen):
-        # With a part of its id: names that differ in case alone are one file on some disks.
+        # With the random end of its id: names that differ in case alone are one file on some disks.
         name = quote(session.name, safe="")[:FILE_NAME_CHARACTERS_MAX].replace(".", "%2E")
-        path = into / f"{name}.{session.id[:8]}.everlog"
+        path = into / f"{name}.{session.id[-8:]}.everlog"
         with suppress(NotFoundError):  # it was deleted meanwhile
             count = export_session(storage, storage.session_by_id(session.id), path, withhold=asked)
             exported.append(Exported(session.name, str(path), count, path.stat().st_size))
