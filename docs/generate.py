@@ -16,6 +16,7 @@ from everlog import errors
 from everlog import pending as in_flight
 from everlog.approving import Proposal, Proposed
 from everlog.auditing import Audit, Deletion, Erasure, Fork, Hold, Line, SealedTo
+from everlog.bundle import Exported
 from everlog.certificates import Certificate, CertifiedRecord, Checked
 from everlog.cli.commands import everlog as command
 from everlog.cli.main import EXIT_CODES, exit_code
@@ -74,6 +75,7 @@ _GIVEN: dict[type[Any], str] = {
     Sealer: "What `store.sealer()` gives, on both faces.",
     TilesWritten: "What `store.write_tiles()` gives.",
     Sealing: "What `SealedProof.verify()` gives.",
+    Exported: "In what `store.export()` gives.",
     ErasurePlan: "What `session.plan_erasure()` gives.",
     PlannedEvent: "In `ErasurePlan.listed`.",
     PlannedSummary: "In `ErasurePlan.summaries`.",

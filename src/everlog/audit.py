@@ -26,7 +26,7 @@ from everlog.core.header import commit_attachment, commit_body, encode_header
 from everlog.core.ledger import read_erase_record
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
-from everlog.core.query import EVERYTHING
+from everlog.core.query import EVERYTHING, Query
 from everlog.errors import CorruptionError, EverlogError, InvalidEventError, TamperedError
 from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, OnRecord, check_ledger, covered
 from everlog.reader import View, base_at
@@ -212,11 +212,11 @@ def verify_store(
     return _verify(checker, all_sessions(storage), on_record)
 
 
-def all_sessions(storage: Storage) -> Iterator[SessionRow]:
-    """Give every living session, in the order of their making."""
+def all_sessions(storage: Storage, query: Query = EVERYTHING) -> Iterator[SessionRow]:
+    """Give every living session that meets a query on sessions, in the order of their making."""
     after: tuple[SessionRow, BranchRow] | None = None
     while True:
-        chosen = SessionFilter(EVERYTHING, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after)
+        chosen = SessionFilter(query, order="created", limit=limits.SESSIONS_PAGE_MAX, after=after)
         page = storage.sessions(chosen)
         for each in page:
             after = (each.session, each.branch)

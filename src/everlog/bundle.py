@@ -4,6 +4,7 @@
     branches/BBBB/NNNNNN.headers     canonical headers, one a line; their SHA-256 leaves are what everything hangs on
     branches/BBBB/NNNNNN.bodies      for each header: body and salt and attachments, or why they are not there
     ledger.jsonl                     the records that say what was erased
+    sealed.json                      where the store is sealed: the heads of its branches, and those records, up to one seal
     sha256                           of the names and contents of all members before it: finds damage, proves nothing
 
 1. Names, order, owners, modes and times are fixed, so the same session gives the same bytes.
@@ -18,42 +19,79 @@ import os
 import re
 import tarfile
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
-from everlog.audit import erased_leaves
+from everlog.attesting import attest, head_places, last_seal, read_attestation, record_places
+from everlog.audit import all_sessions, erased_leaves
 from everlog.core import limits
 from everlog.core.decide import EventRow, event_of, header_of
-from everlog.core.event import DELETED, ERASED, WITHHELD, Cause, PreparedAttachment, encode_attached
+from everlog.core.event import DELETED, ERASED, WITHHELD, Cause, Head, PreparedAttachment, encode_attached
 from everlog.core.header import Header, decode_header, encode_header
-from everlog.core.merkle import leaf_hash
+from everlog.core.ledger import HeadRecord, read_record
+from everlog.core.merkle import leaf_hash, subtree_places
 from everlog.core.position import parse_event_id
 from everlog.core.prepare import Draw
 from everlog.core.query import Query, compile_query
 from everlog.core.query_text import parse
-from everlog.errors import NotFoundError, TamperedError, UnavailableError
+from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, TamperedError, UnavailableError
+from everlog.reader import View, head_at
+from everlog.sealed import SealRow
 from everlog.storage import SessionRow, Storage
 from everlog.transfer import (
     BUNDLE_FORMAT,
     EventParcel,
-    Pages,
     Progress,
     SessionParcel,
     Transferred,
     check_parcel,
+    line_pages,
     pack_session,
     take_checked,
 )
 
+RANGE_FORMAT = "everlog/1/range"
+FILE_NAME_CHARACTERS_MAX = 150  # of a session's name in that of its bundle: file systems take 255 bytes
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 MEMBER_BYTES_MAX = 2 * 1024 * 1024 * 1024  # a page of events whose attachments are all of the largest size
 BRANCHES_MAX = 100_000
 _MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
+_END: Final = ("ledger.jsonl", "sha256")
+_SEALED_END: Final = ("ledger.jsonl", "sealed.json", "sha256")
 _GONE: Final = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """A session that was written as a bundle. events: in it. bytes: of the file."""
+
+    session: str
+    path: str
+    events: int
+    bytes: int
+
+
+class RangeManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a range says of itself: of which line it is, and to which head it leads. nodes: hex, of what lies left and right of it."""
+
+    v: str = RANGE_FORMAT
+    session: str
+    id: str
+    branch: str
+    start: int
+    stop: int
+    size: int
+    root: str
+    nodes: list[str]
+
+
+class _Version(msgspec.Struct):
+    v: str = BUNDLE_FORMAT
 
 
 class _Attachment(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -83,15 +121,119 @@ def export_session(
 
     withhold: a query; bodies, keys and attachments of events that meet it are left out.
     """
-    query = parse(withhold, now=storage.now()) if isinstance(withhold, str) else withhold
+    seal = last_seal(storage)  # before the branches are read: it vouches for no more than they hold
     parcel, pages = pack_session(storage, session)
-    target = Path(path)
+
+    def write(writer: _Writer) -> None:
+        writer.add("manifest.json", msgspec.json.format(msgspec.json.encode(parcel), indent=1) + b"\n")
+        key_salt = bytes.fromhex(parcel.key_salt)
+        for index, branch in enumerate(parcel.branches):
+            line = _Line(parcel.id, branch.id, lambda _, writer=branch.writer: writer, key_salt)
+            before = None if branch.base is None else next(pages(branch.base, branch.base_size - 1))[0].row.leaf
+            writer.add_pages(index, line, before, pages(index, branch.base_size))
+        writer.end(seal, ((branch.id, branch.size) for branch in parcel.branches if branch.own))
+
+    return _write_whole(Path(path), _Writer(storage, _asked(storage, withhold)), write)
+
+
+def export_range(
+    storage: Storage,
+    session: SessionRow,
+    read_view: Callable[[], View],
+    cuts: Callable[[View], tuple[int, int]],
+    path: str | os.PathLike[str],
+    *,
+    withhold: str | Query | None = None,
+) -> int:
+    """Write the events between two cuts of a line, with what proves that they stand in it; give their number.
+
+    read_view: reads the line. cuts: finds the cuts in it. The head that they lead to is sealed, where one is that holds them all. Keys are
+    not shown: their salt is that of the whole family.
+    """
+    seal = last_seal(storage)
+    view = read_view()
+    start, stop = cuts(view)
+    if start >= stop:
+        raise InvalidPlaceError(f"there are no events from {start} to {stop}; nothing was written; name at least one")
+    sealed = _sealed_head(storage, view, stop, seal)
+    head = head_at(storage, view, view.size) if sealed is None else sealed
+    places = [*subtree_places(0, start), *subtree_places(stop, head.size)]
+    nodes = [node.hex() for node in storage.tree_nodes(view.lineage, places)]
+    manifest = RangeManifest(
+        session=session.id,
+        id=session.name,
+        branch=view.branch.id,
+        start=start,
+        stop=stop,
+        size=head.size,
+        root=head.root,
+        nodes=nodes,
+    )
+
+    def write(writer: _Writer) -> None:
+        writer.add("manifest.json", msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        key_salt = session.family.key_salt
+        line = _Line(session.name, view.branch.id, lambda at: view.lineage.owner(at).writer, key_salt, keys=False)
+        before = None if start == 0 else storage.leaf_at(view.lineage, start - 1)[0]
+        writer.add_pages(0, line, before, line_pages(storage, view.lineage, start, stop))
+        writer.end(seal, [] if sealed is None else [(view.branch.id, head.size)])
+
+    return _write_whole(Path(path), _Writer(storage, _asked(storage, withhold)), write)
+
+
+def _sealed_head(storage: Storage, view: View, stop: int, seal: SealRow | None) -> Head | None:
+    """Give the first sealed head of a line that holds all up to `stop`; None where there is none."""
+    place = None if seal is None else storage.head_place(view.branch.id, stop, seal.size)
+    if place is None:
+        return None
+    head = read_record(storage.placed(place, place + 1)[0].record, HeadRecord).head
+    return head if head.size <= view.size else None
+
+
+def export_sessions(
+    storage: Storage,
+    chosen: Query,
+    folder: str | os.PathLike[str],
+    *,
+    withhold: str | Query | None = None,
+    progress: Progress | None = None,
+) -> list[Exported]:
+    """Write each living session that meets a query as a bundle of its own into a folder, which is made where it is not there.
+
+    progress: is told how many sessions are written.
+    """
+    into, asked = Path(folder), _asked(storage, withhold)
+    try:
+        into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"the folder {into} cannot be made ({error.strerror}); nothing was written; name another"
+        ) from error
+    exported: list[Exported] = []
+    for session in all_sessions(storage, chosen):
+        # With the random end of its id: names that differ in case alone are one file on some disks.
+        name = quote(session.name, safe="")[:FILE_NAME_CHARACTERS_MAX].replace(".", "%2E")
+        path = into / f"{name}.{session.id[-8:]}.everlog"
+        with suppress(NotFoundError):  # it was deleted meanwhile
+            count = export_session(storage, storage.session_by_id(session.id), path, withhold=asked)
+            exported.append(Exported(session.name, str(path), count, path.stat().st_size))
+            if progress is not None:
+                progress(len(exported))
+    return exported
+
+
+def _asked(storage: Storage, withhold: str | Query | None) -> Query | None:
+    return parse(withhold, now=storage.now()) if isinstance(withhold, str) else withhold
+
+
+def _write_whole(target: Path, writer: _Writer, write: Callable[[_Writer], None]) -> int:
+    """Write a bundle, whole or not at all; give the number of events in it."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                count = _write(tar, storage, parcel, pages, query)
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as writer.tar:
+                write(writer)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -101,44 +243,65 @@ def export_session(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
-    return count
+    return writer.count
 
 
-def _write(tar: tarfile.TarFile, storage: Storage, parcel: SessionParcel, pages: Pages, withhold: Query | None) -> int:
-    meets = None if withhold is None else compile_query(withhold)
-    digest = sha256()
+class _Line(msgspec.Struct, frozen=True):
+    """What the events of a line are written with. writer: of the event at a position. keys: whether they are shown."""
 
-    def add(name: str, content: bytes) -> None:
-        _add(tar, name, content)
-        digest.update(_framed(name, content))
+    session: str
+    branch: str
+    writer: Callable[[int], str]
+    key_salt: bytes
+    keys: bool = True
 
-    add("manifest.json", msgspec.json.format(msgspec.json.encode(parcel), indent=1) + b"\n")
-    key_salt = bytes.fromhex(parcel.key_salt)
-    count = 0
-    records: dict[int, bytes] = {}
-    for index, branch in enumerate(parcel.branches):
-        previous = _leaf_before(pages, parcel, index)
-        for number, page in enumerate(pages(index, branch.base_size), start=1):
+
+class _Writer:
+    """Writes the members of a bundle in their order. tar: set while it is open."""
+
+    tar: tarfile.TarFile
+
+    def __init__(self, storage: Storage, withhold: Query | None) -> None:
+        self._storage = storage
+        self._meets = None if withhold is None else compile_query(withhold)
+        self._digest = sha256()
+        self._records: dict[int, bytes] = {}
+        self.count = 0
+
+    def add(self, name: str, content: bytes) -> None:
+        _add(self.tar, name, content)
+        self._digest.update(_framed(name, content))
+
+    def add_pages(self, branch: int, line: _Line, previous: bytes | None, pages: Iterable[list[EventParcel]]) -> None:
+        """Add events. previous: the leaf before them."""
+        for number, page in enumerate(pages, start=1):
             headers: list[bytes] = []
             contents: list[bytes] = []
             for event in page:
-                row = event.row
-                header = header_of(row, writer=branch.writer, previous=previous, key_salt=key_salt)
+                row, writer = event.row, line.writer(event.row.position)
+                header = header_of(row, writer=writer, previous=previous, key_salt=line.key_salt)
                 headers.append(encode_header(header))
                 previous = row.leaf
-                seen = event_of(row, session=parcel.id, branch_id=branch.id, writer=branch.writer)
-                contents.append(msgspec.json.encode(_contents(event, withheld=meets is not None and meets(seen))))
+                seen = event_of(row, session=line.session, branch_id=line.branch, writer=writer)
+                withheld = self._meets is not None and self._meets(seen)
+                contents.append(msgspec.json.encode(_contents(event, withheld=withheld, keys=line.keys)))
                 if row.gone == ERASED:
-                    entry = storage.erasure(row.leaf)
+                    entry = self._storage.erasure(row.leaf)
                     if entry is not None:
-                        records[entry.number] = entry.record
-            folder = f"branches/{index:04d}/{number:06d}"
-            add(f"{folder}.headers", b"\n".join(headers) + b"\n")
-            add(f"{folder}.bodies", b"\n".join(contents) + b"\n")
-            count += len(page)
-    add("ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(records.items())))
-    _add(tar, "sha256", digest.hexdigest().encode() + b"\n")
-    return count
+                        self._records[entry.number] = entry.record
+            folder = f"branches/{branch:04d}/{number:06d}"
+            self.add(f"{folder}.headers", b"\n".join(headers) + b"\n")
+            self.add(f"{folder}.bodies", b"\n".join(contents) + b"\n")
+            self.count += len(page)
+
+    def end(self, seal: SealRow | None, branches: Iterable[tuple[str, int]]) -> None:
+        """Add the ledger's records, and what a seal says of them and of branches, by id and size."""
+        self.add("ledger.jsonl", b"".join(record + b"\n" for _, record in sorted(self._records.items())))
+        if seal is not None:
+            places = head_places(self._storage, seal, branches)
+            places += record_places(self._storage, seal, self._records.values())
+            self.add("sealed.json", attest(self._storage, seal, places))
+        _add(self.tar, "sha256", self._digest.hexdigest().encode() + b"\n")
 
 
 def _framed(name: str, content: bytes) -> bytes:
@@ -146,21 +309,14 @@ def _framed(name: str, content: bytes) -> bytes:
     return f"{len(name)}:{name}{len(content)}:".encode() + content
 
 
-def _leaf_before(pages: Pages, parcel: SessionParcel, index: int) -> bytes | None:
-    """Give the leaf of the event that a branch's first own one follows."""
-    branch = parcel.branches[index]
-    if branch.base is None:
-        return None
-    return next(pages(branch.base, branch.base_size - 1))[0].row.leaf
-
-
-def _contents(event: EventParcel, *, withheld: bool) -> _Contents:
+def _contents(event: EventParcel, *, withheld: bool, keys: bool) -> _Contents:
     row = event.row
+    key = None if withheld or not keys else row.key
     cause = None if row.cause is None else Cause.unpack(row.cause).id
     if withheld or row.body is None or row.salt is None:
         gone = _GONE.get(row.gone or 0, "withheld")
         bare = [_Attachment(item.name, item.size) for item in event.attachments]
-        return _Contents(row.position, gone=gone, key=None if withheld else row.key, caused_by=cause, attachments=bare)
+        return _Contents(row.position, gone=gone, key=key, caused_by=cause, attachments=bare)
     attachments = [
         _Attachment(
             item.name,
@@ -170,7 +326,7 @@ def _contents(event: EventParcel, *, withheld: bool) -> _Contents:
         )
         for item in event.attachments
     ]
-    return _Contents(row.position, row.body.decode(), row.salt.hex(), None, row.key, cause, attachments)
+    return _Contents(row.position, row.body.decode(), row.salt.hex(), None, key, cause, attachments)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -208,7 +364,8 @@ class Bundle:
             self._check_members()
             self._check_frame()
             self._check_digest()
-            records = self._read(self._members[-2]).splitlines()
+            records = self._lines(self._members[-self._ends])
+            self.heads = self._sealed_heads() if self._ends == len(_SEALED_END) else {}
         except BaseException:
             self._tar.close()
             raise
@@ -224,9 +381,9 @@ class Bundle:
         """Give the events of a branch from a position on, a member's at a time."""
         position = self.parcel.branches[branch].base_size
         for headers, bodies in self._index[branch]:
-            head_lines = self._read(headers).splitlines()
+            head_lines = self._lines(headers)
             if position + len(head_lines) > start:
-                body_lines = self._read(bodies).splitlines()
+                body_lines = self._lines(bodies)
                 if len(head_lines) != len(body_lines):
                     raise self._broken(f"{headers.name} and {bodies.name} differ in length")
                 pairs = zip(head_lines, body_lines, strict=True)
@@ -240,6 +397,11 @@ class Bundle:
         if self._members[0].size > MANIFEST_BYTES_MAX:
             raise self._broken("its manifest is larger than any can be")
         try:
+            if msgspec.json.decode(self._read(self._members[0]), type=_Version).v == RANGE_FORMAT:
+                raise InvalidEventError(
+                    f"{self.path} holds a range of a session, which can be checked and not taken in; nothing was taken; ask for a bundle of "
+                    "the whole session"
+                )
             parcel = msgspec.json.decode(self._read(self._members[0]), type=SessionParcel)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._broken(f"its manifest cannot be read ({error})") from error
@@ -268,10 +430,12 @@ class Bundle:
 
     def _check_members(self) -> None:
         rest = self._members[1:]
-        if len(rest) < 2 or [member.name for member in rest[-2:]] != ["ledger.jsonl", "sha256"]:
+        ending = tuple(member.name for member in rest[-len(_SEALED_END) :])
+        if ending != _SEALED_END and ending[-len(_END) :] != _END:
             raise self._broken("it is cut off: it does not end with ledger.jsonl and sha256")
+        self._ends = len(_SEALED_END) if ending == _SEALED_END else len(_END)
         self._index = [[] for _ in self.parcel.branches]
-        names = [member.name for member in rest[:-2]]
+        names = [member.name for member in rest[: -self._ends]]
         for member in rest:
             if not member.isreg() or member.size > MEMBER_BYTES_MAX:
                 raise self._broken(f"its member {member.name[:100]!r} is no regular file of a possible size")
@@ -315,12 +479,33 @@ class Bundle:
         if self._read(self._members[-1]) != digest.hexdigest().encode() + b"\n":
             raise self._broken("its contents are not those that its sha256 was made of: it was damaged or changed")
 
+    def _sealed_heads(self) -> dict[tuple[int, int], str]:
+        """Give the roots that are sealed, by index of the branch and size."""
+        places = {branch.id: place for place, branch in enumerate(self.parcel.branches)}
+        heads: dict[tuple[int, int], str] = {}
+        try:
+            for record in read_attestation(self._read(self._members[-2])):
+                place = places.get(record.branch)
+                if place is None or record.session != self.parcel.session:
+                    raise ValueError(f"its seal is of the branch {record.branch[:32]}, which is none of the session's")
+                if heads.setdefault((place, record.size), record.root) != record.root:
+                    raise ValueError("its seal says two roots of one size")
+        except ValueError as error:
+            raise self._broken(str(error)) from error
+        return heads
+
     def _read(self, member: tarfile.TarInfo) -> bytes:
         file = self._tar.extractfile(member)
         content = b"" if file is None else file.read()
         if len(content) != member.size:
             raise self._broken(f"it is cut off within {member.name}")
         return content
+
+    def _lines(self, member: tarfile.TarInfo) -> list[bytes]:
+        lines = self._read(member).split(b"\n")
+        if lines.pop():
+            raise self._broken(f"{member.name} does not end with the end of a line")
+        return lines
 
     def _event(self, line: bytes, body_line: bytes, name: str) -> EventParcel:
         try:
@@ -395,5 +580,11 @@ def import_bundle(
     """Check a bundle whole, then take from it what the target lacks."""
     with Bundle(path) as bundle:
         latest = None if force else target.now() + limits.CLOCK_AHEAD_MICROS_MAX
-        check_parcel(bundle.parcel, bundle.pages, latest=latest, erased=lambda leaf: leaf.hex() in bundle.erased)
+        check_parcel(
+            bundle.parcel,
+            bundle.pages,
+            latest=latest,
+            erased=lambda leaf: leaf.hex() in bundle.erased,
+            heads=bundle.heads,
+        )
         return take_checked(target, draw, bundle.parcel, bundle.pages, progress)

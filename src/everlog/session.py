@@ -517,14 +517,32 @@ class Session(SessionEraser):
             progress=progress,
         )
 
-    def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        withhold: str | None = None,
+        start: PlaceLike | None = None,
+        stop: PlaceLike | None = None,
+        branch: str | None = None,
+    ) -> int:
         """Write the session, with every branch, as a bundle file; give the number of events in it.
 
         withhold: a query; the bodies of events that meet it are left out, and the receiver sees *withheld*.
+        start, stop: cuts; only the events between them, of the current line or of `branch`, with what proves that they stand in it.
         """
-        from everlog.bundle import export_session
+        from everlog.bundle import export_range, export_session
 
-        return export_session(self.storage, self.storage.session_by_id(self.uuid), path, withhold=withhold)
+        row = self.storage.session_by_id(self.uuid)
+        if start is None and stop is None and branch is None:
+            return export_session(self.storage, row, path, withhold=withhold)
+        line = self if branch is None else self.branch(branch)
+
+        def cuts(view: View) -> tuple[int, int]:
+            low = line._clamped_cut(view, "start" if start is None else start)
+            return low, line._clamped_cut(view, "end" if stop is None else stop)
+
+        return export_range(self.storage, row, line.view, cuts, path, withhold=withhold)
 
     def slice(self, start: PlaceLike = "start", stop: PlaceLike = "end") -> list[Event]:
         """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from everlog.anchors import SinceLike
     from everlog.archiving import Archived
     from everlog.audit import Report
+    from everlog.bundle import Exported
     from everlog.certificates import Certificate, Checked
     from everlog.claims import Claim
     from everlog.compacting import Compacted
@@ -451,6 +452,23 @@ class Store:
         return write_tiles(self.storage, Path(folder))
 
     # --- moving ---
+    def export(
+        self,
+        query: str | Query,
+        folder: str | os.PathLike[str],
+        *,
+        withhold: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Exported]:
+        """Write every living session that meets a query (label.user:u7), each as a bundle of its own, into a folder.
+
+        withhold: see `Session.export`. progress: is told how many are written.
+        """
+        from everlog.bundle import export_sessions
+
+        chosen = check_session_query(read_query(query, now=self.storage.now()))
+        return export_sessions(self.storage, chosen, folder, withhold=withhold, progress=progress)
+
     def import_bundle(
         self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int], None] | None = None
     ) -> Transferred:

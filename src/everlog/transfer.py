@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -21,6 +21,7 @@ from everlog.core import limits
 from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
 from everlog.core.event import ERASED, PreparedAttachment
 from everlog.core.header import encode_header
+from everlog.core.lineage import Lineage
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.prepare import Draw
 from everlog.core.values import decode_json
@@ -154,22 +155,26 @@ def pack_session(storage: Storage, session: SessionRow) -> tuple[SessionParcel, 
     )
 
     def pages(branch: int, start: int) -> Iterator[list[EventParcel]]:
-        lineage, stop = lineages[branch], parcels[branch].size
-        while start < stop:
-            page: list[EventParcel] = []
-            held = 0  # bytes of attachments, which storage.rows does not count
-            for row in storage.rows(lineage, start, stop):
-                attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
-                page.append(EventParcel(row, attachments))
-                held += sum(item.size for item in attachments)
-                start += 1
-                if held >= limits.PAGE_BYTES_MAX:
-                    yield page
-                    page, held = [], 0
-            if page:
-                yield page
+        return line_pages(storage, lineages[branch], start, parcels[branch].size)
 
     return parcel, pages
+
+
+def line_pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterator[list[EventParcel]]:
+    """Give the events [start, stop) of a line with their attachments, in pages of bounded size."""
+    while start < stop:
+        page: list[EventParcel] = []
+        held = 0  # bytes of attachments, which storage.rows does not count
+        for row in storage.rows(lineage, start, stop):
+            attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
+            page.append(EventParcel(row, attachments))
+            held += sum(item.size for item in attachments)
+            start += 1
+            if held >= limits.PAGE_BYTES_MAX:
+                yield page
+                page, held = [], 0
+        if page:
+            yield page
 
 
 def _in_order(rows: Sequence[BranchRow], own: Sequence[BranchRow]) -> list[BranchRow]:
@@ -196,17 +201,20 @@ def check_parcel(
     *,
     latest: int | None,
     erased: Callable[[bytes], bool],
+    heads: Mapping[tuple[int, int], str] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Check every event of a parcel against its hashes, and its branches' roots; give the number of events.
 
-    latest: microseconds that no event's time may pass, or None. erased: tells whether a record says so of a leaf.
+    latest: microseconds that no event's time may pass, or None. erased: tells whether a record says so of a leaf. heads: roots that a
+    seal says, by index of the branch and size.
     Raises TamperedError, which names the first difference, or LimitError for an event that lies in the future.
     """
     checkpoints: dict[tuple[int, int], tuple[list[bytes], bytes | None, int]] = {}
     for branch in parcel.branches:
         if branch.base is not None:
             checkpoints[branch.base, branch.base_size] = ([], None, 0)
+    left = dict(heads or {})
     count = newest = 0
     key_salt = bytes.fromhex(parcel.key_salt)
     for index, branch in enumerate(parcel.branches):
@@ -227,12 +235,18 @@ def check_parcel(
                 previous, recorded, position = row.leaf, max(recorded, row.recorded or 0), position + 1
                 if (index, position) in checkpoints:
                     checkpoints[index, position] = (list(peaks), previous, recorded)
+                sealed = left.pop((index, position), None)
+                if sealed is not None and root_of_peaks(peaks).hex() != sealed:
+                    raise _tampered(parcel, branch, None, f"its first {position} events are not those that were sealed")
             count += len(page)
             if progress is not None:
                 progress(count)
         newest = max(newest, recorded)
         if position != branch.size or root_of_peaks(peaks).hex() != branch.root:
             raise _tampered(parcel, branch, None, f"its {position} events do not give the root that it names")
+    for index, size in left:
+        branch = parcel.branches[index]
+        raise _tampered(parcel, branch, None, f"{size} events of it were sealed, and the bundle holds {branch.size}")
     if latest is not None and newest > latest:  # last, since a time says nothing before its hash was checked
         raise LimitError(
             f"session {parcel.id!r} holds events that were recorded more than "
@@ -259,8 +273,10 @@ def _check_event(
             check_contents(row, list(event.attachments))
             assert row.body is not None, "check_contents asked for it"
             _check_body(row.body)
-        elif row.body is not None or row.salt is not None:
-            raise ValueError("it is marked as erased or withheld, and its body or salt is there")
+        elif (
+            row.body is not None or row.salt is not None or any(item.content or item.salt for item in event.attachments)
+        ):
+            raise ValueError("it is marked as erased or withheld, and some of it is there")
     except (ValueError, InvalidEventError, AssertionError) as error:
         raise _tampered(parcel, branch, row.position, str(error)) from None
     if (row.recorded or 0) < recorded:

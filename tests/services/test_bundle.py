@@ -1,14 +1,13 @@
 """Bundles and copies: every hash unchanged, checked before anything is taken, nothing lost where histories part."""
 
-import io
 import json
 import os
 import tarfile
-from hashlib import sha256
 
 import pytest
 
 import everlog
+from bundles import members, rebuild
 from databases import address
 from everlog import NewEvent
 from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError, UnavailableError
@@ -54,25 +53,6 @@ def same(one, other):
         assert [(event.id, event.hash, event.data, event.key) for event in mine] == [
             (event.id, event.hash, event.data, event.key) for event in theirs
         ]
-
-
-def members(path):
-    with tarfile.open(path) as tar:
-        return [(member.name, tar.extractfile(member).read()) for member in tar.getmembers()]
-
-
-def rebuild(path, content, *, digested=True):
-    if digested:  # as somebody who changes a bundle on purpose would
-        digest = sha256()
-        content = [(name, data) for name, data in content if name != "sha256"]
-        for name, data in content:
-            digest.update(f"{len(name)}:{name}{len(data)}:".encode() + data)
-        content = [*content, ("sha256", digest.hexdigest().encode() + b"\n")]
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in content:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o600
-            tar.addfile(member, io.BytesIO(data))
 
 
 def test_the_same_session_gives_the_same_bytes(session, bundle, tmp_path):

@@ -408,9 +408,17 @@ class AsyncSession(AsyncReader[Session]):
         """See `Session.audit`."""
         return await self._engine.run(self.sync.audit, verify=verify, limit=limit, progress=progress)
 
-    async def export(self, path: str | os.PathLike[str], *, withhold: str | None = None) -> int:
+    async def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        withhold: str | None = None,
+        start: PlaceLike | None = None,
+        stop: PlaceLike | None = None,
+        branch: str | None = None,
+    ) -> int:
         """See `Session.export`."""
-        return await self._engine.run(self.sync.export, path, withhold=withhold)
+        return await self._engine.run(self.sync.export, path, withhold=withhold, start=start, stop=stop, branch=branch)
 
 
 async def _awaited(made: Awaitable[Any]) -> Any:

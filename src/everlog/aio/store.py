@@ -14,6 +14,7 @@ from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.retention import AsyncRetention
 from everlog.aio.session import AsyncSession, plain_session
 from everlog.audit import Report
+from everlog.bundle import Exported
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
@@ -314,6 +315,17 @@ class AsyncStore:
     async def seals(self, *, limit: int = 50) -> list[Seal]:
         """See `Store.seals`."""
         return await self._engine.run(self.sync.seals, limit=limit)
+
+    async def export(
+        self,
+        query: str | Query,
+        folder: str | os.PathLike[str],
+        *,
+        withhold: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Exported]:
+        """See `Store.export`."""
+        return await self._engine.run(self.sync.export, query, folder, withhold=withhold, progress=progress)
 
     async def import_bundle(
         self, path: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int], None] | None = None

@@ -50,6 +50,6 @@ _ORDER = (
     *("erase", "certificate", "hold", "release", "holds", "approve", "proposals", "secrets"),
     *("stats", "compact", "archive", "restore", "retain"),
     *("prove", "check-proof", "keys", "seal", "seals", "witness", "tiles", "check-tiles"),
-    *("export", "copy", "verify", "audit", "init", "doctor", "help", "completion"),
+    *("export", "verifier", "copy", "verify", "audit", "init", "doctor", "help", "completion"),
 )
 everlog.commands = {name: everlog.commands[name] for name in _ORDER}

@@ -14,6 +14,7 @@ from everlog.cli.main import (
     everlog,
     exit_code,
     json_option,
+    locate,
     locate_session,
     opened,
     say_error,
@@ -21,8 +22,9 @@ from everlog.cli.main import (
 from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
 from everlog.core.position import format_address
 from everlog.core.redact import MODES, Mode
-from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError
+from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError, UnavailableError
 from everlog.open import open_store
+from everlog.session import Branch, Session
 from everlog.store import Store
 
 if TYPE_CHECKING:
@@ -185,22 +187,95 @@ def _show(bar: Any) -> Callable[[Progress], None]:
     return show
 
 
-@everlog.command(epilog='Examples:  everlog export run-42 run-42.everlog --withhold "label.private:*"')
-@address_argument()
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@everlog.command(
+    epilog='Examples:  everlog export run-42 run-42.everlog --withhold "label.private:*"   |   everlog export run-42~b1 --range 10..20   |   '
+    "everlog export --subject label.user:u7 u7/"
+)
+@address_argument(required=False)
+@click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--withhold", metavar="QUERY", help="Leave out the bodies of events that meet this query.")
+@click.option(
+    "--range", "cuts", metavar="A..B", help="Only the events between two cuts of a line, with what proves them."
+)
+@click.option(
+    "--subject", metavar="QUERY", help="Each session that meets this: label.user:u7. The argument is a folder."
+)
 @json_option
 @click.pass_context
-def export(ctx: click.Context, address: str, path: Path | None, withhold: str | None, as_json: bool) -> None:
-    """Write a session, with every branch, as a bundle: one file that imports anywhere with every hash unchanged."""
+def export(
+    ctx: click.Context,
+    address: str | None,
+    path: Path | None,
+    withhold: str | None,
+    cuts: str | None,
+    subject: str | None,
+    as_json: bool,
+) -> None:
+    """Write a session, with every branch, as a bundle: one file that imports anywhere with every hash unchanged.
+
+    Whoever gets it checks it with Python alone: `everlog verifier`. Where the store is sealed, it holds a seal and what that vouches for.
+    """
+    if subject is not None:
+        if cuts is not None or path is not None or address is None:
+            raise click.UsageError("with --subject give one argument, the folder, and no --range")
+        _export_subject(ctx, subject, Path(address), withhold=withhold, as_json=as_json)
+        return
+    if address is None:
+        raise click.UsageError("name a session, or several with --subject")
     with opened(ctx) as store:
-        session = locate_session(store, address)
+        session, line, place = locate(store, address)
+        if place is not None or (isinstance(line, Branch) and cuts is None):
+            raise click.UsageError(f"{address} names more than a session; a part of it is given with --range A..B")
         target = path or Path(f"{session.id.replace('/', '_')}.everlog")
-        count = session.export(target, withhold=withhold)
+        start, stop = _cuts(cuts)
+        branch = None if isinstance(line, Session) else line.id
+        count = session.export(target, withhold=withhold, start=start, stop=stop, branch=branch)
     if as_json:
         say_json({"session": session.id, "path": str(target), "events": count})
     else:
         say(f"{visible(str(target))}: {count} events, {target.stat().st_size} bytes")
+
+
+def _cuts(text: str | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    start, dots, stop = text.partition("..")
+    if not dots:
+        raise click.UsageError(f"--range takes A..B, and {text!r} has no '..'")
+    return start or "start", stop or "end"
+
+
+def _export_subject(ctx: click.Context, query: str, folder: Path, *, withhold: str | None, as_json: bool) -> None:
+    with opened(ctx) as store, progress_bar("writing bundles", None) as progress:
+        exported = store.export(query, folder, withhold=withhold, progress=advance(progress))
+    for each in exported:
+        if as_json:
+            say_json(each)
+        elif len(exported) <= _QUIET_FILES:
+            say(f"{visible(each.path)}: {each.events} events, {each.bytes} bytes")
+    if not as_json:
+        say(f"{len(exported)} sessions written to {visible(str(folder))}")
+
+
+@everlog.command(
+    epilog="Examples:  everlog verifier everlog_verify.py   |   python3 everlog_verify.py run-42.everlog --key 'everlog/30cb…+530d903a+Aeky…'"
+)
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), required=False)
+def verifier(path: Path | None) -> None:
+    """Write the program that checks bundles without Everlog: one file of Python, to read and hand on with them. Printed by default."""
+    from everlog import verifier as program
+
+    content = Path(program.__file__).read_text(encoding="utf-8")
+    if path is None:
+        say(content.rstrip("\n"))
+        return
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(
+            f"the verifier cannot be written to {path} ({error.strerror}); nothing is there; choose another place"
+        ) from error
+    say(f"{visible(str(path))}: python3 {visible(path.name)} BUNDLE --key KEY")
 
 
 @everlog.command(

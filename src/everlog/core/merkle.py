@@ -82,6 +82,18 @@ def peak_places(size: int) -> list[tuple[int, int]]:
     return places
 
 
+def subtree_places(start: int, stop: int) -> list[tuple[int, int]]:
+    """Give (level, index) of the perfect subtrees that cover the leaves [start, stop), each as large as it can be, left to right."""
+    places: list[tuple[int, int]] = []
+    while start < stop:
+        level = (stop - start).bit_length() - 1
+        if start:
+            level = min(level, (start & -start).bit_length() - 1)
+        places.append((level, start >> level))
+        start += 1 << level
+    return places
+
+
 def node_position(level: int, index: int) -> int:
     """Give the position of the leaf whose row holds the node at (level, index)."""
     return ((index + 1) << level) - 1
