@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import everlog
-from bench.work import Row, median_of, timed
+from bench.work import DATA, Row, median_of, timed
 
 BATCH = 10_000
 RANGE = 100
@@ -53,6 +56,7 @@ def proofs(folder: Path, quick: bool) -> Iterator[Row]:
         yield Row(f"proof of a range of {RANGE} of them", making, "ms")
         yield Row("the same, checked with bodies", checking, "µs")
         yield from _seals(store, session, folder, quick=quick)
+    yield from _while_sealed(folder, quick=quick)
 
 
 def _seals(store: everlog.Store, session: everlog.Session, folder: Path, *, quick: bool) -> Iterator[Row]:
@@ -74,3 +78,33 @@ def _seals(store: everlog.Store, session: everlog.Session, folder: Path, *, quic
     proof = session.prove_sealed(7)
     yield Row("sealed proof, made", median_of(200, lambda: session.prove_sealed(7)) * 1e3, "ms")
     yield Row("sealed proof, checked with its signature", median_of(200, lambda: proof.verify(key)) * 1e6, "µs")
+
+
+def _while_sealed(folder: Path, *, quick: bool) -> Iterator[Row]:
+    """Durable appends, one after another, to two stores in turns; another process seals one of them once a second."""
+    seconds, turns = (1.5, 2) if quick else (3.0, 6)
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    with everlog.open(folder / "plain.db") as plain, everlog.open(folder / "sealed.db") as sealed:
+        sealed.keys(folder / "sealing").new()
+        sessions = {False: plain.create("s"), True: sealed.create("s")}
+        words = ("--store", str(folder / "sealed.db"), "seal", "--every", "1s", "--keys", str(folder / "sealing"))
+        sealer = subprocess.Popen([sys.executable, "-m", "everlog", *words], stdout=subprocess.PIPE)
+        try:
+            assert sealer.stdout is not None
+            sealer.stdout.readline()  # it is at work
+            for turn in range(2 * turns):
+                session, count = sessions[bool(turn % 2)], 0
+                start = time.perf_counter()
+                while time.perf_counter() < start + seconds:
+                    session.append("user.message", DATA)
+                    count += 1
+                rates[bool(turn % 2)].append(count / (time.perf_counter() - start))
+        finally:
+            sealer.terminate()
+            sealer.wait()
+        assert sealed.seals()
+    without, while_sealed = statistics.median(rates[False]), statistics.median(rates[True])
+    ratio = while_sealed / without
+    yield Row("durable append, one writer", without, "/s")
+    what = "the same while another process seals once a second"
+    yield Row(what, while_sealed, "/s", ratio, "without", "≥ 0.85", ratio >= 0.85)

@@ -28,7 +28,7 @@ from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING
 from everlog.errors import CorruptionError, EverlogError, InvalidEventError, TamperedError
-from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, check_ledger, covered
+from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, OnRecord, check_ledger, covered
 from everlog.reader import View, base_at
 from everlog.seals import Seal
 from everlog.state_audit import StatesFound, check_states
@@ -198,16 +198,18 @@ def verify_store(
     def fault(what: str) -> None:
         checker.fault("", "", None, what)
 
+    on_record: OnRecord | None = None
     try:
         for what in storage.damage() if checker.since is None else ():
             fault(what)
         checker.ledger = check_ledger(storage, keys=keys, seals=seals, fault=fault, start=start)
         checker.sealed = checker.ledger.sealed
+        on_record = OnRecord(storage)
     except InvalidEventError:
         raise  # it is about a key that the caller gave
     except (EverlogError, *_DAMAGED) as error:
         fault(f"cannot be read: {error}")
-    return _verify(checker, all_sessions(storage))
+    return _verify(checker, all_sessions(storage), on_record)
 
 
 def all_sessions(storage: Storage) -> Iterator[SessionRow]:
@@ -246,13 +248,16 @@ def _checker(storage: Storage, progress: Progress | None, *, since: SinceLike | 
     return checker
 
 
-def _verify(checker: _Checker, sessions: Iterable[SessionRow]) -> Report:
+def _verify(checker: _Checker, sessions: Iterable[SessionRow], on_record: OnRecord | None = None) -> Report:
+    """Verify sessions. on_record: what the ledger says of them, where it can be read."""
     storage = checker.storage
     for session in sessions:
         checker.sessions += 1
         branches = storage.branches(session.key)
         if all(branch.key != session.current for branch in branches):
             checker.fault(session.name, "", None, "its current branch is none of its own")
+        for what in () if on_record is None else on_record.faults(session, branches):
+            checker.fault(session.name, "", None, what)
         for branch in branches:
             try:
                 _check_branch(checker, session, branch)

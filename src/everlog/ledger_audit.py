@@ -2,7 +2,8 @@
 
 1. Every record with a place is hashed, and the nodes beside it and the tree's own row compared; the root at each seal's size is held
    against what the seal says.
-2. Every head on record must be that of its branch at that size: a branch that lost events, or has others, is named.
+2. Every head on record must be that of its branch at that size, and the branch's base the one on record: a branch that lost events, or
+   has others, is named. So is a session that is called otherwise than the last record says, or whose current branch is another.
 3. A seal counts as genuine under a key that the caller pinned, or one that such a key signed in a rotation. Without pinned keys seals are
    held against the records all the same, and it is said that anybody may have signed them.
 """
@@ -16,14 +17,14 @@ from typing import Final
 import msgspec
 
 from everlog.core.ed25519 import is_signed
-from everlog.core.ledger import HeadRecord, KeyRecord, read_record, rotation_message
+from everlog.core.ledger import HeadRecord, KeyRecord, commit_session, read_record, rotation_message
 from everlog.core.limits import PAGE_EVENTS_MAX, SAFE_INTEGER_MAX
 from everlog.core.merkle import leaf_hash, peak_places, push_leaf, root_of_peaks, split_digests
 from everlog.core.note import VerifierKey, decode_base64, open_checkpoint, parse_note, parse_verifier_key
 from everlog.errors import EverlogError, InvalidEventError, TamperedError
 from everlog.sealed import Placed
 from everlog.seals import Seal, read_seal
-from everlog.storage import Storage
+from everlog.storage import BranchRow, SessionRow, Storage
 
 SEALS_CHECKED_MAX: Final = (
     10_000  # of those that the store keeps, the last: all are held in memory, and each extends those before it
@@ -145,16 +146,22 @@ def _check_record(storage: Storage, row: Placed, heads: dict[str, int], trusted:
                 f"branch {record.branch} has {record.size} events in it, and had more in a record before it"
             )
         heads[record.branch] = record.size
-        _check_head(storage, record)
+        check_head(storage, record)
     elif b'"kind":"key"' in row.record:
         _take_key(read_record(row.record, KeyRecord), trusted)
 
 
-def _check_head(storage: Storage, record: HeadRecord) -> None:
+def check_head(storage: Storage, record: HeadRecord) -> None:
+    """Check that a branch begins and goes on as a record of its head says; ValueError says what differs."""
     branch = storage.branch_by_id(record.branch)
     if branch is None or branch.size < record.size:
         size = 0 if branch is None else branch.size
         raise ValueError(f"branch {record.branch} had {record.size} events, and has {size}")
+    base = (msgspec.UNSET, msgspec.UNSET)
+    if branch.base is not None:
+        base = (storage.branch(branch.base).id, branch.base_size)
+    if base != (record.base, record.base_size):
+        raise ValueError(f"branch {record.branch} began elsewhere than it says now: its base was changed")
     if branch.size == record.size:
         root = branch.head().root
     else:
@@ -164,6 +171,59 @@ def _check_head(storage: Storage, record: HeadRecord) -> None:
         raise ValueError(
             f"branch {record.branch} had the root {record.root} at {record.size} events, and has {root}: its events are others"
         )
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What a record says of a session, whatever its kind."""
+
+    kind: str
+    session: str = ""
+    t: int = 0
+    commitment: str = ""
+    branch: str = ""
+
+
+class OnRecord:
+    """What the ledger's records say last of each session: what it is called, which branch is current, whether it was deleted.
+
+    Of two records of the same microsecond either counts: processes on several machines make them.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._last: dict[tuple[str, str], tuple[int, frozenset[str]]] = {}  # by kind and session: when, and what
+        after = 0
+        while page := storage.ledger(after, PAGE_EVENTS_MAX):
+            for entry in page:
+                self._take(entry.record)
+            after = page[-1].number
+
+    def _take(self, record: bytes) -> None:
+        try:
+            said = msgspec.json.decode(record, type=_Said)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return  # its leaf tells
+        if said.kind in ("session", "current", "delete"):
+            key = (said.kind, said.session)
+            at, what = self._last.get(key, (-1, frozenset[str]()))
+            if said.t >= at:
+                now = {said.commitment or said.branch}
+                self._last[key] = (said.t, frozenset(now | what if said.t == at else now))
+
+    def faults(self, session: SessionRow, branches: Sequence[BranchRow]) -> Iterator[str]:
+        """Tell what of a living session is not as it stands on record, since it was deleted last: it may have been taken in again."""
+        deleted, _ = self._last.get(("delete", session.id), (0, frozenset[str]()))
+        said, called = self._last.get(("session", session.id), (0, frozenset[str]()))
+        commitment = commit_session(session.salt, session.name, session.title, session.labels)
+        if said < deleted:
+            yield "it was deleted, and is here"
+        elif commitment not in called:
+            yield "its name, title or labels are not those on record"
+        moved, current = self._last.get(("current", session.id), (0, frozenset[str]()))
+        is_current = [branch for branch in branches if branch.key == session.current]
+        if not all(
+            branch.id in current if current and moved >= deleted else branch.number == 1 for branch in is_current
+        ):
+            yield "its current branch is not the one on record"
 
 
 def _take_key(record: KeyRecord, trusted: dict[str, VerifierKey]) -> None:

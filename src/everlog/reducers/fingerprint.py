@@ -22,7 +22,6 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -285,6 +284,8 @@ def _version(root: str) -> str:
     found = getattr(sys.modules.get(root), "__version__", None)
     if isinstance(found, str):
         return found
+    from importlib import metadata  # with what it loads a seventh of loading everlog
+
     try:
         return metadata.version(root)
     except metadata.PackageNotFoundError:
