@@ -146,12 +146,13 @@ def _check_record(storage: Storage, row: Placed, heads: dict[str, int], trusted:
                 f"branch {record.branch} has {record.size} events in it, and had more in a record before it"
             )
         heads[record.branch] = record.size
-        _check_head(storage, record)
+        check_head(storage, record)
     elif b'"kind":"key"' in row.record:
         _take_key(read_record(row.record, KeyRecord), trusted)
 
 
-def _check_head(storage: Storage, record: HeadRecord) -> None:
+def check_head(storage: Storage, record: HeadRecord) -> None:
+    """Check that a branch begins and goes on as a record of its head says; ValueError says what differs."""
     branch = storage.branch_by_id(record.branch)
     if branch is None or branch.size < record.size:
         size = 0 if branch is None else branch.size
