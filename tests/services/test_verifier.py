@@ -1,8 +1,10 @@
 """The verifier for strangers: one file, run as it is handed out, that says of every bundle what the importer says of it."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -418,3 +420,10 @@ def test_a_history_made_anew_with_all_its_hashes_is_told_by_both(store, keys, tm
     assert "were sealed that are not these" in report["faults"][0]
     with everlog.open("memory:") as target, pytest.raises(TamperedError, match="not those that were sealed"):
         target.import_bundle(path)
+
+
+def test_it_needs_nothing_but_python_3_9():
+    tree = ast.parse(Path(VERIFIER).read_text(), feature_version=(3, 9))
+    named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in named} - sys.stdlib_module_names == {"cryptography"}
