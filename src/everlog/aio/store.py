@@ -32,9 +32,9 @@ from everlog.store import Store
 from everlog.transfer import Transferred
 
 if TYPE_CHECKING:
-    from everlog.bundle import Exported
     from everlog.aio.runs import AsyncClaim, AsyncWoken
     from everlog.archiving import Archived
+    from everlog.bundle import Exported
     from everlog.certificates import Certificate, Checked
     from everlog.compacting import Compacted
     from everlog.retaining import Work
