@@ -23,18 +23,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 import msgspec
 
 from everlog.attesting import attest, head_places, last_seal, read_attestation, record_places
-from everlog.audit import all_sessions, erased_leaves
+from everlog.audit import all_sessions
 from everlog.core import limits
 from everlog.core.decide import EventRow, event_of, header_of
 from everlog.core.event import DELETED, ERASED, WITHHELD, Cause, Head, PreparedAttachment, encode_attached
 from everlog.core.header import Header, decode_header, encode_header
-from everlog.core.ledger import HeadRecord, read_record
+from everlog.core.ledger import HeadRecord, encode_record, read_erase_record, read_record
 from everlog.core.merkle import leaf_hash, subtree_places
 from everlog.core.position import parse_event_id
 from everlog.core.prepare import Draw
@@ -64,7 +64,7 @@ BRANCHES_MAX = 100_000
 _MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 _END: Final = ("ledger.jsonl", "sha256")
 _SEALED_END: Final = ("ledger.jsonl", "sealed.json", "sha256")
-_GONE: Final = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
+_GONE: Final[dict[int, Literal["erased", "withheld"]]] = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ class _Contents(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     n: int
     body: str | None = None
     salt: str | None = None
-    gone: str | None = None
+    gone: Literal["erased", "withheld"] | None = None
     key: str | None = None
     caused_by: str | None = None
     attachments: list[_Attachment] = []
@@ -364,12 +364,11 @@ class Bundle:
             self._check_members()
             self._check_frame()
             self._check_digest()
-            records = self._lines(self._members[-self._ends])
+            self.erased = self._erased_leaves()
             self.heads = self._sealed_heads() if self._ends == len(_SEALED_END) else {}
         except BaseException:
             self._tar.close()
             raise
-        self.erased = frozenset(leaf for line in records for leaf in erased_leaves(line))
 
     def __enter__(self) -> Bundle:
         return self
@@ -478,6 +477,15 @@ class Bundle:
             digest.update(_framed(member.name, self._read(member)))
         if self._read(self._members[-1]) != digest.hexdigest().encode() + b"\n":
             raise self._broken("its contents are not those that its sha256 was made of: it was damaged or changed")
+
+    def _erased_leaves(self) -> frozenset[str]:
+        leaves: set[str] = set()
+        for line in self._lines(self._members[-self._ends]):
+            record = read_erase_record(line)
+            if record is None or encode_record(record) != line or abs(record.t) > limits.SAFE_INTEGER_MAX:
+                raise self._broken("its ledger holds what is no record of an erasure in its one form")
+            leaves.update(leaf for _, leaf in record.events)
+        return frozenset(leaves)
 
     def _sealed_heads(self) -> dict[tuple[int, int], str]:
         """Give the roots that are sealed, by index of the branch and size."""

@@ -41,10 +41,9 @@ from typing import Any, BinaryIO
 GOOD, TAMPERED, INCOMPLETE, UNSEALED, NOT_RUN = 0, 1, 2, 3, 64  # the last is what sysexits.h has for wrong usage
 WORDS = {GOOD: "good", TAMPERED: "tampered", INCOMPLETE: "incomplete", UNSEALED: "not covered by a seal"}
 SESSION, RANGE, SEALED = "everlog/1/bundle", "everlog/1/range", "everlog/1/seals"
-BLOCK, RECORD = 512, 10_240  # of a tar file
+BLOCK, RECORD, LISTED = 512, 10_240, 100  # bytes in a tar file; lines of a kind, in words: as JSON there are all
 MANIFEST_BYTES_MAX, HEADER_BYTES_MAX = 64 * 1024 * 1024, 4_096
 SAFE_INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON library keeps
-LISTED = 100  # of a kind, in words; as JSON there are all
 COUNTED = ("events", "bodies", "attachments", "keys", "erased", "withheld", "sealed")
 BRANCH = "id:str writer:str base:int|null base_size:int size:int root:str own:bool"
 HEADER = "?a:str b:str c:list ?g:list ?k:str ?m:int n:int ?o:str ?p:str ?r:str t:time v:str ?w:time y:str"
@@ -315,7 +314,7 @@ class _Bundle:
         self.erased: dict[str, bool] = {}
         self.sealed_heads: list[dict[str, Any]] = []
         self.key_salt = b""
-        self.unrecorded = 0  # events whose erasure no seal covers
+        self.signed, self.unrecorded = False, 0  # events whose erasure no seal covers
         self.nodes: list[bytes] = []  # of a range: of what lies left and right of it
         self.uuid, self.counts = "", report.counts
 
@@ -336,8 +335,8 @@ class _Bundle:
         self.report.unsealed += ["it holds no seal"] if ends == 2 else []
         for record in self._lines(members[-ends]):
             for event in read_record(record).get("events", []):
-                expect(isinstance(event, list) and len(event) == 2, "the record of an erasure names what is no event")
-                digests(event[1:], "what the record of an erasure names")
+                expect(isinstance(event, list) and len(event) == 2 and type(event[0]) is int, "it erases no event")
+                digests(event[1:], "what an erasure names")
                 self.erased[event[1]] = record in sealed or self.erased.get(event[1], False)
         self._check_branches(branches, pages)
         unsealed = self.counts["events"] - self.counts["sealed"]
@@ -363,12 +362,13 @@ class _Bundle:
             self.report.unchecked += ("events of the line that are not in the range: of them there are hashes alone",)
             expect(manifest["start"] < manifest["stop"] <= manifest["size"], "its range is none")
             self.nodes = digests(manifest["nodes"], "a hash in its manifest")
-            return [
-                {**manifest, "id": manifest["branch"], "writer": None, "base": None, "base_size": manifest["start"]}
-            ]
+            start = {"id": manifest["branch"], "writer": None, "base": None, "base_size": manifest["start"]}
+            return [{**manifest, **start}]
         branches = manifest["branches"]
         (self.key_salt,) = digests([manifest["key_salt"]], "its salt of keys")
         expect(manifest["current"] < len(branches), "it names no current branch")
+        named = ID.fullmatch(manifest["family"]) and all(type(label) is str for label in manifest["labels"].values())
+        expect(named, "its family's id is none, or a label no text")
         for place, branch in enumerate(branches):
             what = f"branch {place}"
             shape(branch, what, BRANCH)
@@ -404,16 +404,17 @@ class _Bundle:
             root = root_from(sha256(b"\0", record), each["index"], seal["size"], path)
             expect(root.hex() == seal["root"], "a record does not stand in the ledger that is sealed")
             records.append(record)
-        if seal["signers"]:
-            self.sealed_heads = [each for each in map(read_record, records) if each["kind"] == "head"]
-            return frozenset(records)
-        self.report.unsealed.append(f"no key of --key is known to have signed its seal, of {seal['origin']}")
-        return frozenset()
+        self.sealed_heads = [each for each in map(read_record, records) if each["kind"] == "head"]
+        self.signed = bool(seal["signers"])
+        if not self.signed:  # or neither `cryptography` nor a new enough `openssl` is here to tell
+            self.report.unsealed.append(f"no key of --key is known to have signed its seal, of {seal['origin']}")
+        return frozenset(records if self.signed else [])
 
     def _check_branches(self, branches: list[dict[str, Any]], pages: list[list[Member]]) -> None:
         places = {branch["id"]: index for index, branch in enumerate(branches)}
         expect(len(places) == len(branches), "two of its branches have one id")
-        heads = [head for head in self.sealed_heads if head["branch"] in places]
+        heads = self.sealed_heads
+        expect(all(head["branch"] in places for head in heads), "its seal is of a branch that is not in it")
         wanted = {(branch["base"], branch["base_size"]) for branch in branches}
         wanted |= {(places[head["branch"]], head["size"]) for head in heads}
         tips: dict[tuple[int | None, int], Tip] = {(None, 0): Tip()}
@@ -436,7 +437,7 @@ class _Bundle:
                 self.report.missing.append(f"{name}: {head['size']} events were sealed, and {here['size']} are here")
             elif not same or tip is None or tip.root != head["root"]:
                 self.report.faults.append(f"{name}: {head['size']} events were sealed that are not these")
-            else:
+            elif self.signed:
                 here["sealed"] = max(here["sealed"], head["size"])
         for branch, here in zip(branches[::-1], self.report.heads[::-1]):
             if branch["base"] is not None:  # what is sealed of a line is sealed of the lines that it stands on
@@ -585,14 +586,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(shown(f"everlog_verify: {error}; nothing was decided") + "\n")
         return NOT_RUN
-    sys.stdout.write(
-        (
-            json.dumps({"verdict": WORDS[report.code], "code": report.code, **vars(report)})
-            if given.json
-            else in_text(report)
-        )
-        + "\n"
-    )
+    facts = {"verdict": WORDS[report.code], "code": report.code, **vars(report)}
+    sys.stdout.write((json.dumps(facts) if given.json else in_text(report)) + "\n")
     return report.code
 
 

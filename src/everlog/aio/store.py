@@ -14,7 +14,6 @@ from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.retention import AsyncRetention
 from everlog.aio.session import AsyncSession, plain_session
 from everlog.audit import Report
-from everlog.bundle import Exported
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.query import Query
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from everlog.aio.runs import AsyncClaim, AsyncWoken
     from everlog.anchors import SinceLike
     from everlog.archiving import Archived
+    from everlog.bundle import Exported
     from everlog.certificates import Certificate, Checked
     from everlog.compacting import Compacted
     from everlog.retaining import Work
