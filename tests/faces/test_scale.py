@@ -20,7 +20,7 @@ SESSIONS, EVENTS = (100_000, 1_000_000) if FULL else (10_000, 100_000)
 BATCH = 10_000
 MEMORY_BYTES_MAX = 64_000_000  # measured: 26 to 32 MB, copy and verify of a million events up to 70
 MEMORY_BYTES_MAX_WHOLE = 110_000_000
-QUICK_SECONDS_MAX = 2.0  # of a processor; measured: 0.2 to 0.4 s
+QUICK_SECONDS_MAX = 1.0  # of a processor; measured: 0.2 to 0.4 s
 PROGRAM = """
 import sys
 from everlog.cli import main
@@ -69,7 +69,7 @@ WHOLE = [
     ["log", "large", "data.content:*99999*"],
     ["verify", "large"],
     ["export", "large", "OUT/large.bundle"],
-    ["import", "OUT/large.bundle", "--store", "OUT/other.db"],
+    ["import", "OUT/taken-in.bundle", "--store", "OUT/other.db"],
     ["copy", "STORE", "OUT/copy.db"],
     ["doctor"],
 ]
@@ -103,5 +103,7 @@ def test_every_command_answers_quickly_in_bounded_memory(store_path: Path) -> No
 
 @pytest.mark.parametrize("words", WHOLE, ids=lambda words: words[0])
 def test_a_command_that_reads_everything_does_so_in_bounded_memory(store_path: Path, words: list[str]) -> None:
+    if words[0] == "import":
+        call(store_path, ["export", "large", "OUT/taken-in.bundle"])  # by itself, whichever process runs the test above
     _, peak = call(store_path, words)
     assert peak < MEMORY_BYTES_MAX_WHOLE, (words, peak)

@@ -25,6 +25,7 @@ CHECKS = {
     "plain": lambda payload: [message["content"][0] for message in payload["messages"]],
 }
 BUDGETS = (500, 2_000, 8_000, 32_000, 200_000)
+SCALE = os.environ.get("EVERLOG_SCALE") == "1"
 
 
 def characters(text):
@@ -182,6 +183,29 @@ def test_whatever_was_recorded_the_laws_hold(memory, events, erased, summarized,
     assert {item.start for item in context.manifest.items if item.why == "pinned"} >= set(pins)
     at_once = session.record_request(context, model="m")
     assert session.saw(at_once).encoded == context.encoded
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 100_000])
+def test_the_laws_hold_on_sessions_of_any_length(tmp_path, size):
+    chance, turn = random.Random(size), 0
+    with everlog.open(tmp_path / "s.db", durability="relaxed", snapshots=False) as store:
+        session = store.create("s")
+        say(session, "system", "Be brief.")
+        while session.head.size < size:
+            talk(session, min(250, -(-(size - session.head.size) // 6)), first=turn)
+            turn += 250
+            session.summarize()
+        end = session.refresh().size
+        for budget in BUDGETS:
+            # Of the longest one format each: looking at all of it takes long.
+            for format in sorted(CHECKS) if size < 100_000 or SCALE else [chance.choice(sorted(CHECKS))]:
+                at, counter = chance.choice([end, chance.randrange(end // 2, end)]), chance.choice(COUNTERS)
+                pins = [chance.randrange(at)] if budget > 500 else []
+                context = session.context(budget, at=at, pins=pins, format=format, token_counter=counter)
+                check_context(session, context, counter=counter)
+                again = session.context(budget, at=at, pins=pins, format=format, token_counter=counter)
+                assert again.encoded == context.encoded
+                assert {item.start for item in context.manifest.items if item.why == "pinned"} >= set(pins)
 
 
 @pytest.mark.skipif(not TRANSCRIPTS, reason="the shared transcripts do not lie beside this checkout")

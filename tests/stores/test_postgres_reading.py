@@ -363,7 +363,7 @@ def test_nothing_reads_fifty_thousand_events_from_end_to_end(url, sql):
             list(store.feed(cursor))
             store.storage.feed((), 10)
             store.session("fork").slice(3_990)
-        session.state()  # walks the session, until a snapshot was worth while
+            session.state()
         session.rewind(3_000, reason="back")
         session.erase([3], reason="x")
     deadline = time.monotonic() + DEADLINE_SECONDS
