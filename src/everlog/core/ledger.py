@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from hmac import new as hmac
 from typing import Final, Literal, TypeVar
@@ -20,6 +21,7 @@ from everlog.core.merkle import leaf_hash
 
 LEDGER_FORMAT = "everlog/1/ledger"
 
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -141,12 +143,13 @@ def rotation_message(key: str) -> bytes:
 
 
 def read_erase_record(record: bytes) -> EraseRecord | None:
-    """Read a record that bodies were destroyed; None for a record of another kind or format."""
+    """Read a record that bodies were destroyed; None for a record of another kind or format, or of leaves that are no hashes."""
     try:
         read = msgspec.json.decode(record, type=EraseRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return read if (read.v, read.kind) == (LEDGER_FORMAT, "erase") else None
+    whole = (read.v, read.kind) == (LEDGER_FORMAT, "erase") and all(_HASH.fullmatch(leaf) for _, leaf in read.events)
+    return read if whole else None
 
 
 def record_hash(record: bytes) -> bytes:
