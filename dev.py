@@ -168,7 +168,7 @@ def docs(words):
 
 def lock(words):
     command = [
-        in_venv("uv"), "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--generate-hashes",
+        in_venv("uv"), "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--generate-hashes", "--quiet",
         "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "-o", "requirements.lock",
     ] + list(words)  # fmt: skip
     code = run(*command)
