@@ -4,6 +4,7 @@ Each is a function of bytes that returns where they are refused as documented, o
 `tests/services/test_foreign_bytes.py`, atheris for as long as one likes: `python3 dev.py fuzz`.
 """
 
+import atexit
 import io
 import shutil
 import tarfile
@@ -75,6 +76,7 @@ class Material(NamedTuple):
 def material() -> Material:
     """Make a store of many shapes, and what is proved, sealed, certified and exported of it."""
     folder = Path(tempfile.mkdtemp(prefix="everlog-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     store = everlog.open("memory:")
     session = store.create("run", labels={"of": "many"}, metadata={"shapes": [1, None]})
     session.extend([NewEvent("note", {"content": f"n{n} ✓"}, key=f"k{n}") for n in range(9)])

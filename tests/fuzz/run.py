@@ -4,7 +4,9 @@ What is found lies in FOLDER/findings/PARSER, what was tried with a gain in FOLD
 """
 
 import argparse
+import os
 import re
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
@@ -34,8 +36,8 @@ def run(name, folder, seconds):
     """Feed one parser in a process of its own; tell how many inputs there were, and whether one of them was a finding."""
     from fuzz.parsers import seeds
 
-    corpus, findings = folder / "corpus" / name, folder / "findings" / name
-    for each in (corpus, findings):
+    corpus, findings, scratch = folder / "corpus" / name, folder / "findings" / name, folder / "scratch"
+    for each in (corpus, findings, scratch):
         each.mkdir(parents=True, exist_ok=True)
     for seed in seeds(name):
         (corpus / sha256(seed).hexdigest()[:16]).write_bytes(seed)
@@ -45,8 +47,12 @@ def run(name, folder, seconds):
     ]  # fmt: skip
     before = set(findings.iterdir())
     ran = subprocess.run(
-        [sys.executable, __file__, "--folder", str(folder), "--feed", name, *words], capture_output=True, check=False
+        [sys.executable, __file__, "--folder", str(folder), "--feed", name, *words],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(scratch)},  # libFuzzer ends a process without cleaning up after it
     )
+    shutil.rmtree(scratch)
     said = (ran.stdout + ran.stderr).decode("utf-8", "replace")
     count = re.search(r"number_of_executed_units: (\d+)", said)
     found = sorted(set(findings.iterdir()) - before)
