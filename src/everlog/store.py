@@ -392,6 +392,10 @@ class Store:
         from everlog.seals import read_seals_files
         from everlog.timestamps import check_stamps, read_authorities
 
+        if authorities is not None and not seals:
+            raise InvalidEventError(
+                "time stamps lie beside a file of seals, and none was given; nothing was checked; give seals too"
+            )
         trusted = None if authorities is None else read_authorities(authorities)
         report = verify_store(
             self.storage,

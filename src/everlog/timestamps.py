@@ -32,7 +32,7 @@ from everlog.errors import (
 )
 from everlog.keyfiles import sync_folder, write_synced
 from everlog.publishing import ANSWER_BYTES_MAX, ask
-from everlog.seals import Seal, read_seals_files
+from everlog.seals import read_seals_files
 
 FOLDER: Final = "timestamps"  # beside seals.txt
 _QUERY_TYPE: Final = "application/timestamp-query"
@@ -88,13 +88,6 @@ class Stamper:
         return answer
 
 
-class Stamp(msgspec.Struct, frozen=True):
-    """That a seal was there at a time. size: of its ledger. at: microseconds since 1970 UTC, as the authority says."""
-
-    size: int
-    at: int
-
-
 def check_stamp(stamp: bytes, note: bytes, authorities: Sequence[Any]) -> int:
     """Give the time of a stamp, microseconds since 1970 UTC; TamperedError where it is no good one of this seal under one of these certificates."""
     client = _client()
@@ -122,37 +115,36 @@ def read_authorities(path: str | os.PathLike[str]) -> list[Any]:
 
 def check_stamps(report: Report, seals: Sequence[str | os.PathLike[str]], authorities: Sequence[Any]) -> Report:
     """Give a report with what was found of the stamps that lie beside files of seals: bad ones are faults, seals without one are counted."""
-    good: list[Stamp] = []
     faults: list[Fault] = []
-    missing = 0
+    good = bad = missing = 0
+    last = (0, 0)  # of the largest seal that has a good one: its size, and when it was there
     for path in map(Path, seals):
         for seal in read_seals_files([path]):
-            place = path.parent / FOLDER / _file_name(seal.note.encode(), seal.head.size)
+            note, size = seal.note.encode(), seal.head.size
+            place = path.parent / FOLDER / _file_name(note, size)
             try:
-                found = _read(place)
-                if found is None:
+                stamp = _read(place)
+                if stamp is None:
                     missing += 1
-                else:
-                    good.append(Stamp(seal.head.size, check_stamp(found, seal.note.encode(), authorities)))
+                    continue
+                last = max(last, (size, check_stamp(stamp, note, authorities)))
+                good += 1
             except EverlogError as error:
-                faults.append(
-                    Fault("", "", None, f"the time stamp {place} of the seal of {_said(seal)}: {error.message}")
-                )
-    last = max(good, key=lambda stamp: stamp.size, default=None)
-    unchecked = [f"{missing} seals have no time stamp beside them: when they were made, their signer alone says"]
+                bad += 1
+                if len(report.faults) + len(faults) < FAULTS_MAX:
+                    faults.append(
+                        Fault("", "", None, f"the time stamp {place} of a seal of {size} records: {error.message}")
+                    )
+    unchecked = f"{missing} seals have no time stamp beside them: when they were made, their signer alone says"
     return msgspec.structs.replace(
         report,
-        ok=report.ok and not faults,
-        faults=(*report.faults, *faults)[:FAULTS_MAX],
-        fault_count=report.fault_count + len(faults),
-        unchecked=(*report.unchecked, *(unchecked if missing else [])),
-        stamps=len(good),
-        stamped=None if last is None else f"{last.size} records at {format_micros(last.at)}",
+        ok=report.ok and not bad,
+        faults=(*report.faults, *faults),
+        fault_count=report.fault_count + bad,
+        unchecked=(*report.unchecked, unchecked) if missing else report.unchecked,
+        stamps=good,
+        stamped=f"{last[0]} records at {format_micros(last[1])}" if good else None,
     )
-
-
-def _said(seal: Seal) -> str:
-    return f"{seal.head.size} records"
 
 
 def _file_name(note: bytes, size: int) -> str:

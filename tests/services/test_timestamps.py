@@ -168,8 +168,12 @@ def test_what_is_no_authority_is_refused_before_anything_is_sealed(store, keys, 
     with pytest.raises(InvalidEventError, match="no address of an authority"):
         store.seal(keys=keys, timestamp="ftp://example.com")
     assert store.seals() == []
+    seals = tmp_path / "seals.txt"
+    seals.write_bytes(b"")
     with pytest.raises(NotFoundError, match="no file of certificates"):
-        store.verify(authorities=tmp_path / "none")
+        store.verify(seals=[seals], authorities=tmp_path / "none")
     (tmp_path / "text").write_text("no certificate")
     with pytest.raises(InvalidEventError, match="no certificates"):
+        store.verify(seals=[seals], authorities=tmp_path / "text")
+    with pytest.raises(InvalidEventError, match="none was given"):
         store.verify(authorities=tmp_path / "text")
