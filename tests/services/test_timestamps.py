@@ -1,6 +1,8 @@
 """Time stamps of seals: what an authority signs is kept and checked, and whatever it does, the seal is made."""
 
 import shutil
+import socket
+import threading
 from hashlib import sha256
 
 import pytest
@@ -84,6 +86,23 @@ def test_an_authority_that_gives_no_stamp_spoils_no_seal(store, keys, authority,
 def test_an_authority_that_is_not_there_spoils_no_seal(store, keys):
     seal = store.seal(keys=keys, timestamp="http://127.0.0.1:1/tsa")
     assert "gave no time stamp" in seal.warnings[0]
+
+
+def test_an_authority_that_stops_midway_is_not_waited_for(store, keys, monkeypatch):
+    monkeypatch.setattr("everlog.publishing.SECONDS_MAX", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = []  # kept open until the seal is made
+
+        def answer():
+            asked.append(server.accept()[0])
+            asked[0].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        seal = store.seal(keys=keys, timestamp=f"http://127.0.0.1:{server.getsockname()[1]}/tsa")
+        thread.join()
+        asked[0].close()
+    assert "timed out" in seal.warnings[0] and len(store.seals()) == 1
 
 
 def test_a_stamp_that_cannot_be_kept_spoils_no_seal(store, keys, authority):
