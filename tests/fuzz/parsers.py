@@ -26,6 +26,7 @@ from everlog.attesting import read_attestation
 from everlog.certificates import read_certificate
 from everlog.core.header import decode_header, encode_header
 from everlog.core.ledger import HeadRecord, KeyRecord, encode_record, read_erase_record, read_record, record_hash
+from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks
 from everlog.core.note import (
     open_checkpoint,
     parse_checkpoint,
@@ -46,7 +47,7 @@ from everlog.core.sealed_proof import read_sealed_proof
 from everlog.core.tiles import decode_records, decode_tile, encode_records, parse_tile
 from everlog.errors import InvalidEventError, LimitError, TamperedError
 from everlog.seals import append_seal, read_seals_file
-from everlog.testing.clock import FixedClock
+from everlog.testing.clock import START_MICROS, FixedClock
 from everlog.timestamps import check_stamp, read_authorities
 from everlog.witnessing import WitnessKeeper
 
@@ -289,6 +290,46 @@ def members(raw):
     return _both(path)
 
 
+def forged(raw):
+    """A bundle that was made up, all its hashes too: for each event, what its header and what stands beside it say otherwise."""
+    try:
+        content = _forge([(dict(header), dict(beside)) for header, beside in verifier.parse(raw)])
+    except (ValueError, TypeError, AttributeError):  # it says nothing of events
+        return False
+    path = material().folder / "given.everlog"
+    path.write_bytes(_framed(content))
+    return _both(path)
+
+
+def _forge(said):
+    writer, salt, peaks, previous = "ab" * 16, bytes(32), [], None
+    headers, bodies = [], []
+    for n, (header, beside) in enumerate(said):
+        body = beside.get("body", '{"data":{"content":"x"}}')
+        beside = {"n": n, "body": body, "salt": salt.hex()} | beside
+        made = {"b": writer, "n": n, "t": START_MICROS + n, "v": "everlog/1/event", "y": "note"}
+        made["c"] = [verifier.commit(salt, "body", str(body).encode("utf-8", "replace"))]
+        made |= {} if previous is None else {"p": previous.hex()}
+        made |= (
+            {"k": verifier.commit(salt, "key", beside["key"].encode())} if isinstance(beside.get("key"), str) else {}
+        )
+        headers.append(
+            verifier.canonical({name: value for name, value in (made | header).items() if value is not None})
+        )
+        bodies.append(verifier.canonical({name: value for name, value in beside.items() if value is not None}))
+        previous = leaf_hash(headers[-1])
+        push_leaf(peaks, n, previous)
+    branch = {"id": "cd" * 16, "writer": writer, "base": None, "base_size": 0, "size": len(said), "root": root_of_peaks(peaks).hex(), "own": True}  # fmt: skip
+    manifest = {
+        "v": "everlog/1/bundle", "session": "ef" * 16, "id": "forged", "title": None, "labels": {}, "metadata": None, "parent": None,
+        "created": START_MICROS, "family": "01" * 16, "key_salt": salt.hex(), "branches": [branch], "current": 0,
+    }  # fmt: skip
+    lines = [b"".join(line + b"\n" for line in each) for each in (headers, bodies)]
+    names = [b"manifest.json", b"branches/0000/000001.headers", b"branches/0000/000001.bodies", b"ledger.jsonl"]
+    parts = zip(names, [verifier.canonical(manifest), *lines, b""], strict=True)
+    return APART.join(name + NAMED + content for name, content in parts)
+
+
 def _both(path):
     """Have the importer and the verifier look at a bundle. What is taken must verify, and be no tampered one to the other."""
     said = verifier.verify_bundle(str(path), [material().key])
@@ -304,6 +345,16 @@ def _both(path):
         unsigned = "signature of" in str(said.faults)  # the importer pins no key, and looks at none
         assert said.code != verifier.TAMPERED or unsigned, said.faults
         assert target.verify().ok
+        for session in target.sessions():
+            for event in target.session(session.id):
+                assert event.occurred_at is None or event.occurred_at.tzinfo
+                assert (
+                    event.recorded_at.tzinfo,
+                    event.data,
+                    event.metadata,
+                    event.rationale,
+                    event.caused_by,
+                ) is not None
         return True
 
 
@@ -336,7 +387,7 @@ PARSERS: dict[str, Callable[[bytes], bool]] = {
     each.__name__: each
     for each in (
         note, signatures, key, proof, tlog_proof, sealed_proof, tile, header, record, certificate, seals, attestation, witness,
-        stamp, bundle, members,
+        stamp, bundle, members, forged,
     )
 }  # fmt: skip
 
@@ -366,5 +417,10 @@ def seeds(name: str) -> list[bytes]:
         "stamp": [made.stamp, bytes.fromhex("30053003020102"), bytes.fromhex("30053003020100")],
         "bundle": list(made.bundles),
         "members": unframed,
+        "forged": [
+            b'[[{},{}],[{"a":"ada","o":"ok","w":-5},{"key":"k"}],[{"y":"my.type"},{"body":"{\\"data\\":null,\\"rationale\\":\\"r\\"}"}]]',
+            b'[[{"m":2},{"key":"k"}],[{"y":"summary","g":[{"a":0,"h":"' + b"0" * 64 + b'","z":1}]},{}]]',
+            b'[[{"r":"' + b"0" * 64 + b'"},{"caused_by":"ev_' + b"0" * 32 + b'_0"}]]',
+        ],
     }  # fmt: skip
     return found[name]

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from everlog import verifier
 from everlog.certificates import read_certificate
+from everlog.core.header import FORMAT
+from everlog.core.proof import ProvenEvent
 from everlog.errors import InvalidEventError
 from fuzz.parsers import PARSERS, seeds
 
@@ -62,3 +65,56 @@ def test_a_certificate_that_was_made_up_is_found_out_whatever_it_names():
         raw = json.dumps(made | other).encode()
         with pytest.raises(InvalidEventError, match="names no line of events"):
             read_certificate(raw)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"y": "Note"}, {"y": "a\x1b[31m"}, {"y": ""}, {"a": "ada@example.com"}, {"a": ""}, {"o": "fine"}, {"w": 2**63}, {"w": 10**30}, {"t": -1},
+        {"m": 2}, {"m": 1, "k": "0" * 64}, {"m": 10**30, "k": "0" * 64}, {"k": "00"}, {"c": []}, {"c": ["00"]}, {"c": ["0" * 64] * 18},
+        {"g": [{"a": 2, "h": "0" * 64, "z": 2}]}, {"g": [{"a": -1, "h": "0" * 64, "z": 2}]}, {"g": [{"a": 0, "h": "0", "z": 2}]},
+        {"g": [{"a": 0, "h": "0" * 64, "z": 1}] * 17},
+    ],
+)  # fmt: skip
+def test_what_no_append_records_is_not_taken_though_its_hashes_were_made_to_fit(said):
+    assert not PARSERS["forged"](json.dumps([[said, {}]]).encode())
+    if "c" not in said and "t" not in said:
+        canonical = verifier.canonical(
+            {"b": "a" * 32, "c": ["0" * 64], "n": 0, "t": 0, "v": FORMAT, "y": "note"} | said
+        )
+        with pytest.raises(ValueError, match="its header has a member|not a canonical header|not a header"):
+            ProvenEvent(header=canonical.decode()).read()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"key": "\x00"}, {"key": ""}, {"key": "k" * 600}, {"body": '{"metadata":5}'}, {"body": '{"rationale":[]}'}, {"body": '{"state":{}}'},
+        {"attachments": [{"name": "../a", "size": 0, "salt": "0" * 64, "content": ""}]},
+    ],
+)  # fmt: skip
+def test_what_no_append_takes_beside_a_header_is_not_taken(beside):
+    said = {}
+    if "attachments" in beside:
+        said["c"] = [
+            verifier.commit(bytes(32), "body", b'{"data":{"content":"x"}}'),
+            verifier.commit(bytes(32), "attachment", b"../a\x00"),
+        ]
+    assert not PARSERS["forged"](json.dumps([[said, beside]]).encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"id": "run"', b'"id": "r\\u0000n"'),
+        (b'"title": null', b'"title": "\\u0000"'),
+        (b'"of": "many"', b'"o,f": "many"'),
+        (b'"metadata": "{', b'"metadata": "-1{'),
+        (b'"metadata": "{\\"shapes\\":[1,null]}"', b'"metadata": "[]"'),
+        (b'"created": ', b'"created": 9999999999'),
+    ],
+)
+def test_a_session_that_is_called_as_none_can_be_is_not_taken(old, new):
+    whole = seeds("members")[0]
+    assert PARSERS["members"](whole) and old in whole
+    assert not PARSERS["members"](whole.replace(old, new, 1))
