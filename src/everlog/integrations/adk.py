@@ -154,7 +154,7 @@ class EverlogSessionService(BaseSessionService):
     ) -> Session:
         """Make a session; AlreadyExistsError where its id is taken. An id is stripped; without one it gets a UUID."""
         chosen = (session_id or "").strip() or str(uuid.uuid4())
-        given = cast("Item", to_jsonable_python(state or {}, serialize_unknown=True))
+        given = _as_json(state or {})
         return await self._run(lambda: self._create(app_name, user_id, chosen, given))
 
     async def get_session(
@@ -299,8 +299,9 @@ class EverlogSessionService(BaseSessionService):
 
     def _append(self, session: Session, event: Event) -> Event:
         name = session_name(session.app_name, session.user_id, session.id)
-        key, events = encode_event(event.model_dump(mode="json", exclude_defaults=True, exclude_none=True), name)
-        with self._turns.setdefault(name, _Turn()).lock:
+        key, events = encode_event(json_of(event), name)
+        turn = self._turn(name)
+        with turn.lock:
             try:
                 opened = self.store.session(name)
                 branch, head = self._seen(session, opened)
@@ -326,6 +327,13 @@ class EverlogSessionService(BaseSessionService):
             )
             session.last_update_time = event.timestamp
             return self._commit_event_to_session(session, event)
+
+    def _turn(self, name: str) -> _Turn:
+        with self._opening:
+            turn = self._turns.get(name)
+            if turn is None:
+                turn = self._turns[name] = _Turn()
+            return turn
 
     def _seen(self, session: Session, opened: EverlogSession) -> tuple[str, Head]:
         """Give the branch and the head that a session object was read at.
@@ -412,6 +420,19 @@ class EverlogSessionService(BaseSessionService):
 
     def _merged(self, app_name: str, user_id: str, document: Item) -> Item:
         return _merge(document, self._scope(app_state_name(app_name)), self._scope(user_state_name(app_name, user_id)))
+
+
+def json_of(event: Event) -> Item:
+    """Give an ADK event as JSON, without what it has by default."""
+    item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    if event.actions.state_delta:
+        item["actions"]["state_delta"] = _as_json(event.actions.state_delta)  # where a NaN is none, and not null
+    return item
+
+
+def _as_json(state: Mapping[str, Any]) -> Item:
+    """Give state as JSON; what has no JSON is what it prints as, as with ADK's own services."""
+    return cast("Item", to_jsonable_python(state, serialize_unknown=True))
 
 
 class _Turn:

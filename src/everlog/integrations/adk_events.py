@@ -12,6 +12,7 @@ Works on the JSON of ADK's events and imports nothing of ADK.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -45,8 +46,8 @@ def split_state(delta: Mapping[str, Any], salt: str) -> Item:
     app = {key.removeprefix(APP): value for key, value in delta.items() if key.startswith(APP)}
     user = {key.removeprefix(USER): value for key, value in delta.items() if key.startswith(USER)}
     if app or user:
-        told = msgspec.json.encode([salt, app, user], order="sorted")
-        own[SHARED] = {"id": sha256(told).hexdigest()[:32], "app": app, "user": user}
+        told = json.dumps([salt, app, user], sort_keys=True)
+        own[SHARED] = {"id": sha256(told.encode()).hexdigest()[:32], "app": app, "user": user}
     return own
 
 
@@ -164,10 +165,10 @@ def _content_events(item: Item, rest: Item) -> list[tuple[str, Item]]:
             close()
             made.append(event)
     close()
-    kept = {name: value for name, value in content.items() if name != "parts"}
+    kept = {"role": None} | {name: value for name, value in content.items() if name != "parts"}
     if [part for kind, data in made for part in _parts_of(kind, data)] != parts:
         kept["parts"] = parts
-    if kept.get("role") == _role_of(kind for kind, _ in made):
+    if kept["role"] == _role_of(kind for kind, _ in made):
         del kept["role"]
     del rest["content"]
     if kept:
