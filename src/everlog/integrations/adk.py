@@ -186,8 +186,11 @@ class EverlogSessionService(BaseSessionService):
         """
         if event.partial:
             return event
-        self._apply_temp_state(session, event)
-        event = self._trim_temp_delta_state(event)
+        delta = event.actions.state_delta
+        temporary = {key: value for key, value in delta.items() if key.startswith(TEMP)}
+        if temporary:  # is the object's while an agent runs, and is not kept
+            session.state.update(temporary)
+            event.actions.state_delta = {key: value for key, value in delta.items() if key not in temporary}
         return await self._run(lambda: self._append(session, event))
 
     # --- what Everlog adds ---
@@ -326,7 +329,9 @@ class EverlogSessionService(BaseSessionService):
                 f"{opened.branch_id}:{opened.head_at(stop) if first.repeated else opened.head}"
             )
             session.last_update_time = event.timestamp
-            return self._commit_event_to_session(session, event)
+            session.state.update(event.actions.state_delta)
+            session.events.append(event)
+            return event
 
     def _turn(self, name: str) -> _Turn:
         with self._opening:
@@ -424,9 +429,9 @@ class EverlogSessionService(BaseSessionService):
 
 def json_of(event: Event) -> Item:
     """Give an ADK event as JSON, without what it has by default."""
-    item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-    if event.actions.state_delta:
-        item["actions"]["state_delta"] = _as_json(event.actions.state_delta)  # where a NaN is none, and not null
+    item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"actions": {"state_delta"}})
+    if event.actions.state_delta:  # ADK would say a NaN as null; as itself it is refused
+        item["actions"] = {**item.get("actions", {}), "state_delta": _as_json(event.actions.state_delta)}
     return item
 
 
