@@ -27,7 +27,7 @@ from google.genai import types
 from everlog import Store
 from everlog.integrations.adk import EverlogSessionService, session_name
 
-WHO = {"user_id": "u7", "session_id": "holiday"}
+APP, USER, SESSION = "trips", "u7", "holiday"
 CAPITALS = {"Peru": "Lima", "Chile": "Santiago"}
 
 
@@ -61,26 +61,26 @@ def find_capital(country: str, tool_context: ToolContext) -> str:
 
 def make_app() -> App:
     agent = LlmAgent(name="guide", model=ScriptedModel(model="scripted"), tools=[find_capital])
-    return App(name="trips", root_agent=agent, resumability_config=ResumabilityConfig(is_resumable=True))
+    return App(name=APP, root_agent=agent, resumability_config=ResumabilityConfig(is_resumable=True))
 
 
 async def talk(service: EverlogSessionService, *questions: str) -> list[str]:
     """Ask the questions that were not asked yet, after what was left unfinished; give all that the guide ever said."""
     runner = Runner(app=make_app(), session_service=service)
-    session = await service.get_session(app_name="trips", **WHO)
+    session = await service.get_session(app_name=APP, user_id=USER, session_id=SESSION)
     if session is None:
-        session = await service.create_session(app_name="trips", **WHO)
+        session = await service.create_session(app_name=APP, user_id=USER, session_id=SESSION)
     last = session.events[-1] if session.events else None
     if last and not last.actions.end_of_agent and (last.author == "user" or not last.is_final_response()):
-        async for _ in runner.run_async(**WHO, invocation_id=last.invocation_id):
+        async for _ in runner.run_async(user_id=USER, session_id=SESSION, invocation_id=last.invocation_id):
             pass
     asked = {part.text for event in session.events if event.author == "user" for part in parts_of(event)}
     for question in questions:
         if question not in asked:
             message = types.Content(role="user", parts=[types.Part(text=question)])
-            async for _ in runner.run_async(**WHO, new_message=message):
+            async for _ in runner.run_async(user_id=USER, session_id=SESSION, new_message=message):
                 pass
-    session = await service.get_session(app_name="trips", **WHO)
+    session = await service.get_session(app_name=APP, user_id=USER, session_id=SESSION)
     assert session is not None, "it was made above"
     return [part.text for event in session.events if event.author == "guide" for part in parts_of(event) if part.text]
 
@@ -108,8 +108,8 @@ async def main(place: str) -> None:
             die_at(service.store, int(os.environ["KILL_AT"]))
         for said in await talk(service, "What is the capital of Peru?", "And of Chile?"):
             print(said)
-        log = service.store.session(session_name("trips", **WHO))
-        print(f"{log.size()} events, asked about {await service.get_user_state(app_name='trips', user_id='u7')}")
+        log = service.store.session(session_name(APP, USER, SESSION))
+        print(f"{log.size()} events, asked about {await service.get_user_state(app_name=APP, user_id=USER)}")
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ class EverlogSessionService(BaseSessionService):
         try:
             made = self.store.create(
                 name,
-                labels=_labels(app_name, user_id),
+                labels=labels_of(app_name, user_id),
                 metadata={"adk": [app_name, user_id, session_id]},
                 events=[NewEvent("state.set", {"path": "", "value": document})] if document else [],
             )
@@ -260,7 +260,7 @@ class EverlogSessionService(BaseSessionService):
             opened.fork(
                 at,
                 id=session_name(app_name, user_id, fork_id),
-                labels=_labels(app_name, user_id),
+                labels=labels_of(app_name, user_id),
                 metadata={"adk": [app_name, user_id, fork_id]},
                 reason=reason,
             )
@@ -408,13 +408,13 @@ class EverlogSessionService(BaseSessionService):
         if shared is None:
             return
         if shared["app"]:
-            labels, whose = _labels(app_name, None), {"adk": [app_name]}
+            labels, whose = labels_of(app_name, None), {"adk": [app_name]}
             scope = self.store.get_or_create(app_state_name(app_name), labels=labels, metadata=whose)
-            _take_over(scope, shared["id"], shared["app"])
+            take_over(scope, shared["id"], shared["app"])
         if shared["user"]:
-            labels, whose = _labels(app_name, user_id), {"adk": [app_name, user_id]}
+            labels, whose = labels_of(app_name, user_id), {"adk": [app_name, user_id]}
             scope = self.store.get_or_create(user_state_name(app_name, user_id), labels=labels, metadata=whose)
-            _take_over(scope, shared["id"], shared["user"])
+            take_over(scope, shared["id"], shared["user"])
 
     def _scope(self, name: str) -> Item:
         try:
@@ -447,7 +447,7 @@ class _Turn:
         self.lock = Lock()
 
 
-def _take_over(scope: EverlogSession, key: str, delta: Item) -> None:
+def take_over(scope: EverlogSession, key: str, delta: Item) -> None:
     """Record a delta in the session of a state, once."""
     if scope.find(key) is None:
         scope.append("state.patch", patch_of(delta), key=key)
@@ -502,7 +502,7 @@ def _made_at(info: SessionInfo) -> float:
     return cast("float", info.metadata.get("adk.created", info.created_at / 1_000_000))
 
 
-def _labels(app_name: str, user_id: str | None) -> dict[str, str]:
+def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
     named = {"adk.app": app_name} | ({} if user_id is None else {"adk.user": user_id})
     return {
         name: text for name, text in named.items() if len(text) <= LABEL_VALUE_CHARACTERS_MAX and text.isprintable()

@@ -12,7 +12,6 @@ Works on the JSON of ADK's events and imports nothing of ADK.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -40,14 +39,13 @@ Item = dict[str, Any]
 def split_state(delta: Mapping[str, Any], salt: str) -> Item:
     """Give a delta as a session's document takes it: its own keys, and under SHARED what is the app's and the user's.
 
-    salt: what tells this delta from an equal one elsewhere; the shared part is taken over once for it.
+    salt: what tells this delta from every other; the shared part is taken over once for it. Not the values: they may be secret.
     """
     own = {key: value for key, value in delta.items() if not key.startswith((APP, USER, TEMP))}
     app = {key.removeprefix(APP): value for key, value in delta.items() if key.startswith(APP)}
     user = {key.removeprefix(USER): value for key, value in delta.items() if key.startswith(USER)}
     if app or user:
-        told = json.dumps([salt, app, user], sort_keys=True)
-        own[SHARED] = {"id": sha256(told.encode()).hexdigest()[:32], "app": app, "user": user}
+        own[SHARED] = {"id": sha256(salt.encode("utf-8", "surrogatepass")).hexdigest()[:32], "app": app, "user": user}
     return own
 
 
