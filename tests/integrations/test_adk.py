@@ -417,6 +417,36 @@ async def test_all_users_of_an_app_are_listed_where_none_is_named(service):
     assert (await service.list_sessions(app_name="none")).sessions == []
 
 
+@contract(*ALL)
+async def test_a_list_shows_what_was_appended_since_the_last(service):
+    session = await service.create_session(**WHO, session_id="s", state={"deep": {"n": [0]}})
+    for number in range(45):
+        await service.append_event(session, said(f"{number}", timestamp=1_900_000_000.0 + number, delta={"n": number}))
+        if number in (0, 20, 44):
+            (listed,) = (await service.list_sessions(**WHO)).sessions
+            assert (listed.state, listed.last_update_time) == (
+                {"deep": {"n": [0]}, "n": number},
+                1_900_000_000.0 + number,
+            )
+            listed.state["deep"]["n"].append("changed by whoever has it")
+    (listed,) = (await service.list_sessions(**WHO)).sessions
+    assert listed.state == {"deep": {"n": [0]}, "n": 44}
+    assert texts(await got(service, session)) == [f"{number}" for number in range(45)]
+    assert texts(await got(service, session, num_recent_events=40)) == [f"{number}" for number in range(5, 45)]
+
+
+@contract(*OURS)
+async def test_a_list_reads_no_session_again_that_nobody_appended_to(service):
+    made = [await service.create_session(**WHO, session_id=f"{number}", state={"n": number}) for number in range(5)]
+    await service.list_sessions(**WHO)
+    await service.append_event(made[3], said("one", timestamp=1.0))
+    opened, names = service.store.session, []
+    service.store.session = lambda name: names.append(name) or opened(name)
+    listed = (await service.list_sessions(**WHO)).sessions
+    assert [session.id for session in listed] == ["3", "0", "1", "2", "4"]
+    assert [name for name in names if name.count("/") == 3] == [session_name("trips", "u7", "3")]
+
+
 # --- delete --------------------------------------------------------------------------------------
 @contract(*ALL)
 async def test_a_deleted_session_is_gone_and_what_is_missing_is_deleted_without_a_word(service):

@@ -17,7 +17,9 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from os import PathLike
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -45,6 +47,7 @@ from everlog.integrations.adk_events import (
 from everlog.integrations.versions import require
 from everlog.open import open_store
 from everlog.reader import PlaceLike
+from everlog.reducers.document import DOCUMENT
 from everlog.session import Session as EverlogSession
 from everlog.session import SessionInfo
 from everlog.store import Store
@@ -70,6 +73,8 @@ PREFIX: Final = "adk/"
 _NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id; a longer one is hashed
 _THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
+_SHORT = 32  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
+_TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
 _DELETED = "deleted through Google ADK"
 T = TypeVar("T")
 
@@ -118,6 +123,7 @@ class EverlogSessionService(BaseSessionService):
         self._store = opened if isinstance(opened, Store) else None
         self._opening = Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
+        self._told: dict[str, _Told] = {}
         # One append to a session at a time: agents that run in parallel share one session object, and each takes its turn.
         self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
@@ -276,28 +282,25 @@ class EverlogSessionService(BaseSessionService):
         except NotFoundError:
             return None
         for _ in range(_READ_TRIES):
-            marker, size = _marker(opened), opened.head.size
-            document = _document(opened, size)
-            newest = next(newest_groups(opened.events(stop=size, reverse=True)), None)
-            groups = [] if newest is None else list(_chosen(opened, size, config))
-            moved = opened.branch_id
+            line = _look(opened)
+            newest, groups = _chosen(line.groups, config)
             opened.refresh()
-            if opened.branch_id == moved:
+            if line.marker.startswith(opened.branch_id):
                 break
         else:
             raise BusyError(
                 f"the session {opened.id!r} was rewound {_READ_TRIES} times while it was read; nothing was changed; read it again"
             )
-        self._share(app_name, user_id, document)
+        self._share(app_name, user_id, line.document)
         shown = Session(
             app_name=app_name,
             user_id=user_id,
             id=session_id,
-            state=self._merged(app_name, user_id, document),
+            state=self._merged(app_name, user_id, line.document),
             events=[_event_of(group) for group in reversed(groups)],
             last_update_time=_made_at(opened.info()) if newest is None else _time_of(newest),
         )
-        shown._storage_update_marker = marker
+        shown._storage_update_marker = line.marker
         return shown
 
     def _append(self, session: Session, event: Event) -> Event:
@@ -349,7 +352,7 @@ class EverlogSessionService(BaseSessionService):
         if marker is not None:
             branch, _, head = marker.partition(":")
             return branch, Head.parse(head)
-        newest = next(newest_groups(opened.events(stop=opened.head.size, reverse=True)), None)
+        newest = next(_look(opened).groups, None)
         if (newest and _event_of(newest).id) != (session.events[-1].id if session.events else None):
             raise _stale(session)
         return opened.branch_id, opened.head
@@ -363,23 +366,36 @@ class EverlogSessionService(BaseSessionService):
             owner = _owner(info)
             if owner is None:
                 continue
-            try:
-                opened = self.store.session(info.id)
-                document = _document(opened, opened.head.size)
-                newest = next(newest_groups(opened.events(stop=opened.head.size, reverse=True)), None)
-            except NotFoundError:
+            told = self._tell(info, owner)
+            if told is None:
                 continue  # it was deleted meanwhile
-            self._share(owner[0], owner[1], document)
-            updated = _made_at(info) if newest is None else _time_of(newest)
-            shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=updated)
-            shown._storage_update_marker = _marker(opened)
-            read.append((shown, document))
+            shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
+            shown._storage_update_marker = told.marker
+            read.append((shown, msgspec.json.decode(told.document)))
         app = self._scope(app_state_name(app_name)) if read else {}
         for shown, document in read:
             if shown.user_id not in states:
                 states[shown.user_id] = self._scope(user_state_name(app_name, shown.user_id))
             shown.state = _merge(document, app, states[shown.user_id])
         return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
+
+    def _tell(self, info: SessionInfo, owner: tuple[str, str, str]) -> _Told | None:
+        """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
+        known = self._told.get(info.uuid)
+        if known is not None and known.marker == f"{info.branch}:{info.head}":
+            return known
+        try:
+            line = _look(self.store.session(info.id))
+        except NotFoundError:
+            return None
+        newest = next(line.groups, None)
+        self._share(owner[0], owner[1], line.document)
+        updated = _made_at(info) if newest is None else _time_of(newest)
+        told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        self._told[info.uuid] = told
+        return told
 
     def _infos(self, prefix: str) -> Iterator[SessionInfo]:
         last = None
@@ -466,19 +482,51 @@ def _patched(events: list[NewEvent]) -> Item:
     return {SHARED: last["value"]} if last["path"] == f"/{SHARED}" else {}
 
 
-def _chosen(opened: EverlogSession, size: int, config: GetSessionConfig) -> Iterator[list[EverlogEvent]]:
-    """Give the groups that a read asks for, the newest first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A session's current line as it was opened: its marker, its document, and its groups of events, to be read newest first."""
+
+    marker: str
+    document: Item
+    groups: Iterator[list[EverlogEvent]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a list shows of a session. document: as JSON."""
+
+    marker: str
+    updated: float
+    document: bytes
+
+
+def _look(opened: EverlogSession) -> _Line:
+    """Look at a session as it was opened: in one read where it is short."""
+    size = opened.head.size
+    if size > _SHORT:
+        groups = newest_groups(opened.events(stop=size, reverse=True))
+        return _Line(marker=_marker(opened), document=_document(opened, size), groups=groups)
+    events = opened.slice(0, size)
+    document: Any = DOCUMENT.initial()
+    for event in events:
+        if DOCUMENT.looks_at(event.type):
+            document = DOCUMENT(document, event)
+    return _Line(marker=_marker(opened), document=document, groups=newest_groups(reversed(events)))
+
+
+def _chosen(
+    groups: Iterator[list[EverlogEvent]], config: GetSessionConfig
+) -> tuple[list[EverlogEvent] | None, list[list[EverlogEvent]]]:
+    """Give the newest group, and those that a read asks for, the newest first."""
     wanted, after = config.num_recent_events, config.after_timestamp
-    if wanted == 0:
-        return
-    count = 0
-    for group in newest_groups(opened.events(stop=size, reverse=True)):
-        if after is not None and _time_of(group) < after:
-            continue
-        yield group
-        count += 1
-        if count == wanted:
-            return
+    newest = next(groups, None)
+    chosen: list[list[EverlogEvent]] = []
+    for group in () if newest is None else chain((newest,), groups):
+        if wanted is not None and len(chosen) >= wanted:
+            break
+        if after is None or _time_of(group) >= after:
+            chosen.append(group)
+    return newest, chosen
 
 
 def _document(opened: EverlogSession, size: int) -> Item:
