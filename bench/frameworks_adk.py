@@ -7,6 +7,7 @@ where nobody asks otherwise, Everlog's because that is its default.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import random
@@ -43,15 +44,22 @@ def turn(number: int) -> Any:
 _WORDS = [f"word{number}" for number in range(2_000)]
 
 
-async def measure(service: Any, folder: Path, fill: Callable[[Any, str, int], Awaitable[None]]) -> dict[str, float]:
+async def measure(
+    make: Callable[[], Any], folder: Path, fill: Callable[[Any, str, int], Awaitable[None]]
+) -> dict[str, float]:
     """Measure one service: bytes after 200 turns, microseconds of an append, milliseconds of reading the last 20, and of a list."""
     from google.adk.sessions.base_session_service import GetSessionConfig
 
+    service = make()
     session = await service.create_session(**WHO, session_id="grown")
+    await service.close()  # which takes the log of the file in
     empty = bytes_of(folder)
+    service = make()
     for number in range(TURNS):
         await service.append_event(session, turn(number))
+    await service.close()
     found: dict[str, float] = {"bytes_before": empty, "bytes_for_200_turns": bytes_of(folder) - empty}
+    service = make()
     found["times_the_text"] = found["bytes_for_200_turns"] / (TURNS * TURN_BYTES)
     took: list[float] = []
     for number in range(APPENDS):
@@ -78,14 +86,11 @@ async def measure(service: Any, folder: Path, fill: Callable[[Any, str, int], Aw
         listed = await service.list_sessions(app_name="many", user_id="u")
         assert len(listed.sessions) == LISTED, "they were made"
         found[f"{what}_list_of_{LISTED}_ms"] = (time.perf_counter() - started) * 1e3
+    await service.close()
     return found
 
 
 def bytes_of(folder: Path) -> int:
-    """The bytes of the files as they are after the log of each was taken in."""
-    for path in folder.glob("*.db"):
-        with closing(sqlite3.connect(path)) as opened:
-            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -104,11 +109,7 @@ def ours(folder: Path) -> dict[str, dict[str, float]]:
                 made.append(NewEvent(events[0].type, events[0].data, **_members(events[0], key)))
             log.extend(made)
 
-    async def run() -> dict[str, float]:
-        async with EverlogSessionService(folder / "agent.db") as service:
-            return await measure(service, folder, fill)
-
-    return {"everlog": asyncio.run(run())}
+    return {"everlog": asyncio.run(measure(lambda: EverlogSessionService(folder / "agent.db"), folder, fill))}
 
 
 def _members(event: Any, key: str) -> dict[str, Any]:
@@ -120,26 +121,20 @@ def theirs(folder: Path) -> dict[str, dict[str, float]]:
     from google.adk.sessions.database_session_service import DatabaseSessionService
     from google.adk.sessions.sqlite_session_service import SqliteSessionService
 
-    async def run(name: str, service: Any) -> dict[str, float]:
-        try:
-            return await measure(
-                service, folder / name, lambda _, session, size: fill_rows(folder / name, session, size)
-            )
-        finally:
-            await service.close()
-
-    made: dict[str, dict[str, float]] = {}
-    for name in ("DatabaseSessionService", "SqliteSessionService"):
-        (folder / name).mkdir()
-        path = folder / name / "adk.db"
-        if name.startswith("Data"):
-            made[name] = asyncio.run(run(name, DatabaseSessionService(f"sqlite+aiosqlite:///{path}")))
-        else:
-            made[name] = asyncio.run(run(name, SqliteSessionService(str(path))))
-    return made
+    makers: dict[str, Callable[[Path], Any]] = {
+        "DatabaseSessionService": lambda path: DatabaseSessionService(f"sqlite+aiosqlite:///{path}"),
+        "SqliteSessionService": lambda path: SqliteSessionService(str(path)),
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name, maker in makers.items():
+        home = folder / name
+        home.mkdir()
+        fill = functools.partial(fill_rows, home)
+        found[name] = asyncio.run(measure(functools.partial(maker, home / "adk.db"), home, fill))
+    return found
 
 
-async def fill_rows(folder: Path, session: str, size: int) -> None:
+async def fill_rows(folder: Path, _service: Any, session: str, size: int) -> None:
     """Write the rows that so many appends leave, without the appends."""
     with closing(sqlite3.connect(folder / "adk.db")) as opened:
         real = folder.name.startswith("Sqlite")
