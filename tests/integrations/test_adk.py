@@ -386,6 +386,9 @@ async def test_a_session_object_that_a_program_made_is_taken_where_it_holds_the_
     await service.append_event(own, said("one"))
     with pytest.raises(StaleSessionError):
         await service.append_event(Session(app_name="trips", user_id="u7", id="s"), said("two"))
+    own._storage_update_marker = "2026-11-30T10:00:00.000000"  # as ADK's database service marks what it read
+    with pytest.raises(StaleSessionError):
+        await service.append_event(own, said("two"))
     assert texts(await got(service, made)) == ["one"]
 
 

@@ -31,7 +31,7 @@ import msgspec
 from everlog.aio.store import AsyncStore
 from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, SESSIONS_PAGE_MAX
-from everlog.errors import BusyError, ConflictError, NotFoundError, SessionExistsError
+from everlog.errors import BusyError, ConflictError, InvalidPlaceError, NotFoundError, SessionExistsError
 from everlog.integrations.adk_events import (
     APP,
     SHARED,
@@ -351,7 +351,10 @@ class EverlogSessionService(BaseSessionService):
         marker = session._storage_update_marker
         if marker is not None:
             branch, _, head = marker.partition(":")
-            return branch, Head.parse(head)
+            try:
+                return branch, Head.parse(head)
+            except InvalidPlaceError:  # another service's
+                raise _stale(session) from None
         newest = next(_look(opened).groups, None)
         if (newest and _event_of(newest).id) != (session.events[-1].id if session.events else None):
             raise _stale(session)
