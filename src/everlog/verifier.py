@@ -33,10 +33,11 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 GOOD, TAMPERED, INCOMPLETE, UNSEALED, NOT_RUN = 0, 1, 2, 3, 64  # the last is what sysexits.h has for wrong usage
 WORDS = {GOOD: "good", TAMPERED: "tampered", INCOMPLETE: "incomplete", UNSEALED: "not covered by a seal"}
@@ -57,6 +58,7 @@ RECORDS = {
     "erase": "?actor:str events:list kind:str session:str t:time v:str",
 }
 Member = tuple[str, int, int]  # name, offset, size
+Line = tuple[Optional[int], int, list[bytearray]]  # its base, how many leaves it shares, its own nodes by level, joined
 Key = tuple[str, bytes, bytes]  # its name, which is the origin of what it seals; its id, which proves nothing; 32 bytes
 MEMBER = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 ID, DIGEST = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
@@ -64,7 +66,7 @@ NEVER_CHECKED = (
     "whether what was recorded is true: a hash says that it was not changed since",
     "title, labels, metadata, time of making, parent, current branch: they are the word of whoever made the bundle",
     "whether there are branches, sessions or later events that are not in the bundle",
-    "of what caused an event anything but its hash, and of summaries the hashes of what they cover",
+    "of what caused an event anything but its hash",
 )
 
 
@@ -94,15 +96,12 @@ class Report:
 
 def verify_bundle(path: str, keys: Sequence[str] = ()) -> Report:
     """Check a bundle. keys: verifier keys that you trust. OSError where it cannot be read, ValueError where a key is none."""
-    pinned = [read_key(key) for key in keys]
-    report = Report(path)
+    pinned, report = [read_key(key) for key in keys], Report(path)
     with Path(path).open("rb") as file:
         try:
             _Bundle(file, report).check(pinned)
-        except ValueError as error:
-            report.faults.append(str(error))
-        except CutOffError as error:
-            report.missing.append(str(error))
+        except (ValueError, CutOffError) as error:
+            (report.missing if isinstance(error, CutOffError) else report.faults).append(str(error))
     return report
 
 
@@ -211,30 +210,29 @@ class Tip:
     previous: str | None = None  # leaf of the last event
     recorded: int = -SAFE_INTEGER_MAX  # the latest time so far
 
-    def after(self, node: bytes, level: int = 0) -> Tip:
-        """Give the tip after a leaf, or after a perfect subtree of 2^level leaves."""
-        peaks, rest, top = list(self.peaks), self.size >> level, node
+    def after(self, node: bytes, level: int = 0, levels: Sequence[bytearray] = ()) -> Tip:
+        """Give the tip after a leaf, or after a perfect subtree of 2^level leaves. levels: the nodes that it completes are added there."""
+        peaks, rest, completed = list(self.peaks), self.size >> level, [node]
         while rest & 1:
-            top, rest = sha256(b"\1", peaks.pop(), top), rest >> 1
-        return Tip(self.size + (1 << level), (*peaks, top), node.hex() if level == 0 else None, self.recorded)
+            completed.append(sha256(b"\1", peaks.pop(), completed[-1]))
+            rest >>= 1
+        for each, nodes in zip(completed, levels):
+            nodes.extend(each)
+        return Tip(self.size + (1 << level), (*peaks, completed[-1]), node.hex() if level == 0 else None, self.recorded)
 
     def beyond(self, nodes: list[bytes], size: int) -> Tip:
         """Give the tip at a size, after the subtrees that lie from here to there, each as large as it can be; they leave `nodes`."""
         tip = self
         while tip.size < size:
-            level = (size - tip.size).bit_length() - 1
-            while tip.size % (1 << level):
-                level -= 1
+            level = min((size - tip.size).bit_length(), (tip.size & -tip.size or size).bit_length()) - 1
             expect(nodes, "it holds too few hashes of what lies round its range")
             tip = tip.after(nodes.pop(0), level)
         return tip
 
     @property
     def root(self) -> str:
-        root = self.peaks[-1] if self.peaks else sha256()
-        for peak in self.peaks[-2::-1]:
-            root = sha256(b"\1", peak, root)
-        return root.hex()
+        last = self.peaks[-1] if self.peaks else sha256()
+        return reduce(lambda root, peak: sha256(b"\1", peak, root), self.peaks[-2::-1], last).hex()
 
 
 def root_from(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
@@ -288,7 +286,7 @@ def is_signed(public: bytes, message: bytes, signature: bytes) -> bool | None:
             return PublicKey.from_public_bytes(public).verify(signature, message) is None
         except Exception:  # noqa: BLE001  # InvalidSignature, or ValueError where it is of another length
             return False
-    except ImportError:
+    except ImportError:  # then `openssl` is asked
         pass
     with tempfile.TemporaryDirectory() as folder:
         der = bytes.fromhex("302a300506032b6570032100") + public  # SubjectPublicKeyInfo (RFC 8410)
@@ -301,7 +299,7 @@ def is_signed(public: bytes, message: bytes, signature: bytes) -> bool | None:
         except (OSError, subprocess.TimeoutExpired):
             return None
     refused = b"Verification Failure" in done.stdout + done.stderr  # otherwise it is too old to know how
-    return True if done.returncode == 0 else False if refused else None
+    return done.returncode == 0 or (False if refused else None)
 
 
 # --- the bundle ----------------------------------------------------------------------------------
@@ -313,10 +311,10 @@ class _Bundle:
         self.report = report
         self.erased: dict[str, bool] = {}
         self.sealed_heads: list[dict[str, Any]] = []
-        self.key_salt = b""
         self.signed, self.unrecorded = False, 0  # events whose erasure no seal covers
         self.nodes: list[bytes] = []  # of a range: of what lies left and right of it
-        self.uuid, self.counts = "", report.counts
+        self.lines: list[Line] = []  # of its branches, as far as they were walked
+        self.key_salt, self.uuid, self.counts = b"", "", report.counts
 
     def check(self, keys: Sequence[Key]) -> None:
         members = read_members(self.file)
@@ -359,7 +357,7 @@ class _Bundle:
         self.uuid, self.report.session = manifest["session"], f"{manifest['id']} ({manifest['session']})"
         if kind == RANGE:
             self.report.kind = "range"
-            self.report.unchecked += ("events of the line that are not in the range: of them there are hashes alone",)
+            self.report.unchecked += ("what is not in the range, or covered by its summaries: of it there are hashes",)
             expect(manifest["start"] < manifest["stop"] <= manifest["size"], "its range is none")
             self.nodes = digests(manifest["nodes"], "a hash in its manifest")
             start = {"id": manifest["branch"], "writer": None, "base": None, "base_size": manifest["start"]}
@@ -421,10 +419,14 @@ class _Bundle:
         for index, branch in enumerate(branches):
             name, start = branch["id"][:8], (branch["base"], branch["base_size"])
             tip = tips[start] if start in tips else Tip().beyond(self.nodes, start[1])
-            for line, contents in self._events(pages[index]):
-                tip = self._check_event(name, tip, line, contents, branch["writer"])
-                if (index, tip.size) in wanted:
-                    tips[index, tip.size] = tip
+            self.lines.append((*start, [bytearray() for _ in range(54)]))
+            for headers, bodies in zip(pages[index][::2], pages[index][1::2]):
+                one, other = self._lines(headers), self._lines(bodies)
+                expect(len(one) == len(other), f"{headers[0]} and {bodies[0]} differ in length")
+                for line, contents in zip(one, other):
+                    tip = self._check_event(name, tip, line, contents, branch["writer"])
+                    if (index, tip.size) in wanted:
+                        tips[index, tip.size] = tip
             expect(tip.size == branch["stop"], f"{name}: its events end at {tip.size} and not at {branch['stop']}")
             tips[index, branch["size"]] = tip = tip.beyond(self.nodes, branch["size"])
             expect(tip.root == branch["root"] and not self.nodes, f"{name}: its {tip.size} events give another head")
@@ -445,16 +447,10 @@ class _Bundle:
                 below["sealed"] = max(below["sealed"], min(here["sealed"], branch["base_size"]))
             self.counts["sealed"] += max(0, min(here["sealed"], branch["stop"]) - branch["base_size"])
 
-    def _events(self, pages: Sequence[Member]) -> Iterator[tuple[bytes, bytes]]:
-        for headers, bodies in zip(pages[::2], pages[1::2]):
-            one, other = self._lines(headers), self._lines(bodies)
-            expect(len(one) == len(other), f"{headers[0]} and {bodies[0]} differ in length")
-            yield from zip(one, other)
-
     def _check_event(self, branch: str, tip: Tip, line: bytes, contents: bytes, writer: str | None) -> Tip:
         """Check an event; give the tip after it. Whatever is wrong with it, its leaf is that of its bytes."""
         self.counts["events"] += 1
-        after = tip.after(leaf := sha256(b"\0", line))
+        after = tip.after(leaf := sha256(b"\0", line), levels=self.lines[-1][2])
         try:
             header = read_header(line)
             after.recorded = max(tip.recorded, header["t"])
@@ -463,10 +459,23 @@ class _Bundle:
             if tip.previous is not None or tip.size == 0:  # of the first in a range, the one before is not here
                 expect(header.get("p") == tip.previous, "it does not name the event before it")
             expect(header["t"] >= tip.recorded, "its time lies before that of the event before it")
+            for each in header.get("g", []) if self.key_salt else []:  # of a range, what is covered is not all here
+                same = each["a"] < each["z"] <= tip.size and self._covered(each["a"], each["z"]).hex() == each["h"]
+                expect(same, "the hashes of what it covers are not those of the events there")
             self._check_contents(header, parse(contents), leaf.hex())
         except ValueError as error:
             self.report.faults.append(f"{branch}@{tip.size}: {error}")
         return after
+
+    def _covered(self, start: int, stop: int) -> bytes:
+        """Give the root of the tree of the leaves [start, stop) of this line by themselves."""
+        level, (base, shared, levels) = (stop - start - 1).bit_length(), self.lines[-1]
+        half = start + (1 << level >> 1)
+        if stop - start < 1 << level or start % (1 << level):
+            return sha256(b"\1", self._covered(start, half), self._covered(half, stop))
+        while stop <= shared and base is not None:
+            base, shared, levels = self.lines[base]
+        return bytes(levels[level][(at := 32 * ((start >> level) - (shared >> level))) : at + 32])
 
     def _check_contents(self, header: dict[str, Any], contents: Any, leaf: str) -> None:
         shape(contents, "what stands beside its header", CONTENTS)
@@ -551,11 +560,6 @@ def sections(report: Report) -> list[tuple[str, list[str]]]:
     return [(title, [shown(line) for line in lines[:LISTED]]) for title, lines in found if lines]
 
 
-def in_text(report: Report) -> str:
-    found = [f"\n{title}:\n  " + "\n  ".join(lines) for title, lines in sections(report)]
-    return f"{WORDS[report.code].upper()}: {shown(report.bundle)}" + "".join(found)
-
-
 def in_html(report: Report) -> str:
     """Give a report as a page that asks nothing of anybody."""
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Verification of a bundle</title>
@@ -563,9 +567,8 @@ def in_html(report: Report) -> str:
 <style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}h2{{font-size:1.1em}}li{{overflow-wrap:anywhere}}</style>
 <h1>{WORDS[report.code].capitalize()}</h1><p>{html.escape(shown(report.bundle))}</p>
 """
-    for title, found in sections(report):
-        page += f"<h2>{title}</h2><ul>{''.join(f'<li>{html.escape(each)}</li>' for each in found)}</ul>\n"
-    return page
+    listed = ((title, "".join(f"<li>{html.escape(each)}</li>" for each in found)) for title, found in sections(report))
+    return page + "".join(f"<h2>{title}</h2><ul>{lines}</ul>\n" for title, lines in listed)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -586,8 +589,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(shown(f"everlog_verify: {error}; nothing was decided") + "\n")
         return NOT_RUN
+    said = f"{WORDS[report.code].upper()}: {shown(report.bundle)}"
+    said += "".join(f"\n{title}:\n  " + "\n  ".join(lines) for title, lines in sections(report))
     facts = {"verdict": WORDS[report.code], "code": report.code, **vars(report)}
-    sys.stdout.write((json.dumps(facts) if given.json else in_text(report)) + "\n")
+    sys.stdout.write((json.dumps(facts) if given.json else said) + "\n")
     return report.code
 
 

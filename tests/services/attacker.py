@@ -21,10 +21,14 @@ COLUMNS = EventRow.__struct_fields__
 
 
 class Attacker(ABC):
-    """Reads and changes rows. tips: the table in which a branch's end stands. bucket: a column that what is in it begins with."""
+    """Reads and changes rows. tips: the table in which a branch's end stands. bucket: a column that what is in it begins with.
+
+    key_salt: gives that of session s's family.
+    """
 
     kind: str
     tips: str
+    key_salt: str
     bucket = ""
 
     def __init__(self, folder: Path) -> None:
@@ -59,22 +63,22 @@ class Attacker(ABC):
     def _events_anew(self) -> dict[object, tuple[list[bytes], str, str, object, int]]:
         """Give of each branch the leaves of its line, its id, its session's, its base's id and the base's size."""
         found = self.all(
-            "SELECT b.branch, b.id, s.id, b.writer, b.base, b.base_size FROM branch AS b JOIN session AS s ON s.session = b.session "
-            "ORDER BY b.branch"
+            f"SELECT b.branch, b.id, s.id, b.writer, {self.key_salt}, b.base, b.base_size FROM branch AS b "
+            "JOIN session AS s ON s.session = b.session ORDER BY b.branch"
         )
         lines, waiting = {}, list(found)
         while waiting:
-            branch, id_, session, writer, base, base_size = waiting.pop(0)
+            branch, id_, session, writer, key_salt, base, base_size = waiting.pop(0)
             if base is not None and base not in lines:
-                waiting.append((branch, id_, session, writer, base, base_size))
+                waiting.append((branch, id_, session, writer, key_salt, base, base_size))
                 continue
             leaves = [] if base is None else lines[base][0][:base_size]
-            self._line_anew(branch, bytes(writer).hex(), leaves)
+            self._line_anew(branch, bytes(writer).hex(), bytes(key_salt), leaves)
             base_id = None if base is None else lines[base][1]
             lines[branch] = (leaves, bytes(id_).hex(), bytes(session).hex(), base_id, base_size)
         return lines
 
-    def _line_anew(self, branch: object, writer: str, leaves: list[bytes]) -> None:
+    def _line_anew(self, branch: object, writer: str, key_salt: bytes, leaves: list[bytes]) -> None:
         """Make a branch's own events anew behind the leaves that it shares, which they are added to."""
         peaks, recorded = [], 0
         for size, leaf in enumerate(leaves):
@@ -85,7 +89,7 @@ class Attacker(ABC):
                 row.commitments if row.body is None else commit_body(row.salt, row.body) + row.commitments[32:]
             )
             row = msgspec.structs.replace(row, commitments=commitments)
-            header = header_of(row, writer=writer, previous=leaves[-1] if leaves else None, key_salt=bytes(32))
+            header = header_of(row, writer=writer, previous=leaves[-1] if leaves else None, key_salt=key_salt)
             leaf = leaf_hash(encode_header(header))
             nodes = push_leaf(peaks, len(leaves), leaf)
             self.all(
@@ -204,6 +208,7 @@ class Attacker(ABC):
 
 class SqliteAttacker(Attacker):
     kind, tips = "sqlite", "branch"
+    key_salt = "(SELECT key_salt FROM family AS f WHERE f.family = s.family)"
 
     def all(self, statement, *values):
         connection = apsw.Connection(self.url)
@@ -246,7 +251,7 @@ class SqliteAttacker(Attacker):
 
 
 class PostgresAttacker(Attacker):
-    kind, tips, bucket = "postgres", "tip", "bucket, "
+    kind, tips, bucket, key_salt = "postgres", "tip", "bucket, ", "s.key_salt"
 
     def __init__(self, folder):
         super().__init__(folder)

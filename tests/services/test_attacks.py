@@ -12,7 +12,8 @@ import pytest
 
 import everlog
 from databases import address
-from everlog import NewEvent
+from everlog import NewEvent, verifier
+from everlog.errors import TamperedError
 from services.attacker import ATTACKERS
 
 DOC = Path(__file__).parents[2] / "docs" / "explanation" / "proof.md"
@@ -200,6 +201,35 @@ def test_what_is_added_to_a_store_is_on_record_and_takes_nothing_back(attacker):
     assert any("no place in it yet" in what for what in report.unchecked), "it is after what was sealed"
     with everlog.open(attacker.url) as store:
         assert store.session("run").certificate([1]).records[0].record.encode() == msgspec.json.encode(record)
+
+
+def test_a_summary_that_says_that_it_covers_what_it_does_not_is_told_by_the_store_and_in_bundles(attacker, tmp_path):
+    """Also where its own hash, and all behind it, is made anew."""
+    with everlog.open(attacker.url) as store:
+        said = [NewEvent("user.message", {"content": f"{number} so it was."}) for number in range(70)]
+        talk = store.create("talk", events=said)
+        summary = talk.summarize(leaf_tokens=100)[-1]
+    line = attacker.branch("talk")
+    covers = msgspec.json.decode(
+        attacker.one("SELECT covers FROM event WHERE branch = ? AND position = ?", line, summary.position)
+    )
+    covers[0][2] = "00" * 32
+    said = msgspec.json.encode(covers).decode()
+    attacker.all("UPDATE event SET covers = ? WHERE branch = ? AND position = ?", said, line, summary.position)
+    attacker.make_anew()
+    attacker.unseal()
+    attacker.settle()
+    (fault,) = verified(attacker).faults
+    assert (fault.position, fault.session) == (summary.position, "talk")
+    assert "what it covers" in fault.what
+    path = tmp_path / "talk.everlog"
+    with everlog.open(attacker.url) as store, everlog.open("memory:") as other:
+        store.session("talk").export(path)
+        assert any("what it covers" in fault for fault in verifier.verify_bundle(str(path)).faults)
+        with pytest.raises(TamperedError, match="what it covers"):
+            other.import_bundle(path)
+        with pytest.raises(TamperedError, match="what it covers"):
+            store.copy(other, sessions=["talk"])
 
 
 def test_the_documented_table_names_every_attack():

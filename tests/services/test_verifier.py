@@ -343,6 +343,27 @@ def test_a_sealed_session_of_another_kind_of_store_is_good(kind, tmp_path):
         assert [each.events for each in store.export("session:s", tmp_path / "all")] == [21]
 
 
+@pytest.mark.parametrize("fan_out", [2, 16])
+def test_what_summaries_cover_is_checked_on_every_line(store, tmp_path, fan_out):
+    session = store.create("s")
+    for line in range(3):
+        session.extend([NewEvent("user.message", {"content": f"{line} {n} " + "so it was. " * 9}) for n in range(150)])
+        session.summarize(fan_out=fan_out, leaf_tokens=100)
+        session.rewind(session.size() // 2 + line, reason="back")
+    session.summarize(fan_out=fan_out, leaf_tokens=100)
+    fork = session.fork(id="f")
+    fork.extend([NewEvent("user.message", {"content": f"{n} " + "so it is. " * 9}) for n in range(150)])
+    fork.summarize(fan_out=fan_out, leaf_tokens=100)
+    assert store.verify().ok
+    for each in (session, fork):
+        path = exported(each, tmp_path)
+        assert run(path)[1]["faults"] == []
+        with everlog.open("memory:") as target:
+            target.import_bundle(path)
+    code, report = run(exported(fork, tmp_path, start=fork.size() - 40, stop="end"))
+    assert (code, report["faults"]) == (3, [])
+
+
 def test_the_page_asks_nothing_of_anybody_and_runs_no_text_of_the_bundle(store, tmp_path):
     made = store.create("<script>alert(1)</script>", title="<b>")
     made.append("note", {"content": "x"})
