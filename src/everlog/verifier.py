@@ -66,7 +66,7 @@ NEVER_CHECKED = (
     "whether what was recorded is true: a hash says that it was not changed since",
     "title, labels, metadata, time of making, parent, current branch: they are the word of whoever made the bundle",
     "whether there are branches, sessions or later events that are not in the bundle",
-    "of what caused an event anything but its hash",
+    "of what caused an event anything but its hash; of attachments that are gone their names and sizes",
 )
 
 

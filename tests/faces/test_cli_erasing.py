@@ -46,7 +46,7 @@ def test_a_range_of_positions_is_erased(run, session, address, positions):
 
 def test_with_seal_the_record_is_sealed_before(run, session, path, tmp_path):
     words = ("erase", "run%2042@1", "--reason", "r", "--yes")
-    assert "everlog keys new" in run(*words, "--seal", "--keys", str(tmp_path / "k"), code=1).stderr
+    assert "everlog keys new" in run(*words, "--seal", "--keys", str(tmp_path / "k"), code=3).stderr
     assert "--seal" in run(*words, "--keys", str(tmp_path / "k"), code=2).stderr
     assert gone(session) == []
     run("keys", "new", "--keys", str(tmp_path / "k"))
