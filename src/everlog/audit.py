@@ -175,6 +175,10 @@ class _Checker:
                 f"what the seal of {self.since.size} records covers, and what was erased of it since: of that, only that each line still has "
                 "the head that was sealed; nor names, labels and current branches; verify all of it from time to time"
             )
+        if self.withheld:
+            yield (
+                f"whether the {self.withheld} bodies that are called withheld were left out of a bundle, or taken away here: nothing records it"
+            )
         if self.states is None:
             yield "the state hashes of checkpoints and events: --states makes them again and compares"
         else:

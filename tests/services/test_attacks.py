@@ -232,7 +232,17 @@ def test_a_summary_that_says_that_it_covers_what_it_does_not_is_told_by_the_stor
             store.copy(other, sessions=["talk"])
 
 
+def test_a_body_that_is_called_withheld_is_counted_and_it_is_said_that_nothing_records_why(attacker):
+    drop_a_body(attacker)
+    attacker.all("UPDATE event SET gone = 2 WHERE branch = ? AND position = 1", attacker.branch("run"))
+    attacker.settle()
+    report = verified(attacker, seals=attacker.seals)
+    assert (report.faults, report.withheld) == ((), 1)
+    assert any("1 bodies that are called withheld" in what for what in report.unchecked)
+
+
 def test_the_documented_table_names_every_attack():
     table = DOC.read_text().partition("## Attacks\n")[2].partition("\n## ")[0]
     named = re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)[2:]
-    assert named == [*ATTACKS, "restore an old copy of the store", "replace the key", "add to the store"]
+    others = ["call a body withheld", "restore an old copy of the store", "replace the key", "add to the store"]
+    assert named == [*ATTACKS, *others]
