@@ -18,7 +18,7 @@ import msgspec
 
 from everlog.archiving import finish
 from everlog.context.tree import read_positions
-from everlog.errors import EverlogError, NotFoundError, UnavailableError
+from everlog.errors import EverlogError, NotFoundError, TamperedError, UnavailableError
 from everlog.keyfiles import folder_lock, sync_folder, write_synced
 from everlog.reader import View
 from everlog.storage import Erase, Storage
@@ -34,7 +34,7 @@ def erase_sealed(storage: Storage, folder: Path, seal: Seal, erasures: Sequence[
     with folder_lock(folder, _LOCK):
         begun = _begun(storage, folder)
         if begun:  # by another
-            seal()
+            _sealed(seal)
             _destroy(storage, folder, begun)
         there = [_with_leaves(storage, each) for each in erasures]
         intended = [each for each in there if each.positions]
@@ -42,7 +42,7 @@ def erase_sealed(storage: Storage, folder: Path, seal: Seal, erasures: Sequence[
             write_synced(folder / _FILE, msgspec.json.encode(intended))
             for each in intended:
                 storage.write(msgspec.structs.replace(each, step="record"))
-            seal()
+            _sealed(seal)
             _destroy(storage, folder, intended)
     return [each.positions for each in there]
 
@@ -68,6 +68,18 @@ def unfinished(storage: Storage, folder: Path) -> Generator[Callable[[], None]]:
                 _destroy(storage, folder, erasures)
 
         yield destroy
+
+
+def _sealed(seal: Seal) -> None:
+    """Seal; where that cannot be, say what became of the erasure."""
+    try:
+        seal()
+    except EverlogError as error:
+        kind = TamperedError if isinstance(error, TamperedError) else UnavailableError
+        raise kind(
+            f"an erasure is on record and could not be sealed ({error.message}); nothing was destroyed; the next seal with these keys finishes "
+            "it: everlog seal"
+        ) from error
 
 
 def _with_leaves(storage: Storage, erasure: Erase) -> Erase:

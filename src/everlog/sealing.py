@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from everlog.core.event import Head
+from everlog.core.ledger import KeyRecord
 from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.note import Note
 from everlog.core.prepare import Draw
@@ -51,13 +52,13 @@ class Sealer:
         An erasure that another process recorded, and died before it was done, is finished behind it.
         """
         warnings: list[str] = []
+        record = self.keys.record()  # NotFoundError where there is no key, before anything is made
         with unfinished(self.storage, self.keys.folder) as finish:
-            seal = self._seal(warnings)
+            seal = self._seal(record, warnings)
             _try(warnings, finish)
         return seal if not warnings else msgspec.structs.replace(seal, warnings=tuple(warnings))
 
-    def _seal(self, warnings: list[str]) -> Seal:
-        record = self.keys.record()
+    def _seal(self, record: KeyRecord | None, warnings: list[str]) -> Seal:
         tree = order_ledger(self.storage, record)
         origin = self.keys.origin
         last = next((row for row in self.storage.seals(SAFE_INTEGER_MAX, 1)), None)

@@ -118,6 +118,17 @@ def test_what_cannot_be_read_of_an_intent_spoils_no_seal_and_is_told(store, sess
     assert not session[3].erased
 
 
+def test_where_it_cannot_be_sealed_nothing_is_destroyed_and_the_next_seal_finishes_it(store, session, keys):
+    seals = keys.folder / "seals.txt"
+    seals.mkdir()
+    with pytest.raises(UnavailableError, match=r"on record and could not be sealed .* nothing was destroyed"):
+        session.erase([3], reason="asked for", keys=keys)
+    assert not session[3].erased
+    seals.rmdir()
+    assert store.seal(keys=keys).warnings == ()
+    assert session[3].erased
+
+
 def test_what_is_refused_is_neither_recorded_nor_sealed(store, session, keys, tmp_path):
     for erase in (
         lambda: session.erase([3], reason="asked for", keys=tmp_path / "none"),
@@ -128,9 +139,12 @@ def test_what_is_refused_is_neither_recorded_nor_sealed(store, session, keys, tm
     session.hold(reason="a court")
     with pytest.raises(HeldError):
         session.erase([3], reason="asked for", keys=keys)
+    with pytest.raises(NotFoundError, match="no key"):
+        store.seal(keys=tmp_path / "none")
     assert store.storage.erasure(session[3].leaf) is None
     assert not session[3].erased
     assert not left(keys).exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_erasing_by_subject_seals_each_transaction_before_it_destroys(store, session, keys):
