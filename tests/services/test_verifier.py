@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import everlog
@@ -15,8 +16,9 @@ from bundles import members, rebuild
 from databases import address
 from everlog import NewEvent, verifier
 from everlog.core.header import commit_body
-from everlog.core.merkle import leaf_hash, node_hash
+from everlog.core.merkle import leaf_hash, node_hash, range_root
 from everlog.errors import InvalidEventError, TamperedError
+from everlog.storage import Append
 
 VERIFIER = verifier.__file__
 EVERY_BIT = os.environ.get("EVERLOG_FAULTS") == "1"
@@ -254,6 +256,7 @@ def sealed_fork(tmp_path):
     return path, key
 
 
+@pytest.mark.timeout(3_600)  # each bit takes a minute or ten
 def test_no_bit_of_a_sealed_bundle_can_be_flipped(sealed_fork, tmp_path):
     """Each bit in turn with EVERLOG_FAULTS=1; else some thousands of them, all over it."""
     path, key = sealed_fork
@@ -379,6 +382,25 @@ def test_what_summaries_cover_is_checked_on_every_line(store, tmp_path, fan_out)
     assert (code, report["faults"]) == (3, [])
 
 
+def test_ranges_that_are_made_up_to_take_for_ever_are_refused(tmp_path):
+    path = tmp_path / "slow.everlog"
+    with everlog.open("memory:") as store, everlog.open("memory:") as target:
+        session = store.create("s", events=[NewEvent("note", {"content": f"{n}"}) for n in range(1_000)])
+        line = session.view().lineage
+        slow = (
+            1,
+            1_000,
+            range_root(1, 1_000, lambda level, index: store.storage.tree_nodes(line, [(level, index)])[0]),
+        )
+        for _ in range(30):
+            (prepared,) = session._prepare((NewEvent("note", {"content": "slow"}),))
+            batch = session._batch((msgspec.structs.replace(prepared, covers=(slow,) * 16),))
+            store.storage.write(Append(session.uuid, batch))
+        session.export(path)
+        with pytest.raises(TamperedError, match="reasonable time"):
+            target.import_bundle(path)
+
+
 def test_the_page_asks_nothing_of_anybody_and_runs_no_text_of_the_bundle(store, tmp_path):
     made = store.create("<script>alert(1)</script>", title="<b>")
     made.append("note", {"content": "x"})
@@ -412,6 +434,7 @@ def test_hostile_names_do_not_reach_the_terminal(store, tmp_path):
     assert "NOT COVERED BY A SEAL" in done.stdout
 
 
+@pytest.mark.timeout(3_600)  # each bit takes a minute or ten
 def test_every_change_is_told_even_where_the_digest_was_made_anew(sealed_fork):
     """Each bit in turn with EVERLOG_FAULTS=1, else each 17th. What nothing hashes is not among it: the manifest, ids of causes, names of attachments that are gone."""
     path, key = sealed_fork
