@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
+from datetime import timedelta
 from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.request import Request, urlopen
 
 from everlog.errors import UnavailableError, UnsupportedStoreError
@@ -64,7 +66,14 @@ def _put(url: str, name: str, content: bytes) -> None:
         raise UnsupportedStoreError(
             f"to send seals to {url} obstore is needed; the seal is made; install it: pip install 'everlog[archive]'"
         ) from None
+    wait = timedelta(seconds=SECONDS_MAX)
+    client: Any = {"timeout": wait}
+    if os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true":  # the library reads it only where no option is given
+        client["allow_http"] = True
+    retry: Any = {"max_retries": 2, "retry_timeout": wait}
     try:
-        obstore.put(from_url(url), name, content)
-    except (BaseError, ValueError, OSError) as error:
-        raise UnavailableError(f"{url} did not take the seal ({error}); see credentials and that place") from error
+        obstore.put(from_url(url, client_options=client, retry_config=retry), name, content)
+    except (BaseError, ValueError, OSError) as error:  # whose words may hold the id of a key
+        raise UnavailableError(
+            f"{url} did not take the seal ({type(error).__name__}); it is kept in seals.txt; see credentials and that place"
+        ) from error

@@ -10,16 +10,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from everlog.core.event import Head
+from everlog.core.ledger import KeyRecord
 from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.note import Note
+from everlog.core.prepare import Draw
 from everlog.errors import BusyError, EverlogError, OutcomeUnknownError, UnavailableError
+from everlog.intents import unfinished
 from everlog.ordering import order_ledger
 from everlog.publishing import publish
 from everlog.sealed import PutSeal
@@ -52,15 +57,24 @@ class Sealer:
         self.stamper = stamper
 
     def seal(self) -> Seal:
-        """Seal all that was recorded until now; where that is sealed already, give the last seal."""
+        """Seal all that was recorded until now; where that is sealed already, give the last seal.
+
+        An erasure that another process recorded, and died before it was done, is finished behind it.
+        """
         warnings: list[str] = []
-        record = self.keys.record()
+        record = self.keys.record()  # NotFoundError where there is no key, before anything is made
+        with unfinished(self.storage, self.keys.folder) as finish:
+            seal = self._seal(record, warnings)
+            _try(warnings, finish)
+        return seal if not warnings else msgspec.structs.replace(seal, warnings=tuple(warnings))
+
+    def _seal(self, record: KeyRecord | None, warnings: list[str]) -> Seal:
         tree = order_ledger(self.storage, record)
         origin = self.keys.origin
         last = next((row for row in self.storage.seals(SAFE_INTEGER_MAX, 1)), None)
         if record is None and last is not None and (last.origin, last.size) == (origin, tree.size):
             self._stamp(last.note, last.size, warnings)
-            return msgspec.structs.replace(read_seal(last), warnings=tuple(warnings))
+            return read_seal(last)
         checkpoint, note = self.keys.sign(lambda: self.storage.ledger_tree().head(), self._prove)
         origin, head = checkpoint.origin, checkpoint.head
         note = self._cosigned(note, head, warnings)
@@ -72,7 +86,7 @@ class Sealer:
         self._stamp(encoded, head.size, warnings)
         for place in self.to:
             _try(warnings, lambda place=place: publish(place, encoded, origin=origin, size=head.size))
-        return Seal(origin, head, self.storage.now(), str(note), tuple(warnings))
+        return Seal(origin, head, self.storage.now(), str(note))
 
     def run(
         self,
@@ -136,3 +150,9 @@ def _try(warnings: list[str], call: Callable[[], Any]) -> Any:
     except EverlogError as error:
         warnings.append(error.message)
         return None
+
+
+def make_sealer(storage: Storage, draw: Draw, keys: Keys | str | os.PathLike[str]) -> Sealer:
+    """Give a sealer without witnesses. keys: of the store's seals, or their folder."""
+    chosen = keys if isinstance(keys, Keys) else Keys(Path(keys), storage.id, draw=draw, clock=storage.now)
+    return Sealer(storage, chosen)

@@ -297,6 +297,7 @@ class Store:
         reason: str,
         types: str | Sequence[str] = "*",
         actor: str | None = None,
+        keys: Keys | str | os.PathLike[str] | None = None,
         dry_run: bool = False,
         certified: Callable[[Certificate], None] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -306,7 +307,8 @@ class Store:
         query: as `sessions` takes it: "label.user:u7". types: globs of the events to erase; all by default, so that a session does not
         wake as it was. What is held stays, and is counted in `spared`. certified: is given the certificate of each transaction, of at
         most 5,000 events of one line. progress: called with the number of events so far. dry_run: only tell what would be erased.
-        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. Cannot be undone.
+        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. keys: see `Session.erase`; each
+        transaction has a seal. Cannot be undone.
         """
         from everlog.core.retention import check_order
         from everlog.retaining import erase_matching, plan_matching
@@ -315,7 +317,10 @@ class Store:
         if dry_run:
             return plan_matching(self.storage, order, progress=progress)
         reason = clean_reason(self.settings.redactor, reason)
-        return erase_matching(self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress)
+        sealer = None if keys is None else self.sealer(keys=keys)
+        return erase_matching(
+            self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress, sealer=sealer
+        )
 
     def check_certificate(self, certificate: Certificate) -> Checked:
         """Compare a certificate of an erasure with this store: its records, that what they name is gone, and its head."""

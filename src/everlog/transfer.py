@@ -18,12 +18,12 @@ import msgspec
 
 from everlog.audit import all_sessions, check_contents
 from everlog.core import limits
-from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
+from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, decode_covers, header_of
 from everlog.core.event import ERASED, Body, PreparedAttachment
 from everlog.core.header import check_header, encode_header
 from everlog.core.labels import check_labels, check_title, encode_metadata
 from everlog.core.lineage import Lineage
-from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
+from everlog.core.merkle import Nodes, leaf_hash, push_leaf, range_root, root_of_peaks, split_digests
 from everlog.core.position import check_session_id
 from everlog.core.prepare import Draw, check_attachment_name, check_key
 from everlog.core.values import decode_json
@@ -52,6 +52,9 @@ from everlog.storage import (
 )
 
 BUNDLE_FORMAT = "everlog/1/bundle"
+# Nodes that checking what summaries cover may read, to begin with and for each event: ours take one or two an event, and ranges that are
+# made up to be slow as many as the bundle has events, each.
+_COVERED_NODES, _COVERED_NODES_AN_EVENT = 65_536, 64
 
 Progress = Callable[[int], None]
 
@@ -219,12 +222,14 @@ def check_parcel(
         if branch.base is not None:
             checkpoints[branch.base, branch.base_size] = ([], None, 0)
     left = dict(heads or {})
+    covered = _Covered()
     count = newest = 0
     key_salt = bytes.fromhex(parcel.key_salt)
     for index, branch in enumerate(parcel.branches):
         peaks, previous, recorded = ([], None, 0) if branch.base is None else checkpoints[branch.base, branch.base_size]
         peaks = list(peaks)
         position = branch.base_size
+        covered.begin(branch)
         for page in pages(index, position):
             for event in page:
                 row = event.row
@@ -235,7 +240,10 @@ def check_parcel(
                     raise _tampered(
                         parcel, branch, position, "its body is missing, and no record says that it was erased"
                     )
-                push_leaf(peaks, position, row.leaf)
+                try:
+                    covered.check(row, push_leaf(peaks, position, row.leaf))
+                except ValueError as error:
+                    raise _tampered(parcel, branch, position, str(error)) from None
                 previous, recorded, position = row.leaf, max(recorded, row.recorded or 0), position + 1
                 if (index, position) in checkpoints:
                     checkpoints[index, position] = (list(peaks), previous, recorded)
@@ -274,6 +282,32 @@ def _check_called(parcel: SessionParcel) -> None:
         raise TamperedError(
             f"the session in it is called as none can be: {error.message}; nothing was taken; get the bundle again from where it was made"
         ) from None
+
+
+class _Covered:
+    """Holds what summaries say of the events that they cover against the leaves of those. All nodes of the parcel are kept at hand for it."""
+
+    def __init__(self) -> None:
+        self._lines: list[Nodes] = []
+        self._left = _COVERED_NODES
+
+    def begin(self, branch: BranchParcel) -> None:
+        """Go on with the next branch."""
+        self._lines.append(Nodes(None if branch.base is None else self._lines[branch.base], branch.base_size))
+
+    def check(self, row: EventRow, nodes: bytes) -> None:
+        """Check an event, whose leaf completes these nodes; ValueError."""
+        for start, stop, said in [] if row.covers is None else decode_covers(row.covers):
+            if not 0 <= start < stop <= row.position or range_root(start, stop, self._read).hex() != said:
+                raise ValueError("the hashes of what it covers are not those of the events there")
+        self._lines[-1].add(row.leaf, nodes)
+        self._left += _COVERED_NODES_AN_EVENT
+
+    def _read(self, level: int, index: int) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("what it covers lies so that nobody can check it in reasonable time")
+        return self._lines[-1].read(level, index)
 
 
 def _check_event(
