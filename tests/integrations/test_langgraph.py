@@ -86,7 +86,6 @@ def drive(savers, seed, *, reopen):
     draw = random.Random(seed)
     places = {}
     lists = {}
-    counter = 0
     for step in range(60):
         thread, namespace = draw.choice(["a", "b"]), draw.choice(["", "", "child:1"])
         place = (thread, namespace)
@@ -116,10 +115,9 @@ def drive(savers, seed, *, reopen):
                 messages.clear()
             case _:
                 draw.shuffle(messages)
-        counter += 1
         late = draw.random() < 0.1
         checkpoint = empty_checkpoint() | {
-            "id": f"{0 if late else 1}{counter:06}",
+            "id": f"{0 if late else 1}{step:06}",
             "channel_values": {
                 "messages": list(messages),
                 "n": step,
