@@ -38,7 +38,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from everlog.aio import AsyncStore
 from everlog.core.position import check_session_id
-from everlog.errors import BusyError, EverlogError, NotFoundError, SessionExistsError
+from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_thread import Log, Write
@@ -192,13 +192,9 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         thread, namespace, parent = _named(config)
         values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
         fields = {name: value for name, value in checkpoint.items() if name not in ("id", "channel_values")}
-        record: dict[str, Any] = {"id": checkpoint["id"]}
-        if namespace:
-            record["ns"] = namespace
-        if parent:
-            record["parent"] = parent
-        record["checkpoint"] = _plain_json(fields)
-        record["metadata"] = _plain_json(get_checkpoint_metadata(config, metadata))
+        record = _checkpoint_record(
+            namespace, checkpoint["id"], parent, fields=fields, metadata=get_checkpoint_metadata(config, metadata)
+        )
         self._write(thread, lambda log: log.put(record, values))
         return _config(thread, namespace, checkpoint["id"])
 
@@ -213,11 +209,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
             for index, (channel, value) in enumerate(writes)
         ]
-        record: dict[str, Any] = {"id": checkpoint_id, "task": task_id}
-        if namespace:
-            record["ns"] = namespace
-        if task_path:
-            record["path"] = task_path
+        record = _writes_record(namespace, checkpoint_id, task_id, task_path)
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
 
@@ -281,6 +273,61 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             number, _, rest = current.partition(".")
             return f"{int(number) + 1:0{len(number)}}" + (f".{rest}" if rest else "")
         return current + 1
+
+    # --- what was stored elsewhere ---
+    def take_apart(self, type_: str | None, data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, bytes]]]:
+        """Give a checkpoint that another saver stored whole: its fields but id and values, and its values as they are serialized.
+
+        Nothing that it names is imported. Raises InvalidEventError where it cannot be taken apart.
+        """
+        if type_ == "json":
+            whole = codec.unpack(_PLAIN.dumps_typed(_PLAIN.loads_typed((type_, data)))[1])
+        elif type_ == codec.MSGPACK:
+            whole = codec.unpack(data)
+        else:
+            raise InvalidEventError(
+                f"it is stored as {type_!r}, which is read only by running it, or with a key; it stays where it is"
+            )
+        if not isinstance(whole, dict):
+            raise InvalidEventError("it is no object; it stays where it is")
+        values = {channel: _typed(value) for channel, value in whole.pop("channel_values", {}).items()}
+        whole.pop("id", None)
+        return _PLAIN.loads_typed((codec.MSGPACK, codec.pack(whole))), values
+
+    def restore(
+        self,
+        thread: str,
+        namespace: str,
+        id: str,
+        *,
+        parent: str | None,
+        fields: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        values: Mapping[str, tuple[str, bytes]],
+    ) -> bool:
+        """Record a checkpoint that was stored elsewhere; False where the thread has one of this id."""
+        log = self._read(thread)
+        if log is not None and log.find(namespace, id, hidden=True) is not None:
+            return False
+        record = _checkpoint_record(namespace, id, parent, fields=fields, metadata=metadata)
+        self._write(thread, lambda log: log.put(record, values))
+        return True
+
+    def restore_write(
+        self,
+        thread: str,
+        namespace: str,
+        id: str,
+        *,
+        task_id: str,
+        task_path: str,
+        write: tuple[int, str, tuple[str, bytes]],
+    ) -> bool:
+        """Record a pending write that was stored elsewhere: (index, channel, value); False where there is one of its task and index."""
+        record = _writes_record(namespace, id, task_id, task_path)
+        new: list[bool] = []
+        self._write(thread, lambda log: new.append(log.put_writes(record, [write], replaces=False)))
+        return new[-1]
 
     # --- the same, on an event loop ---
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -350,7 +397,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 return log
         return None
 
-    def _write(self, thread: str, write: Callable[[Log], None]) -> None:
+    def _write(self, thread: str, write: Callable[[Log], object]) -> None:
         try:
             write(self._log(thread, make=True))
         except NotFoundError:  # deleted since it was opened
@@ -444,20 +491,19 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def _copy_into(self, source: Log, thread: str, target: str) -> None:
         for record in reversed(list(source.checkpoints(None))):
-            each = self._tuple(source, record, thread)
-            made = record.data.get("parent")
-            config = _config(target, record.namespace, made) if made else _config(target, record.namespace, None)
-            self.put(config, each.checkpoint, each.metadata, each.checkpoint["channel_versions"])
-            stored = _config(target, record.namespace, record.id)
+            reader = Reader(source.session)
+            values = {
+                channel: source.packed(record.namespace, channel, position, reader)
+                for channel, position in positions_of(record).items()
+            }
+            place = (target, record.namespace, record.id)
+            fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
+            self.restore(*place, parent=record.data.get("parent"), fields=fields, metadata=metadata, values=values)
             for write in source.writes(record.namespace, record.id):
-                self._write_again(stored, write, Reader(source.session))
-
-    def _write_again(self, config: RunnableConfig, write: Write, reader: Reader) -> None:
-        thread, namespace, checkpoint_id = _named(config)
-        record = {"id": checkpoint_id, "task": write.task_id}
-        record |= ({"ns": namespace} if namespace else {}) | ({"path": write.task_path} if write.task_path else {})
-        items = [(write.index, write.channel, reader.typed(write.tree, write.record))]
-        self._write(thread, lambda log: log.put_writes(record, items, replaces=write.index < 0))
+                typed = reader.typed(write.tree, write.record)
+                self.restore_write(
+                    *place, task_id=write.task_id, task_path=write.task_path, write=(write.index, write.channel, typed)
+                )
 
 
 def session_id(thread_id: str) -> str:
@@ -488,6 +534,30 @@ def _named(config: RunnableConfig) -> tuple[str, str, str | None]:
 def _config(thread: str, namespace: str, checkpoint_id: str | None) -> RunnableConfig:
     named = {"thread_id": thread, "checkpoint_ns": namespace}
     return {"configurable": named if checkpoint_id is None else named | {"checkpoint_id": checkpoint_id}}
+
+
+def _checkpoint_record(
+    namespace: str, id: str, parent: str | None, *, fields: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give what a checkpoint's record says beside its values; what is usual is left out."""
+    record: dict[str, Any] = {"id": id}
+    if namespace:
+        record["ns"] = namespace
+    if parent:
+        record["parent"] = parent
+    return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
+
+
+def _writes_record(namespace: str, id: str | None, task_id: str, task_path: str) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": id, "task": task_id}
+    return record | ({"ns": namespace} if namespace else {}) | ({"path": task_path} if task_path else {})
+
+
+def _typed(value: Any) -> tuple[str, bytes]:
+    """Give an unpacked value as a serializer gives it by itself."""
+    if value is None:
+        return "null", b""
+    return ("bytes", value) if isinstance(value, bytes) else (codec.MSGPACK, codec.pack(value))
 
 
 def _prune(log: Log, make: Callable[[], dict[str, Any]]) -> None:

@@ -175,8 +175,10 @@ class Log:
         writes: Sequence[tuple[int, str, tuple[str, bytes]]],
         *,
         replaces: bool,
-    ) -> None:
-        """Record pending writes: (index, channel, value). replaces: what has the same task and index, else it counts no more.
+    ) -> bool:
+        """Record pending writes: (index, channel, value); False where there was nothing new.
+
+        replaces: what has the same task and index, else it counts no more.
 
         LangGraph may record what a task wrote before the checkpoint that the task read. Messages in it then wait for the next
         checkpoint that holds them, so that the conversation is recorded in its order.
@@ -190,7 +192,7 @@ class Log:
                     known = {(write.task_id, write.index) for write in self.writes(*place)}
                 new = [each for each in writes if replaces or (record["task"], each[0]) not in known]
                 if not new:
-                    return
+                    return False
                 draft = Draft(
                     self._size,
                     self._remembered,
@@ -201,7 +203,7 @@ class Log:
                 if self._append(draft, WRITES, "writes", made, f"w.{digest_of(place[0])}.{digest_of(place[1])}."):
                     self._tasks[place] = known | {(record["task"], each[0]) for each in new}
                     self._limit_tasks()
-                    return
+                    return True
         raise _busy(self.session)
 
     def prune(self, data: dict[str, Any]) -> bool:
