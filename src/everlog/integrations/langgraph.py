@@ -123,7 +123,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if log is None:
             return None
         record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
-        return None if record is None else self._tuple(log, record, thread)
+        return None if record is None else self._tuple(log, record, thread, Reader(log.session))
 
     def list(
         self,
@@ -135,6 +135,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     ) -> Iterator[CheckpointTuple]:
         """Give checkpoints, the newest first. config: None for those of all threads; without namespace those of all."""
         left = limit
+        readers: dict[str, Reader] = {}
         for thread, log, record in self._records(config, None if before is None else get_checkpoint_id(before)):
             if left is not None and left <= 0:
                 return
@@ -144,7 +145,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                     continue
             if left is not None:
                 left -= 1
-            yield self._tuple(log, record, thread)
+            yield self._tuple(log, record, thread, readers.setdefault(thread, Reader(log.session)))
 
     def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, Any]:
         """Give, for each channel, what its nearest ancestor holds (`seed`) and what was written since (`writes`).
@@ -164,7 +165,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             record = log.find(namespace, record.data["parent"], hidden=True)
             if record is None:
                 break
-            for write in reversed(log.writes(namespace, record.id, hidden=True)):
+            for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
                 if write.channel in left:
                     value = self.serde.loads_typed(reader.typed(write.tree, write.record))
                     found[write.channel]["writes"].append((write.task_id, write.channel, value))
@@ -310,7 +311,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if log is not None and log.find(namespace, id, hidden=True) is not None:
             return False
         record = _checkpoint_record(namespace, id, parent, fields=fields, metadata=metadata)
-        self._write(thread, lambda log: log.put(record, values))
+        self._write(thread, lambda log: log.put(record, values, restored=True))
         return True
 
     def restore_write(
@@ -454,8 +455,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if log is not None:
             yield from ((thread, log, record) for record in log.checkpoints(namespace, before=before))
 
-    def _tuple(self, log: Log, record: Record, thread: str) -> CheckpointTuple:
-        reader = Reader(log.session)
+    def _tuple(self, log: Log, record: Record, thread: str, reader: Reader) -> CheckpointTuple:
+        reader.knows(record.event)
         values: dict[str, Any] = {}
         for channel, position in positions_of(record).items():
             type_, data = log.packed(record.namespace, channel, position, reader)
@@ -467,7 +468,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             cast("Checkpoint", checkpoint),
             cast("CheckpointMetadata", self._plain(record, "metadata")),
             _config(thread, record.namespace, parent) if parent else None,
-            [self._pending(write, reader) for write in log.writes(record.namespace, record.id)],
+            [self._pending(write, reader) for write in log.writes(record)],
         )
 
     def _pending(self, write: Write, reader: Reader) -> PendingWrite:
@@ -499,7 +500,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             place = (target, record.namespace, record.id)
             fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
             self.restore(*place, parent=record.data.get("parent"), fields=fields, metadata=metadata, values=values)
-            for write in source.writes(record.namespace, record.id):
+            for write in source.writes(record):
                 typed = reader.typed(write.tree, write.record)
                 self.restore_write(
                     *place, task_id=write.task_id, task_path=write.task_path, write=(write.index, write.channel, typed)

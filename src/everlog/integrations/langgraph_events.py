@@ -16,7 +16,8 @@ from everlog.session import Session
 
 CHECKPOINT: Final = "langgraph.checkpoint"
 WRITES: Final = "langgraph.writes"
-_BLOCK_EVENTS: Final = 128  # that are read at once where one is asked for: what belongs together stands together
+_BLOCK_EVENTS: Final = 32  # that are read at once where one is asked for: what belongs together stands together
+_BLOCKS_MAX: Final = 256  # that a reader keeps from one checkpoint to the next
 _MESSAGES_MAX: Final = 4_000  # of one record that become events of their own; an append takes 10,000 events
 _MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024  # of one message that becomes an event of its own
 _DEPTH_MIN: Final = 64  # of lists that continue one another, before their items are named anew
@@ -26,10 +27,11 @@ _ATTACHED_MAX: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A checkpoint as it was recorded: its event, and what its record says."""
+    """A checkpoint as it was recorded: its event, what its record says, and what was written since; None where that was not looked at."""
 
     event: Event
     data: dict[str, Any]
+    writes: list[Event] | None = None
 
     @property
     def position(self) -> int:
@@ -249,6 +251,14 @@ class Reader:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._blocks: dict[int, list[Event]] = {}
+        self._events: dict[int, Event] = {}
+
+    def knows(self, event: Event) -> None:
+        """Take an event that was read already."""
+        if len(self._blocks) > _BLOCKS_MAX:
+            self._blocks.clear()
+            self._events.clear()
+        self._events[event.position] = event
 
     def value(self, position: int, channel: str) -> Value:
         """Give what a channel holds that was recorded at a position."""
@@ -309,6 +319,9 @@ class Reader:
         return codec.pack_message([(event.type, event.data) for event in events], native)
 
     def _event(self, position: int) -> Event:
+        known = self._events.get(position)
+        if known is not None:
+            return known
         block = position // _BLOCK_EVENTS
         held = self._blocks.get(block)
         if held is None or position - block * _BLOCK_EVENTS >= len(held):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everlog.core.event import Event, NewEvent
+from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import BusyError, ConflictError
 from everlog.integrations.langgraph_events import (
     CHECKPOINT,
@@ -39,6 +40,7 @@ from everlog.session import Session
 
 PRUNED: Final = "langgraph.pruned"
 _TRIES: Final = 100  # of an append that others were faster than; each try takes what they wrote
+_FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
@@ -73,6 +75,7 @@ class Log:
         self._values: dict[tuple[str, str], Value] = {}
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
+        self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
         self._pruned: list[tuple[int, dict[str, Any]]] = []
 
     # --- what others wrote ---
@@ -96,31 +99,36 @@ class Log:
         self._pruned = [(event.position, event.data or {}) for event in self.session.events(keys="d.*", stop=size)]
         self._pruned.sort(key=lambda each: each[0])
         last: list[Event] = []
-        for event in self.session.events(stop=size, reverse=True):
-            record = record_of(event)
-            if len(last) < _COLD_EVENTS:
-                last.append(event)
-            if (
-                record is not None
-                and not self._newest
-                and "checkpoint" in record
-                and not record["checkpoint"].get("late")
-            ):
-                self._newest = record["checkpoint"]["id"]
+        for event in self._events_backwards(0, size):
+            last.append(event)
+            record = (record_of(event) or {}).get("checkpoint")
+            if record is not None and not self._newest and not record.get("late"):
+                self._newest = record["id"]
             if self._newest and len(last) >= _COLD_EVENTS:
                 break
-        self._note_messages(last[::-1])
+        last.reverse()
+        for event in last:
+            self._note_record(event)
+        self._note_messages(last)
 
     def _note(self, event: Event) -> None:
         """Take note of an event that another writer appended."""
         if event.type == PRUNED:
             self._pruned.append((event.position, event.data or {}))
             self._tasks.clear()
-        record = record_of(event)
-        if record is not None and "checkpoint" in record:
-            self._newest = max(self._newest, record["checkpoint"]["id"])
-        if record is not None and "writes" in record:
-            self._tasks.pop((record["writes"].get("ns", ""), record["writes"]["id"]), None)
+        self._note_record(event)
+
+    def _note_record(self, event: Event) -> None:
+        record = record_of(event) or {}
+        if "checkpoint" in record:
+            place = (record["checkpoint"].get("ns", ""), record["checkpoint"]["id"])
+            self._newest = max(self._newest, place[1])
+            self._early.discard(place)
+        if "writes" in record:
+            place = (record["writes"].get("ns", ""), record["writes"]["id"])
+            self._tasks.pop(place, None)
+            if str(event.key).startswith("e."):
+                self._early.add(place)
 
     def _note_messages(self, events: Sequence[Event]) -> None:
         """Remember the messages among events that follow one another."""
@@ -139,8 +147,11 @@ class Log:
             self._said.popitem(last=False)
 
     # --- putting ---
-    def put(self, record: dict[str, Any], values: Mapping[str, tuple[str, bytes]]) -> None:
-        """Record a checkpoint. values: of its channels, as the serializer gave them. record: everything else."""
+    def put(self, record: dict[str, Any], values: Mapping[str, tuple[str, bytes]], *, restored: bool = False) -> None:
+        """Record a checkpoint. values: of its channels, as the serializer gave them. record: everything else.
+
+        restored: it comes from elsewhere, and what was written after it may have come long before.
+        """
         namespace, parent = record.get("ns", ""), record.get("parent")
         with self._lock:
             for _ in range(_TRIES):
@@ -158,14 +169,19 @@ class Log:
                         where[channel] = known.position
                     else:
                         new[channel] = draft.value((namespace, channel), type_, data, known)
-                late = {"late": True} if self._newest > record["id"] else {}
-                made = record | {"where": where, "values": new} | late
+                place = (namespace, record["id"])
+                marks = {"late": True} if self._newest > record["id"] else {}
+                if place in self._early or (restored and self._written(*place, "e")):
+                    marks["early"] = True
+                made = record | {"where": where, "values": new} | marks
                 if self._append(
                     draft, CHECKPOINT, "checkpoint", made, f"c.{digest_of(namespace)}.{digest_of(record['id'])}."
                 ):
                     self._newest = max(self._newest, record["id"])
-                    self._tasks.setdefault((namespace, record["id"]), set())
-                    self._limit_tasks()
+                    self._early.discard(place)
+                    if "early" not in marks and place not in self._tasks:
+                        self._tasks[place] = set()
+                        self._limit_tasks()
                     return
         raise _busy(self.session)
 
@@ -189,18 +205,17 @@ class Log:
                 self._ready()
                 known = self._tasks.get(place)
                 if known is None:
-                    known = {(write.task_id, write.index) for write in self.writes(*place)}
+                    known = {(write.task_id, write.index) for write in self.writes_after(*place)}
                 new = [each for each in writes if replaces or (record["task"], each[0]) not in known]
                 if not new:
                     return False
-                draft = Draft(
-                    self._size,
-                    self._remembered,
-                    self._readable,
-                    speaks=place in self._tasks or self.find(*place) is not None,
-                )
+                early = place in self._early or (place not in self._tasks and self.find(*place, hidden=True) is None)
+                draft = Draft(self._size, self._remembered, self._readable, speaks=not early)
                 made = record | {"items": [[index, channel, draft.tree(*typed)] for index, channel, typed in new]}
-                if self._append(draft, WRITES, "writes", made, f"w.{digest_of(place[0])}.{digest_of(place[1])}."):
+                key = f"{'e' if early else 'w'}.{digest_of(place[0])}.{digest_of(place[1])}."
+                if self._append(draft, WRITES, "writes", made, key):
+                    if early:
+                        self._early.add(place)
                     self._tasks[place] = known | {(record["task"], each[0]) for each in new}
                     self._limit_tasks()
                     return True
@@ -276,18 +291,28 @@ class Log:
             known = reader.value(position, channel)
         return known.type, known.data
 
-    def writes(self, namespace: str, id: str, *, hidden: bool = False) -> list[Write]:
+    def writes(self, record: Record) -> list[Write]:
         """Give the pending writes of a checkpoint in the order in which they are to be applied."""
-        made: dict[tuple[str, int], Write] = {}
+        if record.writes is None or "early" in record.data:
+            return self.writes_after(record.namespace, record.id)
+        return _in_order(record.writes)
+
+    def writes_after(self, namespace: str, id: str, *, hidden: bool = False) -> list[Write]:
+        """As `writes`, of a checkpoint that may not be recorded, by index. hidden: also what was pruned."""
         since = self._hidden_until(namespace, id) if self._pruned and not hidden else 0
-        for event in self.session.events(keys=f"w.{digest_of(namespace)}.{digest_of(id)}.*"):
+        found = [*self._written(namespace, id, "e"), *self._written(namespace, id, "w")]
+        return _in_order(
+            sorted((event for event in found if event.position >= since), key=lambda event: event.position)
+        )
+
+    def _written(self, namespace: str, id: str, kind: str) -> list[Event]:
+        """Give the events of a checkpoint's writes. kind: "e" for those that came before it, else "w"."""
+        found: list[Event] = []
+        for event in self.session.events(keys=f"{kind}.{digest_of(namespace)}.{digest_of(id)}.*"):
             record = (record_of(event) or {}).get("writes")
-            if record is None or event.position < since or record["id"] != id or record.get("ns", "") != namespace:
-                continue
-            for index, channel, tree in record["items"]:
-                task, path = record["task"], record.get("path", "")
-                made[task, index] = Write(path, task, index, channel, event, tree)
-        return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
+            if record is not None and record["id"] == id and record.get("ns", "") == namespace:
+                found.append(event)
+        return found
 
     def checkpoints(self, namespace: str | None, *, before: str | None = None) -> Iterator[Record]:
         """Give the checkpoints, of one namespace or all, greatest id first (law 4). before: only those with a smaller id."""
@@ -297,11 +322,11 @@ class Log:
             if (record.namespace, record.id) in seen or namespace not in (None, record.namespace):
                 continue
             seen.add((record.namespace, record.id))
-            if not record.data.get("late"):
-                while waiting and waiting[0][0].id > record.id:
-                    yield heapq.heappop(waiting)[2]
             if before is None or record.id < before:
                 heapq.heappush(waiting, (_Reversed(record.id), -record.position, record))
+            if not record.data.get("late"):
+                while waiting and waiting[0][0].id >= record.id:
+                    yield heapq.heappop(waiting)[2]
         while waiting:
             yield heapq.heappop(waiting)[2]
 
@@ -313,15 +338,32 @@ class Log:
             if "kept" in pruned:
                 kept, start = sorted(pruned["kept"], reverse=True), position
                 break
-        for event in self.session.events(keys=keys, start=start, stop=self._size, reverse=True):
-            yield from self._shown(event)
+        if keys is not None:
+            for event in self.session.events(keys=keys, start=start, stop=self._size, reverse=True):
+                yield from self._shown(event, None)
+        else:
+            later: dict[tuple[str, str], list[Event]] = {}  # what was written after checkpoints that come next
+            for event in self._events_backwards(start, self._size):
+                record = (record_of(event) or {}).get("writes")
+                if record is not None:
+                    later.setdefault((record.get("ns", ""), record["id"]), []).append(event)
+                yield from self._shown(event, later)
         for position in kept or ():
-            yield from self._shown(self.session[position])
+            yield from self._shown(self.session[position], None)
 
-    def _shown(self, event: Event) -> Iterator[Record]:
+    def _events_backwards(self, start: int, stop: int) -> Iterator[Event]:
+        """Give the events of [start, stop), the last first: few at first, and more with each read."""
+        size = _FIRST_EVENTS
+        while stop > start:
+            low = max(start, stop - size)
+            yield from reversed(self.session[low:stop])
+            stop, size = low, min(2 * size, PAGE_EVENTS_MAX)
+
+    def _shown(self, event: Event, later: dict[tuple[str, str], list[Event]] | None) -> Iterator[Record]:
         record = (record_of(event) or {}).get("checkpoint")
         if record is not None and self._is_kept(event.position):
-            yield Record(event, record)
+            written = None if later is None else later.pop((record.get("ns", ""), record["id"]), [])[::-1]
+            yield Record(event, record, written)
 
     def _is_kept(self, position: int) -> bool:
         return not any(
@@ -334,6 +376,17 @@ class Log:
         recorded = [event.position for event in self.session.events(keys=f"c.{digest_of(namespace)}.{digest_of(id)}.*")]
         hidden = [position for position in recorded if not self._is_kept(position)]
         return max((at for at, _ in self._pruned for position in hidden if at > position), default=0)
+
+
+def _in_order(events: Sequence[Event]) -> list[Write]:
+    """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
+    made: dict[tuple[str, int], Write] = {}
+    for event in events:
+        record: dict[str, Any] = (record_of(event) or {})["writes"]
+        task, path = record["task"], record.get("path", "")
+        for index, channel, tree in record["items"]:
+            made[task, index] = Write(path, task, index, channel, event, tree)
+    return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
 
 
 class _Reversed:
