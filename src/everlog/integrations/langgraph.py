@@ -305,10 +305,11 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         fields: Mapping[str, Any],
         metadata: Mapping[str, Any],
         values: Mapping[str, tuple[str, bytes]],
+        hidden: bool = True,
     ) -> bool:
-        """Record a checkpoint that was stored elsewhere; False where the thread has one of this id."""
+        """Record a checkpoint that was stored elsewhere; False where the thread has one of this id. hidden: also where it was pruned."""
         log = self._read(thread)
-        if log is not None and log.find(namespace, id, hidden=True) is not None:
+        if log is not None and log.find(namespace, id, hidden=hidden) is not None:
             return False
         record = _checkpoint_record(namespace, id, parent, fields=fields, metadata=metadata)
         self._write(thread, lambda log: log.put(record, values, restored=True))
@@ -409,12 +410,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     def _log(self, thread: str, *, make: bool) -> Log:
         with self._lock:
             log = self._logs.get(thread)
-            if log is not None:
+            if log is not None and (log.listed or not make):
                 self._logs.move_to_end(thread)
                 return log
         session = self._opened(thread) if make else self.store.session(session_id(thread))
         with self._lock:
-            log = self._logs.setdefault(thread, Log(session, readable=self._readable))
+            log = self._logs[thread] = Log(session, readable=self._readable, listed=make)
             while len(self._logs) > _LOGS_MAX:
                 self._logs.popitem(last=False)
             return log
@@ -499,7 +500,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             }
             place = (target, record.namespace, record.id)
             fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
-            self.restore(*place, parent=record.data.get("parent"), fields=fields, metadata=metadata, values=values)
+            parent = record.data.get("parent")
+            self.restore(*place, parent=parent, fields=fields, metadata=metadata, values=values, hidden=False)
             for write in source.writes(record):
                 typed = reader.typed(write.tree, write.record)
                 self.restore_write(

@@ -350,4 +350,9 @@ def digest_of(name: str) -> str:
 
 
 def digest_parts(parts: Sequence[tuple[str, Any]]) -> bytes:
-    return sha256(msgspec.json.encode(list(parts), order="sorted")).digest()
+    """Give what stands for what a message says; the id that it has, or gets, counts for nothing."""
+    said = [
+        (kind, data if data is None else {name: each for name, each in data.items() if name != "message_id"})
+        for kind, data in parts
+    ]
+    return sha256(msgspec.json.encode(said, order="sorted")).digest()

@@ -6,7 +6,8 @@
    `langgraph.checkpoint` or `langgraph.writes` of its own. Its key is a digest of namespace and checkpoint id, and its position.
 3. What a checkpoint's channel holds is written once: `values` of the record in which it was new; later records name that position
    in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new.
-4. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
+4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
+   all. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
    late has a greater id than all before it, and the newest are found without reading the rest.
 5. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
 """
@@ -61,9 +62,10 @@ class Write:
 class Log:
     """One thread's session, and what is remembered of it. May be used from any thread."""
 
-    def __init__(self, session: Session, *, readable: bool) -> None:
-        """readable: whether values are stored as JSON, or as the serializer gives them."""
+    def __init__(self, session: Session, *, readable: bool, listed: bool) -> None:
+        """readable: whether values are stored as JSON, or as the serializer gives them. listed: whether it is known as a thread."""
         self.session = session
+        self.listed = listed
         self._readable = readable
         self._lock = threading.RLock()
         self._forget()
@@ -171,7 +173,7 @@ class Log:
                         new[channel] = draft.value((namespace, channel), type_, data, known)
                 place = (namespace, record["id"])
                 marks = {"late": True} if self._newest > record["id"] else {}
-                if place in self._early or (restored and self._written(*place, "e")):
+                if place in self._early or (restored and self._written(*place, "e")) or self._again(place):
                     marks["early"] = True
                 made = record | {"where": where, "values": new} | marks
                 if self._append(
@@ -184,6 +186,10 @@ class Log:
                         self._limit_tasks()
                     return
         raise _busy(self.session)
+
+    def _again(self, place: tuple[str, str]) -> bool:
+        """Tell whether a checkpoint is recorded already: only then may writes after it stand before it."""
+        return place[1] <= self._newest and self.find(*place, hidden=True) is not None
 
     def put_writes(
         self,
