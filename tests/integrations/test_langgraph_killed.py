@@ -110,3 +110,20 @@ def test_two_processes_on_one_thread_lose_no_turn(tmp_path, address):
         steps = [each.metadata["step"] for each in saver.list({"configurable": {"thread_id": "t"}})]
         assert len(steps) >= 30
         assert session.verify().ok
+
+
+def test_the_example_runs_and_goes_on(tmp_path):
+    root = Path(__file__).parents[2]
+    example = root / "examples" / "integrations" / "langgraph_agent.py"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(example), str(tmp_path / "s.db")],
+            env={"PYTHONPATH": str(root / "src"), "PATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "waits: deploy to production?" in done.stdout
+        assert "answer: Done: deployed, as Ada said." in done.stdout
+        assert "remembered: ['Ada']" in done.stdout
