@@ -9,7 +9,7 @@ import sys
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, ToolMessage
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from langgraph.types import Command, interrupt
 
 import everlog
