@@ -366,9 +366,14 @@ def test_an_erased_message_is_said_to_be_erased_and_the_thread_goes_on(tmp_path)
         session = saver.session("t")
         found = [event.position for event in session.events(types="agent.tool_result")]
         session.erase(found, reason="a secret")
+        graph.update_state(thread("t"), {"messages": [("user", "more of it"), ("user", "and this")]}, as_node="tools")
+        graph.invoke({"messages": [("user", "two")]}, thread("t"), durability="sync")
+        more = [event.position for event in session.events('"more of it"')]
+        session.erase(more, reason="a secret")
     with EverlogSaver(tmp_path / "s.db") as saver:
         state = build(saver).get_state(thread("t"))
-        assert texts(state) == ["one", "answer 1", "[erased]"]
+        assert texts(state) == ["one", "answer 1", "[erased]", "[erased]", "and this", "two", "answer 6", "found 6"]
+        assert b"more of it" not in (tmp_path / "s.db").read_bytes()
 
 
 def test_bytes_grow_with_what_is_said_and_not_with_its_square(tmp_path):
@@ -504,3 +509,35 @@ def test_versions_go_on_in_the_kind_that_a_thread_was_begun_with():
     version = theirs.get_next_version(None, None)
     assert version < saver.get_next_version(version, None)
     assert saver.get_next_version("00000009.1", None) > "00000009.1"
+
+
+def test_erased_checkpoints_are_gone_and_what_was_new_in_them_reads_as_erased(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        graph = build(saver)
+        graph.invoke({"messages": [("user", "one")]}, thread("t"), durability="sync")
+        session = saver.session("t")
+        *others, newest = [event.position for event in session.events(types="langgraph.checkpoint")]
+        session.erase(others, reason="a secret")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        found = list(saver.list(thread("t")))
+        assert [each.metadata["step"] for each in found] == [2]
+        assert len(found[0].checkpoint["channel_values"]["messages"]) == 1
+        assert saver.session("t").verify().ok
+
+
+def test_a_graph_on_an_event_loop_does_the_same(address):
+    async def work():
+        async with await everlog.open_async(address) as store:
+            saver = EverlogSaver(store)
+            graph = build(saver)
+            await graph.ainvoke({"messages": [("user", "one")]}, thread("t"))
+            await asyncio.gather(
+                *(graph.ainvoke({"messages": [("user", f"{number}")]}, thread(f"t{number}")) for number in range(8))
+            )
+            await graph.ainvoke({"messages": [("user", "two")]}, thread("t"))
+            states = [await graph.aget_state(thread(f"t{number}")) for number in range(8)]
+            assert [texts(state)[0] for state in states] == [str(number) for number in range(8)]
+            assert len([each async for each in saver.alist(thread("t"), limit=3)]) == 3
+            return texts(await graph.aget_state(thread("t")))
+
+    assert asyncio.run(work()) == ["one", "answer 1", "found 1", "two", "answer 4", "found 4"]

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 LABEL: Final = "framework"
 LABELLED: Final = "langgraph"
-_LOGS_MAX: Final = 128  # threads that a saver remembers
+_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
 _TRIES: Final = 100  # of hiding what is worked out, where others append meanwhile
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON

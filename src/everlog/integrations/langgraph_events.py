@@ -196,9 +196,12 @@ class Draft:
         return None
 
     def finish(self, type: str, kind: str, record: dict[str, Any], key: str) -> list[NewEvent]:
-        """Give the events: the messages, the last of which holds the record, else one for it alone."""
+        """Give the events: the messages, and the record, which the last of them holds where it is one of writes.
+
+        A checkpoint's record stands alone, so that whoever erases a message takes nothing else with it.
+        """
         events = list(self.events)
-        if events and not self.attachments:
+        if events and type == WRITES and not self.attachments:
             last = events[-1]
             metadata = dict(last.metadata or {})
             metadata["langgraph"] = (metadata.get("langgraph") or {}) | {kind: record}
@@ -266,7 +269,7 @@ class Reader:
         if isinstance(tree, dict) and len(tree) == 1 and "$l" in tree:
             owners, depth = self._owners(position, channel)
             held = {owner: self._own_items(owner, channel) for owner in sorted({owner for owner, _ in owners})}
-            items = [held[owner][index] for owner, index in owners]
+            items = [held[owner][index] if held[owner] else codec.ERASED_TEXT for owner, index in owners]
             return Value(position, codec.MSGPACK, codec.pack(items), owners, depth)
         type_, data = self.typed(tree, self._event(position))
         array = codec.split_array(data) if type_ == codec.MSGPACK else None
@@ -287,6 +290,8 @@ class Reader:
 
     def _own_items(self, position: int, channel: str) -> list[Any]:
         """Give the items of a list that were new where it was recorded."""
+        if self._event(position).raw is None:
+            return []
         tree = self._tree(position, channel)
         if isinstance(tree, dict) and len(tree) == 1 and "$l" in tree:
             return codec.from_json(tree["$l"].get("new", []), self._message)

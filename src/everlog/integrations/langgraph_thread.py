@@ -2,8 +2,8 @@
 
 1. Each call of the saver is one append, made at the head that it was worked out for and worked out again where another writer
    was first: positions that a record names are therefore those of the events meant, for ever.
-2. A record is `checkpoint` or `writes`. It stands in `metadata.langgraph` of the last message that came with it, else in an event
-   `langgraph.checkpoint` or `langgraph.writes` of its own. Its key is a digest of namespace and checkpoint id, and its position.
+2. A record is a checkpoint's, in an event `langgraph.checkpoint`, or of writes after one, in `metadata.langgraph` of the last message
+   that came with them, else in an event `langgraph.writes`. Its key is a digest of namespace and checkpoint id, and its position.
 3. What a checkpoint's channel holds is written once: `values` of the record in which it was new; later records name that position
    in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new.
 4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
