@@ -1,8 +1,12 @@
 """LangGraph's checkpoints in Everlog: its makers' checks, the same calls beside their own saver, and the conversation."""
 
 import asyncio
+import importlib.metadata
+import importlib.util
 import random
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -420,7 +424,7 @@ def test_a_deleted_thread_is_gone_and_its_copy_stays(address):
 
 
 def test_a_thread_s_id_is_any_text(address):
-    names = ["x" * 400, "line\nbreak", "☃/%~@", "00", "ü"]
+    names = ["x" * 400, "line\nbreak", "nul\x00", "☃/%~@", "00", "ü"]
     with EverlogSaver(address) as saver:
         for name in names:
             put(saver, {"k": name}, name=name)
@@ -516,7 +520,7 @@ def test_erased_checkpoints_are_gone_and_what_was_new_in_them_reads_as_erased(tm
         graph = build(saver)
         graph.invoke({"messages": [("user", "one")]}, thread("t"), durability="sync")
         session = saver.session("t")
-        *others, newest = [event.position for event in session.events(types="langgraph.checkpoint")]
+        *others, _ = [event.position for event in session.events(types="langgraph.checkpoint")]
         session.erase(others, reason="a secret")
     with EverlogSaver(tmp_path / "s.db") as saver:
         found = list(saver.list(thread("t")))
@@ -541,3 +545,20 @@ def test_a_graph_on_an_event_loop_does_the_same(address):
             return texts(await graph.aget_state(thread("t")))
 
     assert asyncio.run(work()) == ["one", "answer 1", "found 1", "two", "answer 4", "found 4"]
+
+
+@pytest.mark.parametrize("name", ["langgraph", "langgraph_store"])
+@pytest.mark.parametrize("version", ["3.9.9", "5.0"])
+def test_another_version_of_the_framework_is_refused_by_its_name(monkeypatch, name, version):
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
+    spec = importlib.util.find_spec(f"everlog.integrations.{name}")
+    with pytest.raises(ImportError, match=rf"langgraph-checkpoint from 4.0 to below 5, and {version} is installed"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_importing_it_imports_no_other_framework():
+    program = "import sys, everlog.integrations.langgraph, everlog.integrations.langgraph_store; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"agents", "google.adk", "strands", "claude_agent_sdk", "pydantic_ai", "langgraph.graph"} & set(modules)
+    ours = {each for each in modules if each.startswith("everlog.integrations.")}
+    assert all("langgraph" in each or each.endswith(".versions") for each in ours)

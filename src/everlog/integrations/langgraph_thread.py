@@ -175,7 +175,7 @@ class Log:
                 marks = {"late": True} if self._newest > record["id"] else {}
                 if place in self._early or (restored and self._written(*place, "e")) or self._again(place):
                     marks["early"] = True
-                made = record | {"where": where, "values": new} | marks
+                made = record | ({"where": where} if where else {}) | ({"values": new} if new else {}) | marks
                 if self._append(
                     draft, CHECKPOINT, "checkpoint", made, f"c.{digest_of(namespace)}.{digest_of(record['id'])}."
                 ):
