@@ -415,7 +415,10 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 return log
         session = self._opened(thread) if make else self.store.session(session_id(thread))
         with self._lock:
-            log = self._logs[thread] = Log(session, readable=self._readable, listed=make)
+            log = self._logs.get(thread)
+            if log is None or log.session.uuid != session.uuid:
+                log = self._logs[thread] = Log(session, readable=self._readable)
+            log.listed = log.listed or make
             while len(self._logs) > _LOGS_MAX:
                 self._logs.popitem(last=False)
             return log

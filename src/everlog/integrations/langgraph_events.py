@@ -255,6 +255,9 @@ class Reader:
         self._session = session
         self._blocks: dict[int, list[Event]] = {}
         self._events: dict[int, Event] = {}
+        self.branches: set[str] = (
+            set()
+        )  # that events were read on: more than one where the session was rewound meanwhile
 
     def knows(self, event: Event) -> None:
         """Take an event that was read already."""
@@ -262,6 +265,7 @@ class Reader:
             self._blocks.clear()
             self._events.clear()
         self._events[event.position] = event
+        self.branches.add(event.branch)
 
     def value(self, position: int, channel: str) -> Value:
         """Give what a channel holds that was recorded at a position."""
@@ -331,6 +335,7 @@ class Reader:
         held = self._blocks.get(block)
         if held is None or position - block * _BLOCK_EVENTS >= len(held):
             held = self._blocks[block] = self._session[block * _BLOCK_EVENTS : (block + 1) * _BLOCK_EVENTS]
+            self.branches.update(event.branch for event in held)
         return held[position - block * _BLOCK_EVENTS]
 
 

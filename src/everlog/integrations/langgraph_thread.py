@@ -62,10 +62,10 @@ class Write:
 class Log:
     """One thread's session, and what is remembered of it. May be used from any thread."""
 
-    def __init__(self, session: Session, *, readable: bool, listed: bool) -> None:
-        """readable: whether values are stored as JSON, or as the serializer gives them. listed: whether it is known as a thread."""
+    def __init__(self, session: Session, *, readable: bool) -> None:
+        """readable: whether values are stored as JSON, or as the serializer gives them."""
         self.session = session
-        self.listed = listed
+        self.listed = False  # whether it is known to bear the label by which threads are listed
         self._readable = readable
         self._lock = threading.RLock()
         self._forget()
@@ -75,6 +75,9 @@ class Log:
         self._size = 0
         self._newest = ""
         self._values: dict[tuple[str, str], Value] = {}
+        self._begun: set[str] = (
+            set()
+        )  # namespaces whose values are those of a checkpoint that was put, or is the parent of one
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
         self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
@@ -158,8 +161,9 @@ class Log:
         with self._lock:
             for _ in range(_TRIES):
                 self._ready()
-                if parent is not None and not any(each[0] == namespace for each in self._values):
+                if parent is not None and namespace not in self._begun:
                     self._load_values(namespace, parent)
+                self._begun.add(namespace)
                 while len(self._values) > _VALUES_MAX:
                     del self._values[next(iter(self._values))]
                 draft = Draft(self._size, self._remembered, self._readable)
@@ -272,7 +276,9 @@ class Log:
             return
         reader = Reader(self.session)
         for channel, position in positions_of(record).items():
-            self._values[namespace, channel] = reader.value(position, channel)
+            known = self._values.get((namespace, channel))
+            if known is None or known.position != position:
+                self._values[namespace, channel] = reader.value(position, channel)
 
     def _remembered(self, digest: bytes) -> list[Said]:
         """Give the messages of this content that are remembered, oldest first."""
@@ -291,11 +297,18 @@ class Log:
         return found
 
     def packed(self, namespace: str, channel: str, position: int, reader: Reader) -> tuple[str, bytes]:
-        """Give what a channel holds that was recorded at a position, as the serializer gave it."""
+        """Give what a channel holds that was recorded at a position, as the serializer gave it.
+
+        What is read first is remembered, since a graph that reads a checkpoint goes on from it.
+        """
         known = self._values.get((namespace, channel))
-        if known is None or known.position != position:
-            known = reader.value(position, channel)
-        return known.type, known.data
+        if known is not None and known.position == position:
+            return known.type, known.data
+        read = reader.value(position, channel)
+        with self._lock:
+            if known is None and reader.branches == {self._branch}:
+                self._values.setdefault((namespace, channel), read)
+        return read.type, read.data
 
     def writes(self, record: Record) -> list[Write]:
         """Give the pending writes of a checkpoint in the order in which they are to be applied."""
