@@ -121,6 +121,7 @@ FORMATS that `everlog import FORMAT [PATH…]` takes. A PATH is a file or a fold
   swe-agent     SWE-agent's .traj files: thought becomes rationale, action a tool use, state a state.set.
   openai        messages of chat completions or items of the Responses API, as JSON or JSON lines; a line that is an
                 object with "messages" becomes a session of its own, FILE/LINE.
+  langgraph     a database of LangGraph's SqliteSaver: each thread becomes the session that EverlogSaver keeps for it.
   jsonl         Everlog's own event shape: {"type": "note", "data": {"content": "…"}} and what log --json prints.
   FILE.everlog  a bundle, as `everlog export` writes it: every hash unchanged.
 
