@@ -16,29 +16,18 @@ from hypothesis import strategies as st
 import everlog
 from databases import address
 from everlog.errors import UnavailableError
+from integrations.agents_items import ITEMS, numbered, said, user
 
 pytest.importorskip("agents")
 from agents import Agent, Runner, SessionSettings, SQLiteSession, function_tool, set_tracing_disabled
 from agents.memory import OpenAIResponsesCompactionSession, Session
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
-from everlog.integrations.openai_agents import EverlogSession, session_name
+from everlog.integrations.openai_agents import EverlogSession
+from everlog.integrations.openai_native import session_name
 
 set_tracing_disabled(True)
 HERE = Path(__file__).parent
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def said(text, number=1):
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {"type": "message", "id": f"msg_{number}", "role": "assistant", "status": "completed", "content": [part]}
-
-
-def numbered(count, start=0):
-    return [user(f"item {number}") for number in range(start, start + count)]
 
 
 def run(coroutine):
@@ -285,33 +274,6 @@ def test_one_object_is_used_from_one_event_loop_after_another(make):
 
 
 # --- what an item is ---------------------------------------------------------------------------------
-ITEMS = [
-    user("text"),
-    {"role": "user", "content": [{"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": "u"}]},
-    {"role": "system", "content": "Be brief."},
-    {"role": "developer", "content": "Be kind.", "type": "message"},
-    said("hello"),
-    {**said("thinking aloud"), "phase": "commentary"},
-    {"role": "assistant", "content": "plain"},
-    {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": '{"a": 1,  "b":[]}', "status": "completed"},
-    {"type": "function_call", "call_id": "c2", "name": "f", "arguments": "not json"},
-    {"type": "function_call_output", "call_id": "c1", "output": "3"},
-    {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "x"}]},
-    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "e"},
-    {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": None},
-    {"type": "computer_call", "id": "cu", "call_id": "c3", "action": {"type": "click", "x": 1, "y": 2}},
-    {"type": "item_reference", "id": "msg_9"},
-    {"type": "compaction", "encrypted_content": "abc"},
-    {"type": "a_kind_of_tomorrow", "x": {"y": [1, 1.0, True, None, -0.0, 1e300]}},
-    {"type": "Not A Type!", "": ""},
-    {"role": "user"},
-    {"no": "kind"},
-    {"role": "user", "content": "a lone \ud800 surrogate"},
-    {"type": "number", "x": 2**70},
-    {"type": "function_call", "call_id": "c4", "name": 7, "arguments": {}},
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("item", ITEMS, ids=range(len(ITEMS)))
 def test_each_kind_of_item_comes_back_as_it_was(make, item):
     async def story():

@@ -16,16 +16,15 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha256
 from os import PathLike
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
-from everlog.core.limits import LOCK_SECONDS_MAX, SESSION_ID_CHARACTERS_MAX
+from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
-from everlog.integrations.openai_native import ITEM_TYPES, NoItemError, event_of, item_of
+from everlog.integrations.openai_native import ITEM_TYPES, NoItemError, event_of, item_of, session_name, title_of
 from everlog.integrations.versions import require
 from everlog.open import open_store
 from everlog.session import Session
@@ -162,7 +161,7 @@ class EverlogSession:
         if session is None:
             name, given = session_name(self.session_id), {"labels": {"framework": FRAMEWORK}}
             if name != self.session_id:
-                given |= {"title": "".join(filter(str.isprintable, self.session_id))[:200]}
+                given |= {"title": title_of(self.session_id)}
             session = self._session = self.store.get_or_create(name, **given)
         return session
 
@@ -279,13 +278,6 @@ class EverlogSession:
             f"for {LOCK_SECONDS_MAX:g} seconds others wrote to session {self.session_id!r:.100} faster than an item could be taken; "
             "nothing was taken; try again"
         )
-
-
-def session_name(session_id: str) -> str:
-    """Give the id of Everlog's session for one of the SDK's: itself, or its hash where a log's id cannot be that."""
-    if session_id.isprintable() and 0 < len(session_id) <= SESSION_ID_CHARACTERS_MAX:
-        return session_id
-    return f"sha256:{sha256(session_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _said(events: Any) -> list[tuple[Event, Any]]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any, Final, cast
 
 import msgspec
 
 from everlog.core.event import Event, NewEvent
+from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
 from everlog.core.patch import apply_patch, diff_values
 from everlog.core.standard import is_standard, is_type
 from everlog.core.values import encode_json
@@ -35,6 +37,19 @@ ITEM_TYPES: Final = (
 _OPAQUE: Final = "x.openai_agents."
 _INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
 _ATTACHMENT: Final = "native.json"
+_UNREADABLE: Final = "unreadable"  # kept by an import of a row that was no JSON, which the SDK passes over too
+
+
+def session_name(session_id: str) -> str:
+    """Give the id of Everlog's session for one of the SDK's: itself, or its hash where a log's id cannot be that."""
+    if session_id.isprintable() and 0 < len(session_id) <= SESSION_ID_CHARACTERS_MAX:
+        return session_id
+    return f"sha256:{sha256(session_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def title_of(session_id: str) -> str | None:
+    """Give as a session's title what can be read of an id that is no log's."""
+    return "".join(filter(str.isprintable, session_id))[:200] or None
 
 
 class NoItemError(Exception):
@@ -78,7 +93,7 @@ def _said(item: Any) -> NewEvent:
 def _opaque_type(item: Any) -> str:
     kind = cast("dict[str, Any]", item).get("type") if isinstance(item, dict) else None
     named = f"{_OPAQUE}{kind}"
-    return named if isinstance(kind, str) and is_type(named) else f"{_OPAQUE}item"
+    return named if isinstance(kind, str) and kind != _UNREADABLE and is_type(named) else f"{_OPAQUE}item"
 
 
 def same_json(one: Any, other: Any) -> bool:
@@ -89,7 +104,7 @@ def same_json(one: Any, other: Any) -> bool:
 # --- an event as an item -------------------------------------------------------------------------
 def item_of(event: Event) -> Any:
     """Give the item that an event says. Raises NoItemError."""
-    if event.erased:
+    if event.erased or event.type == f"{_OPAQUE}{_UNREADABLE}":
         raise NoItemError
     native = (event.metadata or {}).get("native")
     if isinstance(native, dict) and native.get("format") == FORMAT:
