@@ -24,9 +24,10 @@ from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
-from everlog.integrations.openai_native import ITEM_TYPES, NoItemError, event_of, item_of, session_name, title_of
+from everlog.integrations.openai_native import ITEM_TYPES, event_of, item_of, session_name, title_of
 from everlog.integrations.versions import require
 from everlog.open import open_store
+from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
 from everlog.store import Store
 
@@ -284,7 +285,7 @@ def _said(events: Any) -> list[tuple[Event, Any]]:
     """Give events with the items that they say, without those that say none."""
     said: list[tuple[Event, Any]] = []
     for event in events:
-        with suppress(NoItemError):
+        with suppress(NothingSaidError):
             said.append((event, item_of(event)))
     return said
 
