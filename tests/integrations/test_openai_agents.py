@@ -580,3 +580,13 @@ def test_a_run_that_was_killed_in_a_tool_goes_on_with_a_whole_history(tmp_path):
     agent = scripted(assistant_message("Done."))
     assert run(Runner.run(agent, "Go on.", session=session)).final_output == "Done."
     session.close()
+
+
+def test_the_example_runs_and_goes_on(tmp_path):
+    example = HERE.parents[1] / "examples" / "integrations" / "openai_agents.py"
+    for before in (0, 4):
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", example, tmp_path / "s.db"], capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert f"{before} items from before" in ran.stdout

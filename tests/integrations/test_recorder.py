@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -440,3 +441,13 @@ def test_a_decorated_function_is_given_a_client_that_records(session, server):
 def test_importing_it_imports_neither_client():
     code = "import sys, everlog.integrations.recorder; print({'openai', 'anthropic', 'agents'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_example_runs_and_records_nothing_twice(tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "integrations" / "recorder.py"
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", example, tmp_path / "s.db"], capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "3 messages were sent; exact: True" in ran.stdout

@@ -15,6 +15,8 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, cast
 
+import msgspec
+
 from everlog.core.event import Event
 from everlog.core.patch import apply_patch
 from everlog.errors import EverlogError, InvalidEventError
@@ -28,7 +30,10 @@ Slice = Callable[[int, int], list[Event]]
 
 def encode_sent(payload: Any) -> bytes:
     """Give what was sent as JSON, the same for the same value."""
-    return json.dumps(payload, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8", "replace")
+    try:
+        return msgspec.json.encode(payload, order="sorted")
+    except (UnicodeEncodeError, OverflowError):  # half a character, or an integer of 2^64
+        return json.dumps(payload, sort_keys=True).encode()
 
 
 def sent_hash(payload: Any) -> str:

@@ -24,7 +24,7 @@ from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
-from everlog.integrations.openai_native import ITEM_TYPES, event_of, item_of, session_name, title_of
+from everlog.integrations.openai_native import event_of, item_of, session_name, title_of
 from everlog.integrations.versions import require
 from everlog.open import open_store
 from everlog.reducers.spoken import NothingSaidError
@@ -192,7 +192,7 @@ class EverlogSession:
             session = self._found()
             if limit is not None and limit > 0:
                 return [item for _, item in self._newest(session, limit)]
-            return [item for _, item in _said(session.events(types=ITEM_TYPES))] if session is not None else []
+            return [item for _, item in _said(session.events())] if session is not None else []
         except NotFoundError:  # somebody deleted it
             self._session = None
             return []
@@ -203,11 +203,11 @@ class EverlogSession:
             return []
         window = count
         while True:
-            events = list(session.events(types=ITEM_TYPES, reverse=True, limit=window))
+            events = list(session.events(reverse=True, limit=window))
             said = _said(reversed(events))
             if len(said) >= count or len(events) < window:
                 return said[-count:]
-            window *= 2  # some of them were erased
+            window *= 2  # some of them say no item
 
     def _add(self, items: list[Any], described: Mapping[str, Any]) -> None:
         events = [event_of(item) for item in items]
@@ -233,7 +233,7 @@ class EverlogSession:
 
     def _clear(self) -> None:
         session = self._found()
-        if session is not None and session.last(ITEM_TYPES) is not None:
+        if session is not None and self._newest(session, 1):
             session.rewind(0, reason="clear_session")
 
     def _replace_all(self, events: list[NewEvent]) -> None:
@@ -254,7 +254,7 @@ class EverlogSession:
             return False
         cut, kept = now[0][0].position, list[NewEvent]()
         if prune is not None:
-            before = _said(session.events(types=ITEM_TYPES, stop=cut))
+            before = _said(session.events(stop=cut))
             gone = next((place for place, (_, item) in enumerate(before) if not prune(item)), len(before))
             if gone:
                 cut, kept = before[0][0].position, [event_of(item) for _, item in before[gone:]]

@@ -20,15 +20,6 @@ from everlog.reducers.spoken import ITEMS, UNREADABLE, base_of, message_of, nati
 
 FORMAT: Final = ITEMS
 _OPAQUE: Final = opaque_prefix(FORMAT)
-ITEM_TYPES: Final = (
-    "user.message",
-    "system.message",
-    "agent.message",
-    "agent.thinking",
-    "agent.tool_use",
-    "agent.tool_result",
-    f"{_OPAQUE}*",
-)
 INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
 _ATTACHMENT: Final = "native.json"
 

@@ -17,12 +17,14 @@ from hashlib import sha256
 from threading import Lock
 from typing import Any, Final, cast
 
+import msgspec
+
 from everlog.context.recorded import MESSAGES, SYSTEM, is_recorded, said_until, sent_hash
 from everlog.core.event import Event, NewEvent, Outcome
 from everlog.core.patch import diff_values
 from everlog.integrations.provider_messages import chained, events_of
 from everlog.integrations.recorder_answers import Answer, answer_of
-from everlog.reducers.spoken import ANTHROPIC, CHAT, ITEMS, same_json
+from everlog.reducers.spoken import ANTHROPIC, CHAT, ITEMS
 from everlog.session import Session
 
 _PATHS: Final = {"/v1/messages": ANTHROPIC, "/chat/completions": CHAT, "/responses": ITEMS}
@@ -77,7 +79,7 @@ class Calls:
             if after is not None:
                 kept["after"] = after
                 said = [*self._said(after), *messages[known:]]
-                if not same_json(said, messages):
+                if said != messages:
                     kept["ops"] = diff_values(said, messages)
             if isinstance(sent, str):
                 kept["text"] = True
@@ -209,8 +211,8 @@ class Calls:
 def _plain(value: Any) -> Any:
     """Give a value as JSON says it, in objects of its own, without what the caller did not give."""
     try:
-        return json.loads(json.dumps(value, default=_dumped))
-    except _NotGivenError:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_dumped))
+    except (_NotGivenError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
         return json.loads(json.dumps(_given(value), default=_dumped))
 
 
