@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import everlog
 from everlog.integrations.recorder import record
@@ -37,7 +37,8 @@ class Client:
 def ours(folder: Path) -> dict[str, float]:
     """Measure calls that are recorded: two appends each, synced and, to see what recording itself takes, not synced."""
     found: dict[str, float] = {}
-    for durability, how in (("full", "synced"), ("relaxed", "not synced")):
+    stores: tuple[tuple[Literal["full", "relaxed"], str], ...] = (("full", "synced"), ("relaxed", "not synced"))
+    for durability, how in stores:
         with everlog.open(folder / f"{durability}.db", durability=durability) as store:
             for length in LENGTHS:
                 with record(store.create(f"s{length}"), Client()) as client:

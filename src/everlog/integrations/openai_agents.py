@@ -31,7 +31,7 @@ from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
 from everlog.store import Store
 
-require("openai-agents", "openai-agents", oldest="0.20", below="1")
+require("openai-agents", "openai-agents", oldest="0.8", below="1")
 
 from agents.memory import SessionSettings  # noqa: E402  # after the version is known to fit
 
@@ -133,8 +133,10 @@ class EverlogSession:
         """Give the newest `limit` items, and what puts others in the place of the last of them if nothing changed meanwhile."""
         if type(self) is not EverlogSession:
             return None
-        from agents.memory.session import _CompactionSnapshot  # pyright: ignore[reportPrivateUsage]
-
+        try:
+            from agents.memory.session import _CompactionSnapshot  # pyright: ignore[reportPrivateUsage]
+        except ImportError:  # a version of the SDK that does not ask for it
+            return None
         self._check_open()
         found = await asyncio.to_thread(lambda: self._newest(self._found(), limit + 1))
         seen = found[-limit:] if limit > 0 else []
