@@ -31,7 +31,7 @@ from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
 from everlog.store import Store
 
-require("openai-agents", "openai-agents", oldest="0.8", below="1")
+require("openai-agents", "openai-agents", oldest="0.20", below="1")
 
 from agents.memory import SessionSettings  # noqa: E402  # after the version is known to fit
 
@@ -265,14 +265,14 @@ class EverlogSession:
 
     def _retried(self, attempt: Callable[[], T]) -> T:
         """Try a removal until nobody else wrote between its reading and its writing."""
-        deadline = time.monotonic() + LOCK_SECONDS_MAX
+        deadline, deleted = time.monotonic() + LOCK_SECONDS_MAX, False
         while True:
             try:
                 return attempt()
             except NotFoundError:  # somebody deleted it
-                if self._session is None:
+                if deleted:
                     raise
-                self._session = None
+                deleted, self._session = True, None
             except ConflictError:
                 if time.monotonic() > deadline:
                     break

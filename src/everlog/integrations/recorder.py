@@ -115,6 +115,9 @@ class Recorder:
         format = None if self._ended else format_of(path)
         if format is None:
             return None
+        for tap in list(self._open.values()):
+            if tap.left:
+                tap.end("cancelled")
         body = named.get("body")
         extra = named.get("options", {}).get("extra_json") or {}
         return self.guarded(lambda: self._calls.ask(format, {**cast("dict[str, Any]", body), **extra}))
@@ -131,7 +134,7 @@ class Recorder:
                 content = None if named.get("stream") or raw == "stream" else _content(answer)
                 return self._calls.unread(call) if content is None else self._calls.answer(call, json.loads(content))
             if named.get("stream"):
-                return _Tap(self, call, answer, secrets).listen()
+                return _Tap(self, call, secrets).listen(answer)
             return self._calls.answer(call, answer)
 
         self.guarded(read)
@@ -165,42 +168,43 @@ class Recorder:
 
 
 class _Tap:
-    """Stands between a stream and its bytes, and sees each piece that its reader takes."""
+    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it."""
 
-    def __init__(self, recorder: Recorder, call: Call, stream: Any, secrets: tuple[str, ...]) -> None:
+    def __init__(self, recorder: Recorder, call: Call, secrets: tuple[str, ...]) -> None:
         self.call = call
         self.pieces = pieces_of(call.format)
         self._recorder = recorder
-        self._stream = stream
         self._secrets = secrets
+        self.left = False  # before its end
         self._stepping = False
         self._done = False
 
-    def listen(self) -> None:
+    def listen(self, stream: Any) -> None:
         """Begin: the stream's own iterator, and the closing of its response, pass by here from now on."""
-        stream, response = self._stream, self._stream.response
-        inner = stream._iterator
+        inner, response = stream._iterator, stream.response
         self._recorder.opened(self)
         if hasattr(inner, "__anext__"):
-            stream._iterator = self._each_async(inner)
             aclose = response.aclose
 
             async def closing() -> None:
+                self._leave()
                 await aclose()
-                if not self._stepping:
-                    await asyncio.to_thread(self.end, "cancelled")
 
+            stream._iterator = self._each_async(inner)
             response.aclose = closing
         else:
-            stream._iterator = self._each(inner)
             close = response.close
 
             def closed() -> None:
+                self._leave()
                 close()
-                if not self._stepping:
-                    self.end("cancelled")
 
+            stream._iterator = self._each(inner)
             response.close = closed
+
+    def _leave(self) -> None:
+        """Note that the reader went away. It may be the garbage collector that says so, wherever it runs: nothing is written here."""
+        self.left = self.left or not self._stepping
 
     def end(self, outcome: Outcome) -> None:
         """Record what came, once. outcome: where the stream's own end did not come."""

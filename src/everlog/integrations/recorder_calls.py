@@ -67,8 +67,8 @@ class Calls:
 
     def ask(self, format: str, given: Any) -> Call:
         """Record a request, with what is new in it."""
-        body, left_out = _without_credentials(_plain(given))
-        body = cast("dict[str, Any]", self._session._clean(body))  # pyright: ignore[reportPrivateUsage]
+        sent_body = _plain(given)
+        body = self._session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
         sent = body.get(MESSAGES[format])
         messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
         with self._turn:
@@ -80,10 +80,10 @@ class Calls:
                 kept["after"] = after
                 said = [*self._said(after), *messages[known:]]
                 if said != messages:
-                    kept["ops"] = diff_values(said, messages)
+                    kept["ops"] = _patch(said, messages)
             if isinstance(sent, str):
                 kept["text"] = True
-            if left_out:
+            if body != sent_body:
                 kept["left_out"] = True
             kept["history"] = history.hex()
             data = self._request(format, body, kept)
@@ -208,6 +208,16 @@ class Calls:
                 self._known.setdefault(bytes.fromhex(history), event.id)
 
 
+def _patch(said: list[Any], messages: list[Any]) -> list[dict[str, Any]]:
+    """Give the patch from what was recorded to what was sent, without looking long at what is the same."""
+    first = next((at for at, (one, other) in enumerate(zip(said, messages, strict=False)) if one != other), 0)
+    ops = diff_values(said[first:], messages[first:])
+    for op in ops:
+        at, slash, rest = op["path"][1:].partition("/")
+        op["path"] = f"/{int(at) + first}{slash}{rest}"
+    return ops
+
+
 def _plain(value: Any) -> Any:
     """Give a value as JSON says it, in objects of its own, without what the caller did not give."""
     try:
@@ -242,30 +252,23 @@ def _dumped(value: Any) -> Any:
     return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
-def _without_credentials(body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Give a request without what its tools log in with, and whether there was any."""
-    found = False
+def _without_credentials(body: dict[str, Any]) -> dict[str, Any]:
+    """Give a request without what its tools log in with."""
 
     def clean(value: Any) -> Any:
-        nonlocal found
         if isinstance(value, list):
             return [clean(each) for each in cast("list[Any]", value)]
         if not isinstance(value, dict):
             return value
-        members: dict[str, Any] = {}
-        for name, member in cast("dict[str, Any]", value).items():
-            hidden = name in _SECRET and isinstance(member, (str, dict)) and bool(member) and "properties" not in value
-            found = found or hidden
-            members[name] = _LEFT_OUT if hidden else clean(member)
-        return members
+        members = cast("dict[str, Any]", value).items()
+        return {name: _LEFT_OUT if name in _SECRET and member else clean(member) for name, member in members}
 
-    cleaned = {
+    return {
         name: [clean(each) if _reaches_out(each) else each for each in cast("list[Any]", value)]
         if name in ("tools", "mcp_servers") and isinstance(value, list)
         else value
         for name, value in body.items()
     }
-    return cleaned, found
 
 
 def _reaches_out(tool: Any) -> bool:
