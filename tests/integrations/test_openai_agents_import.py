@@ -151,3 +151,16 @@ def test_what_is_no_such_database_is_refused_and_left_as_it_was(store, tmp_path)
     assert other.read_bytes() == before
     assert not store.sessions()
     assert not (tmp_path / "missing.db").exists()
+
+
+def test_a_damaged_database_gives_what_can_be_read_and_says_so(store, tmp_path):
+    path, told = tmp_path / "sdk.db", []
+    asyncio.run(filled(sqlite, path, one=numbered(3), other=[user("word " * 300) for _ in range(200)]))
+    content = bytearray(path.read_bytes())
+    for start in range(len(content) // 2, len(content), 4096):
+        content[start : start + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(InvalidEventError, match="cannot be read to its end"):
+        list(import_database(store, path, tell=lambda done, events: told.append((done, events))))
+    assert told == [(1, 3)]
+    assert read(store, "one") == numbered(3)

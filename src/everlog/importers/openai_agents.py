@@ -34,23 +34,34 @@ def import_database(store: Store, path: Path, *, tell: Callable[[int, int], None
     """Import a database file, one session after another; give what became of each as it is done.
 
     store: with secrets as it is to treat them. tell: called with how many sessions are done, and how many events were read.
-    Raises NotFoundError where there is no such file, InvalidEventError where it is no database of the SDK.
+    Raises NotFoundError where there is no such file, InvalidEventError where it is no database of the SDK, or a damaged one.
     """
     with closing(_opened(path)) as source:
-        structured = _has(source, "table", "message_structure")
-        branches = list(source.execute(_BRANCHES if structured else _SESSIONS))
-        by_time = _has(source, "index", "idx_agent_messages_session_time")
-        read = 0
-        for done, (session, created, branch) in enumerate(branches, start=1):
-            recorder = Recorder(store, FORMAT, path)
-            for target, item in _items(source, session, created, branch, by_time=by_time):
-                recorder.add(target, item)
-            recorder.flush()
-            imported = recorder.take()
-            read += imported.events + imported.known
-            if tell is not None:
-                tell(done, read)
-            yield imported
+        try:
+            yield from _imported(store, path, source, tell)
+        except sqlite3.Error as error:
+            raise InvalidEventError(
+                f"{path} cannot be read to its end ({error}); what was imported of it before stays; import it again when it can"
+            ) from error
+
+
+def _imported(
+    store: Store, path: Path, source: sqlite3.Connection, tell: Callable[[int, int], None] | None
+) -> Iterator[Imported]:
+    structured = _has(source, "table", "message_structure")
+    branches = list(source.execute(_BRANCHES if structured else _SESSIONS))
+    by_time = _has(source, "index", "idx_agent_messages_session_time")
+    read = 0
+    for done, (session, created, branch) in enumerate(branches, start=1):
+        recorder = Recorder(store, FORMAT, path)
+        for target, item in _items(source, session, created, branch, by_time=by_time):
+            recorder.add(target, item)
+        recorder.flush()
+        imported = recorder.take()
+        read += imported.events + imported.known
+        if tell is not None:
+            tell(done, read)
+        yield imported
 
 
 _SESSIONS = "SELECT session_id, created_at, NULL FROM agent_sessions ORDER BY created_at, session_id"
@@ -64,14 +75,16 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Open a database to read it, with the SQLite that the SDK has too: two of them in one process break each other's locks."""
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}; nothing was imported; name another")
-    source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    source: sqlite3.Connection | None = None
     try:
+        source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         if _has(source, "table", "agent_sessions") and _has(source, "table", "agent_messages"):
             return source
         what = "it has no tables agent_sessions and agent_messages"
     except sqlite3.Error as error:
         what = str(error)
-    source.close()
+    if source is not None:
+        source.close()
     raise InvalidEventError(
         f"{path} is no database of the Agents SDK's sessions: {what}; nothing was imported; name another file"
     )

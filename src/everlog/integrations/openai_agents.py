@@ -33,7 +33,7 @@ from everlog.store import Store
 
 require("openai-agents", "openai-agents", oldest="0.20", below="1")
 
-from agents.memory import SessionSettings  # noqa: E402  # after the version is known to fit
+from agents.memory import SessionSettings  # after the version is known to fit
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
