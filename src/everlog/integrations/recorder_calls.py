@@ -60,9 +60,8 @@ class Calls:
         self._turn = Lock()
         self._branch: str | None = None
         self._known: dict[bytes, str] = {}  # a conversation: the event that it ends with
-        self._recent: OrderedDict[str, tuple[str, bytes, list[Any]]] = (
-            OrderedDict()
-        )  # by the same: format, history, messages
+        # By the same event: the conversation's format, what stands for it, and its messages.
+        self._recent: OrderedDict[str, tuple[str, bytes, list[Any]]] = OrderedDict()
         self._beside: dict[tuple[str, str], tuple[str, str]] = {}  # what it holds, and the event that does
 
     def ask(self, format: str, given: Any) -> Call:
@@ -101,13 +100,15 @@ class Calls:
         said = self._session._clean(_plain(given))  # pyright: ignore[reportPrivateUsage]
         found = answer_of(call.format, said)
         events = [self._agents(event, found) for each in found.messages for event in events_of(call.format, each)]
-        data: dict[str, Any] = {"request": call.request.id, "usage": found.usage} if found.usage else {}
-        named = {"model": found.model, "response_id": found.response_id, "stop_reason": found.stop_reason}
-        data = {"request": call.request.id, **data, **{name: value for name, value in named.items() if value}}
-        if streamed:
-            data["streamed"] = True
-        if found.others:
-            data["others"] = found.others
+        named = {
+            "model": found.model,
+            "response_id": found.response_id,
+            "stop_reason": found.stop_reason,
+            "usage": found.usage,
+            "others": found.others,
+            "streamed": streamed,
+        }
+        data: dict[str, Any] = {"request": call.request.id, **{name: value for name, value in named.items() if value}}
         history = call.history
         for each in found.messages:
             history = chained(history, call.format, each)
