@@ -438,8 +438,9 @@ class Session(SessionEraser):
         metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
         actor: str | None = None,
         expected: int | Head | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Event:
-        """Change title, labels or metadata, each as a whole; give the `session.updated` event. What is left out stays."""
+        """Change title, labels or metadata, each as a whole; give the `session.updated` event, which `events` follow. What is left out stays."""
         if title is labels is metadata is msgspec.UNSET:
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
@@ -455,7 +456,9 @@ class Session(SessionEraser):
         if not isinstance(metadata, msgspec.UnsetType):
             encoded = encode_metadata(clean)
             data["metadata"] = {} if metadata is None else dict(metadata)
-        prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True)
+        prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True) + self._prepare(
+            events
+        )
         request = Update(
             self._row.id,
             shown,
