@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -478,3 +479,66 @@ def test_a_place_is_opened_and_closed_and_a_store_that_was_given_stays_open(tmp_
             return await EverlogSessionStore(store).load(KEY)
 
     assert len(run(on_a_loop())) == 1
+
+
+# --- the SDK itself, with a script in place of Claude Code ------------------------------------------
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "integrations"
+ASKER = """
+import asyncio, os, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from claude_agent import scripted_cli
+from claude_agent_sdk import ClaudeAgentOptions, ResultMessage, query
+from everlog.integrations.claude_agent import EverlogSessionStore
+
+async def main(place, prompt):
+    kept = EverlogSessionStore(place)
+    with tempfile.TemporaryDirectory() as folder:
+        options = ClaudeAgentOptions(session_store=kept, continue_conversation=True, session_store_flush="eager",
+            cli_path=scripted_cli(Path(folder)), env={"CLAUDE_CONFIG_DIR": folder})
+        async for message in query(prompt=prompt, options=options):
+            if isinstance(message, ResultMessage):
+                print(message.result, flush=True)
+    await kept.close()
+
+asyncio.run(main(*sys.argv[2:]))
+"""
+
+
+def test_the_example_goes_on_where_it_ended(tmp_path):
+    words = [sys.executable, "-W", "error", str(EXAMPLES / "claude_agent.py"), str(tmp_path / "s.db")]
+    said = [subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout for _ in range(2)]
+    assert said[0].startswith("You asked 0 times before")
+    assert said[1].startswith("You asked 1 times before, first 'what was said before?'")
+
+
+def test_an_agent_that_is_killed_in_a_turn_goes_on_with_all_that_was_mirrored(tmp_path):
+    place = str(tmp_path / "s.db")
+
+    def words(prompt):
+        return [sys.executable, "-c", ASKER, str(EXAMPLES), place, prompt]
+
+    subprocess.run(words("first"), cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    key = {"project_key": project_key_for_directory(str(tmp_path))}
+    with everlog.open(place) as store:
+        kept = EverlogSessionStore(store)
+        (only,) = run(kept.list_sessions(key["project_key"]))
+        key["session_id"] = only["session_id"]
+        seen = kept.session(key).head
+        with subprocess.Popen(words("never finish"), cwd=tmp_path, stdout=subprocess.DEVNULL) as asker:
+            for event in kept.session(key).follow(seen.size, idle=60):
+                if event.type == "agent.message":
+                    break
+            asker.kill()
+        before = run(kept.load(key))
+    said = subprocess.run(words("again"), cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said == "You asked 2 times before, first 'first'\n"
+    with everlog.open(place) as store:
+        after = run(EverlogSessionStore(store).load(key))
+        assert store.verify().ok
+    assert after[: len(before)] == before
+    assert [each["message"]["content"] for each in after if each["type"] == "user"] == [
+        "first",
+        "never finish",
+        "again",
+    ]

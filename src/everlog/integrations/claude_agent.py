@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from everlog.integrations.versions import require
@@ -29,7 +31,7 @@ from claude_agent_sdk import (
     fold_session_summary,
 )
 
-from everlog.core.event import NewEvent
+from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX, SESSIONS_PAGE_MAX
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
@@ -42,9 +44,38 @@ _SUB: Final = "claude-sub/"
 _MEMBER: Final = "claude_agent_sdk"  # of a session's metadata
 _SUMMARY_BYTES_MAX: Final = METADATA_BYTES_MAX // 2  # with a longer one, its session is listed by being loaded
 _CHUNK: Final = 1_000  # entries of one append; an entry may be several events
+_SEEN_MAX: Final = 100  # sessions whose head is remembered
 _TRIES: Final = 100  # of an append that others overtake
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A session as it was at a head. An append that expects this head goes on from what was seen there, and reads nothing."""
+
+    session: Session
+    head: Head
+    title: str | None
+    metadata: dict[str, Any]
+
+
+class _LastSeen:
+    """The sessions that were appended to last. One is taken out to append to it, so that no two threads hold it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Seen] = {}
+        self._lock = Lock()
+
+    def take(self, name: str) -> _Seen | None:
+        with self._lock:
+            return self._kept.pop(name, None)
+
+    def keep(self, name: str, seen: _Seen) -> None:
+        with self._lock:
+            self._kept[name] = seen
+            if len(self._kept) > _SEEN_MAX:
+                del self._kept[next(iter(self._kept))]
 
 
 class EverlogSessionStore(SessionStore):
@@ -56,6 +87,7 @@ class EverlogSessionStore(SessionStore):
 
     def __init__(self, store: Place | None = None) -> None:
         self.store, self._owned = store_at(store)
+        self._seen = _LastSeen()
 
     def __repr__(self) -> str:
         return f"<EverlogSessionStore {self.store.url}>"
@@ -118,28 +150,36 @@ class EverlogSessionStore(SessionStore):
             redactor is not None and redactor.mode != "reject"
         ):  # before titles and summaries, which are cut, are made of them
             new = [redactor.marked(entry) for entry in new]
+        name = _name(key)
         for _ in range(_TRIES):
+            seen = self._seen.take(name)
             try:
-                session = self.store.session(_name(key))
-            except NotFoundError:
-                session = None
-            try:
+                seen = self._looked_at(name) if seen is None else seen
                 events = [event for entry in new for event in recorded_of(entry, body_bytes_max=bytes_max)]
-                if session is None:
+                if seen is None:
                     self._create(key, new, events)
                 else:
-                    _extend(session, key, new, events)
+                    self._seen.keep(name, _extend(seen, key, new, events))
             except (ConflictError, SessionExistsError, NotFoundError):
                 continue  # another writer was faster: look again
             except KeyReusedError:
-                assert session is not None, "a new session has no keys"
-                new = [entry for entry in new if (name := key_of(entry)) is None or session.find(name) is None]
+                session = self.store.session(name)
+                new = [entry for entry in new if (used := key_of(entry)) is None or session.find(used) is None]
                 if new:
                     continue
             return
         raise BusyError(
-            f"session {_name(key)!r} was appended to by others {_TRIES} times in a row; nothing was written; append again"
+            f"session {name!r} was appended to by others {_TRIES} times in a row; nothing was written; append again"
         )
+
+    def _looked_at(self, name: str) -> _Seen | None:
+        """Open a session, and read what was folded from its entries; None where there is none."""
+        try:
+            session = self.store.session(name)
+        except NotFoundError:
+            return None
+        info = session.info()  # after the head was, so that what is folded on is never older than what is expected
+        return _Seen(session, session.head, info.title, info.metadata)
 
     def _create(self, key: SessionKey, entries: Sequence[dict[str, Any]], events: Sequence[NewEvent]) -> None:
         project, subpath = key["project_key"], key.get("subpath")
@@ -195,22 +235,22 @@ class EverlogSessionStore(SessionStore):
                 continue
 
 
-def _extend(session: Session, key: SessionKey, entries: Sequence[dict[str, Any]], events: Sequence[NewEvent]) -> None:
-    """Append to a session that is there, and store its summary where it changes. Raises ConflictError, KeyReusedError."""
-    head = session.head  # before the metadata is read, so that what is folded from is never older than what is expected
-    info = session.info()
-    own = info.metadata.get(_MEMBER)
-    if key.get("subpath") or own is None:
-        session.extend(events, expected=head)
-        return
-    before = own.get("summary")
-    summary = None if before is None else _folded(before, key, entries)
-    title = title_of(entries, known=info.title)
-    if summary == before and title == info.title:
-        session.extend(events, expected=head)
+def _extend(seen: _Seen, key: SessionKey, entries: Sequence[dict[str, Any]], events: Sequence[NewEvent]) -> _Seen:
+    """Append to a session that is there, and store its summary where it changes; give it as it is then.
+
+    Raises ConflictError, KeyReusedError.
+    """
+    session, own = seen.session, seen.metadata.get(_MEMBER)
+    title, metadata = seen.title, seen.metadata
+    if own is not None and not key.get("subpath"):
+        before = own.get("summary")
+        title = title_of(entries, known=title)
+        metadata = {**metadata, _MEMBER: {**own, "summary": None if before is None else _folded(before, key, entries)}}
+    if (title, metadata) == (seen.title, seen.metadata):
+        session.extend(events, expected=seen.head)
     else:
-        metadata = {**info.metadata, _MEMBER: {**own, "summary": summary}}
-        session.update(title=title, metadata=metadata, expected=head, events=events)
+        session.update(title=title, metadata=metadata, expected=seen.head, events=events)
+    return _Seen(session, session.head, title, metadata)
 
 
 def _folded(before: dict[str, Any] | None, key: SessionKey, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

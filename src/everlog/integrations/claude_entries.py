@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -40,19 +41,19 @@ def recorded_of(entry: dict[str, Any], *, body_bytes_max: int) -> list[NewEvent]
         size = len(msgspec.json.encode(entry))
     except (EverlogError, UnicodeEncodeError):
         size = body_bytes_max
-    if size > body_bytes_max // 2:
-        opaque = NewEvent(opaque_type(FORMAT, kind), metadata={"native": {"format": FORMAT, "attachment": _ATTACHMENT}})
-        made = [replace(opaque, attachments={_ATTACHMENT: json.dumps(entry).encode()})]
-    else:
-        made, _ = events_of(entry, FORMAT)
-        first, native = made[0], {"format": FORMAT, **_rest(entry, made)}
-        made[0] = replace(first, metadata={**(first.metadata or {}), "native": native})
-    made = with_parts(made)
-    moment = parse_moment(entry.get("timestamp"))
+    large = size > body_bytes_max // 2
+    made = [NewEvent(opaque_type(FORMAT, kind))] if large else events_of(entry, FORMAT)[0]
+    moment, key = parse_moment(entry.get("timestamp")), key_of(entry)
     if moment is not None:
         made = [replace(event, occurred_at=moment) for event in made]
-    key = key_of(entry)
-    return made if key is None else with_key(made, key)
+    if key is not None:
+        made = with_key(made, key)
+    beside: dict[str, Any] = {"attachment": _ATTACHMENT} if large else _rest(entry, made)
+    native = {"format": FORMAT, **beside}
+    made[0] = replace(made[0], metadata={**(made[0].metadata or {}), "native": native})
+    if large:
+        made[0] = replace(made[0], attachments={_ATTACHMENT: json.dumps(entry).encode()})
+    return with_parts(made)
 
 
 def key_of(entry: dict[str, Any]) -> str | None:
@@ -69,7 +70,7 @@ def title_of(entries: Sequence[dict[str, Any]], *, known: str | None = None) -> 
             if isinstance(entry.get(member), str):
                 known = as_title(entry[member]) or known
                 break
-        if said is None and entry.get("type") == "user" and entry.get("isMeta") is not True:
+        if known is said is None and entry.get("type") == "user" and entry.get("isMeta") is not True:
             text = text_of(member_of(entry.get("message"), "content"))
             if text and not text.lstrip().startswith("<"):  # <command-name> and its kin are Claude Code's own words
                 said = as_title(text)
@@ -86,20 +87,33 @@ def entry_of(group: Sequence[Event]) -> dict[str, Any] | None:
         return json.loads(first.attachment(native["attachment"]))
     if "item" in native:
         return native["item"]
-    rest = dict(native["rest"])
-    rest["message"] = {**rest["message"], "content": _content_of(rest.get("type"), group)}
+    rest = {**_said_by(first), **native["rest"]}
+    rest["message"] = {**cast("dict[str, Any]", rest["message"]), "content": _content_of(rest.get("type"), group)}
     return rest
 
 
 def _rest(entry: dict[str, Any], events: Sequence[NewEvent]) -> dict[str, Any]:
-    """Give what must be kept beside an entry's events: the entry without its content where they say it again exactly, else all."""
+    """Give what must be kept beside an entry's events: where they say its content exactly, what they do not say, else all of it."""
     message = entry.get("message")
     if isinstance(message, dict) and "content" in message:
         content = _content_of(entry.get("type"), events)
         if _canonical(content) == _canonical(message["content"]):
-            rest = {name: member for name, member in message.items() if name != "content"}
-            return {"rest": {**entry, "message": rest}}
+            said = _said_by(events[0])
+            rest = {name: member for name, member in entry.items() if name not in said or said[name] != member}
+            return {"rest": rest | {"message": {name: member for name, member in message.items() if name != "content"}}}
     return {"item": entry}
+
+
+def _said_by(first: NewEvent | Event) -> dict[str, str]:
+    """Give the members of an entry that the key and the time of its first event say."""
+    said: dict[str, str] = {}
+    if first.key is not None and first.key.startswith(f"{FORMAT}:"):
+        said["uuid"] = first.key.removeprefix(f"{FORMAT}:")
+    if isinstance(first.occurred_at, datetime):
+        said["timestamp"] = (
+            f"{first.occurred_at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+        )
+    return said
 
 
 def _content_of(kind: Any, events: Sequence[NewEvent] | Sequence[Event]) -> Any:
