@@ -21,7 +21,8 @@ def say(frame: dict[str, Any]) -> None:
 
 def option(name: str) -> str | None:
     """Give the value of an option of the command line."""
-    return next((word.partition("=")[2] for word in sys.argv if word.startswith(f"--{name}=")), None)
+    words = " ".join(sys.argv).replace(f"--{name} ", f"--{name}=").split()
+    return next((word.partition("=")[2] for word in words if word.startswith(f"--{name}=")), None)
 
 
 class Scripted:

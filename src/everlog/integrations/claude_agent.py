@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from everlog.integrations.versions import require
 
-require("claude-agent-sdk", "claude-agent-sdk", oldest="0.2", below="0.3")
+require("claude-agent-sdk", "claude-agent-sdk", oldest="0.1.66", below="0.3")
 
 import msgspec
 from anyio import to_thread

@@ -12,15 +12,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-import msgspec
-
 from everlog.core.event import Event, NewEvent
-from everlog.core.values import check_value
-from everlog.errors import EverlogError
-from everlog.integrations.items import as_title, opaque_type, parse_moment, with_key, with_parts
+from everlog.integrations.items import (
+    as_title,
+    attached,
+    can_say,
+    canonical,
+    opaque_type,
+    parse_moment,
+    with_key,
+    with_parts,
+)
 
 FORMAT: Final = "claude-code"
-_ATTACHMENT: Final = "native.json"
 # What Claude Code writes beside the conversation. Other types are kept just the same, and reported.
 _KNOWN = {
     *("agent-name", "ai-title", "attachment", "custom-title", "file-history-snapshot", "last-prompt", "mode"),
@@ -35,24 +39,17 @@ def recorded_of(entry: dict[str, Any], *, body_bytes_max: int) -> list[NewEvent]
     One that JSON says and the log does not (half characters, integers of 2^64, deep or large ones) becomes an opaque event with its
     JSON attached.
     """
-    kind = entry.get("type")
-    try:
-        check_value(entry, what="the entry")
-        size = len(msgspec.json.encode(entry))
-    except (EverlogError, UnicodeEncodeError):
-        size = body_bytes_max
-    large = size > body_bytes_max // 2
-    made = [NewEvent(opaque_type(FORMAT, kind))] if large else events_of(entry, FORMAT)[0]
     moment, key = parse_moment(entry.get("timestamp")), key_of(entry)
+    if not can_say(entry, bytes_max=body_bytes_max // 2):
+        whole = replace(attached(FORMAT, entry.get("type"), entry), occurred_at=moment)
+        return [whole] if key is None else with_key([whole], key)
+    made, _ = events_of(entry, FORMAT)
     if moment is not None:
         made = [replace(event, occurred_at=moment) for event in made]
     if key is not None:
         made = with_key(made, key)
-    beside: dict[str, Any] = {"attachment": _ATTACHMENT} if large else _rest(entry, made)
-    native = {"format": FORMAT, **beside}
+    native = {"format": FORMAT, **_rest(entry, made)}
     made[0] = replace(made[0], metadata={**(made[0].metadata or {}), "native": native})
-    if large:
-        made[0] = replace(made[0], attachments={_ATTACHMENT: json.dumps(entry).encode()})
     return with_parts(made)
 
 
@@ -97,7 +94,7 @@ def _rest(entry: dict[str, Any], events: Sequence[NewEvent]) -> dict[str, Any]:
     message = entry.get("message")
     if isinstance(message, dict) and "content" in message:
         content = _content_of(entry.get("type"), events)
-        if _canonical(content) == _canonical(message["content"]):
+        if canonical(content) == canonical(message["content"]):
             said = _said_by(events[0])
             rest = {name: member for name, member in entry.items() if name not in said or said[name] != member}
             return {"rest": rest | {"message": {name: member for name, member in message.items() if name != "content"}}}
@@ -138,10 +135,6 @@ def _block_of(event_type: str, data: Any) -> Any:
         return {"type": "thinking", "thinking": member_of(data, "text"), **signature}
     content = member_of(data, "content")
     return content[0] if isinstance(content, list) and len(content) == 1 else None
-
-
-def _canonical(value: Any) -> bytes:
-    return msgspec.json.encode(value, order="sorted")
 
 
 def events_of(entry: dict[str, Any], actor: str) -> tuple[list[NewEvent], str | None]:

@@ -11,12 +11,37 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 
+import msgspec
+
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.standard import is_type
+from everlog.core.values import check_value
+from everlog.errors import EverlogError
 
+ATTACHMENT = "native.json"  # its name, where an item is kept as one
 TITLE_READ = 2_000  # characters of what a title is made of
 _TITLE_CHARACTERS = 120
+
+
+def can_say(value: object, *, bytes_max: int) -> bool:
+    """Tell whether the log says a value as it is, in at most so many bytes: not half characters, integers of 2^64, or what is deep."""
+    try:
+        check_value(value, what="the item")
+        return len(msgspec.json.encode(value)) <= bytes_max
+    except (EverlogError, UnicodeEncodeError):
+        return False
+
+
+def attached(format: str, name: object, value: object) -> NewEvent:
+    """Give an event that keeps a value as JSON beside its body, for what the log cannot say."""
+    metadata = {"native": {"format": format, "attachment": ATTACHMENT}}
+    return NewEvent(opaque_type(format, name), metadata=metadata, attachments={ATTACHMENT: json.dumps(value).encode()})
+
+
+def canonical(value: object) -> bytes:
+    """Give the JSON of a value, the same for the same value."""
+    return msgspec.json.encode(value, order="sorted")
 
 
 def with_parts(events: Sequence[NewEvent]) -> list[NewEvent]:
