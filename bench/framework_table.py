@@ -31,10 +31,10 @@ def text_of(number: int) -> str:
     return f"{number:08} " + "".join(f"{(number * 7_919 + place * 104_729) % 99_991:05} " for place in range(165))[:991]
 
 
-def measure(folder: Path, make: Callable[[Path], History]) -> dict[str, float]:
-    """Give the figures of one way to keep a history."""
-    empty, _ = _filled(folder / "empty", make, 1)
-    stored, seconds = _filled(folder / "small", make, TURNS + 1)
+def measure(folder: Path, make: Callable[[Path], History], *, each: int = 1) -> dict[str, float]:
+    """Give the figures of one way to keep a history. each: messages of one append, where a framework saves a run as a whole."""
+    empty, _ = _filled(folder / "empty", make, 1, each)
+    stored, seconds = _filled(folder / "small", make, TURNS + 1, each)
     large = folder / "large"
     large.mkdir()
     history = make(large)
@@ -45,7 +45,7 @@ def measure(folder: Path, make: Callable[[Path], History]) -> dict[str, float]:
         reads[size] = _median(history.last)
     history.close()
     return {
-        "bytes for each of text": (stored - empty) / (TURNS * TEXT_BYTES),
+        "bytes for each of text": (stored - empty) / (TURNS * each * TEXT_BYTES),
         "kB before the first": empty / 1_000,
         "append µs": statistics.median(seconds) * 1e6,
         f"last {LAST} of {SMALL} µs": reads[SMALL] * 1e6,
@@ -53,14 +53,14 @@ def measure(folder: Path, make: Callable[[Path], History]) -> dict[str, float]:
     }
 
 
-def _filled(folder: Path, make: Callable[[Path], History], count: int) -> tuple[int, list[float]]:
-    """Append messages one by one; give the bytes stored once it is closed, and the seconds of each."""
+def _filled(folder: Path, make: Callable[[Path], History], count: int, each: int) -> tuple[int, list[float]]:
+    """Append some messages at a time; give the bytes stored once it is closed, and the seconds of each."""
     folder.mkdir(parents=True)
     history = make(folder)
     seconds: list[float] = []
     for number in range(count):
         start = time.perf_counter()
-        history.append([text_of(number)])
+        history.append([text_of(number * each + place) for place in range(each)])
         seconds.append(time.perf_counter() - start)
     history.close()
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), seconds

@@ -336,6 +336,7 @@ def test_a_scope_keeps_others_out(either):
 
 # --- what ours adds --------------------------------------------------------------------------------
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+NAME = st.text("abc", min_size=1, max_size=3)  # an empty id is drawn anew whenever it is read
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
@@ -359,19 +360,19 @@ REQUEST_PART = st.one_of(
     st.builds(UserPromptPart, content=USER),
     st.builds(
         ToolReturnPart,
-        tool_name=TEXT,
+        tool_name=NAME,
         content=JSON,
-        tool_call_id=TEXT,
+        tool_call_id=NAME,
         metadata=JSON,
         outcome=st.sampled_from(["success", "failed", "denied"]),
     ),
-    st.builds(RetryPromptPart, content=TEXT, tool_name=TEXT | st.none(), tool_call_id=TEXT),
+    st.builds(RetryPromptPart, content=TEXT, tool_name=NAME | st.none(), tool_call_id=NAME),
 )
 RESPONSE_PART = st.one_of(
     st.builds(TextPart, content=TEXT, id=TEXT | st.none()),
     st.builds(ThinkingPart, content=TEXT, signature=TEXT | st.none()),
     st.builds(
-        ToolCallPart, tool_name=TEXT, args=st.none() | TEXT | st.dictionaries(TEXT, JSON, max_size=2), tool_call_id=TEXT
+        ToolCallPart, tool_name=NAME, args=st.none() | TEXT | st.dictionaries(TEXT, JSON, max_size=2), tool_call_id=NAME
     ),
 )
 MESSAGE = st.one_of(

@@ -42,6 +42,7 @@ from everlog.integrations.pydantic_ai import erased_message, plain_of, read_mess
 from everlog.session import Branch, Session, SessionInfo
 
 RECORD: Final = "x.pydantic_ai.record"
+_MEMBER: Final = "pydantic_ai"  # of a session's metadata
 _PREFIX: Final = "pydantic-ai/"
 _KEY: Final = re.compile(r"entry:(.+?)(?::(\d+))?")
 _RECORDS: Final = pydantic.TypeAdapter(
@@ -137,8 +138,8 @@ class EverlogConversationStore(ConversationStore):
                     break
             with suppress(NotFoundError):  # it was deleted meanwhile
                 event = self.store.session(info.id).last(RECORD)
-                plain = {} if event is None else event.data
-                record = _record_of(_Seen(None, None, event), plain.get("conversation_id", ""))
+                conversation_id = info.metadata.get(_MEMBER, {}).get("conversation_id", info.id.removeprefix(_PREFIX))
+                record = _record_of(_Seen(None, None, event), conversation_id)
                 if record is not None and (scope is None or record.scope == scope):
                     found.append(record)
         return _newest(found)[:limit]
@@ -153,8 +154,7 @@ class EverlogConversationStore(ConversationStore):
     def _write(
         self, record: ConversationRecord, entries: Sequence[ConversationEntry], expected_revision: str | None
     ) -> None:
-        events = [event for entry in entries for event in self._events(entry)]
-        events.append(NewEvent(RECORD, _plain(record)))
+        events = [*self._events(entries), _recorded(record)]
         for _ in range(_TRIES):
             seen = self._looked_at(record.conversation_id)
             stored = _record_of(seen, record.conversation_id)
@@ -182,13 +182,14 @@ class EverlogConversationStore(ConversationStore):
     def _create(self, record: ConversationRecord, parent: str | None, events: Sequence[NewEvent]) -> None:
         """Make a conversation's session: where it goes on from an entry of another, as a fork of that one's."""
         name, labels = _name(record.conversation_id), _labels(record)
+        metadata = {_MEMBER: {"conversation_id": record.conversation_id}}
         after = None if parent is None else self._after(parent)
         if after is None:
-            self.store.create(name, labels=labels, events=events)
+            self.store.create(name, labels=labels, metadata=metadata, events=events)
         else:
             branch, cut = after
             source = self.store.session(branch.session_id)
-            source.fork(cut, branch=branch, id=name, labels=labels, events=events)
+            source.fork(cut, branch=branch, id=name, labels=labels, metadata=metadata, events=events)
 
     def _extend(
         self, seen: _Seen, stored: ConversationRecord | None, parent: str | None, events: Sequence[NewEvent]
@@ -220,7 +221,7 @@ class EverlogConversationStore(ConversationStore):
             if seen is None or stored is None or stored.revision != expected_revision:
                 raise ConversationConflict(conversation_id)
             with suppress(ConflictError):
-                seen.session_here.append(RECORD, {"deleted": True}, expected=seen.head)
+                seen.session_here.append(RECORD, {"deleted": stored.revision}, expected=seen.head)
                 break
         else:
             raise BusyError(f"conversation {conversation_id!r} was written by others {_TRIES} times in a row; it stays")
@@ -231,17 +232,23 @@ class EverlogConversationStore(ConversationStore):
         with suppress(SessionExistsError, NotFoundError):
             self.store.delete(_name(conversation_id), reason="deleted through Pydantic AI")
             parent = None if forked_from is None else self._looked_at(forked_from)
-            if forked_from is not None and parent is not None and parent.deleted:
-                before = parent.session_here.last(RECORD, where={"data.conversation_id": forked_from})
+            if forked_from is not None and parent is not None and parent.event is not None and parent.deleted:
+                before = parent.session_here.last(RECORD, where={"data.revision": parent.event.data["deleted"]})
                 self._destroy(forked_from, None if before is None else before.data.get("forked_from"))
 
     # --- entries ---
-    def _events(self, entry: ConversationEntry) -> list[NewEvent]:
-        beside = {} if entry.parent_id is None else {"parent": entry.parent_id}
-        if _key(entry.id) != f"entry:{entry.id}":
-            beside["id"] = entry.id
-        made = recorded_of(entry.message, beside, body_bytes_max=self.store.settings.body_bytes_max)
-        return with_key(made, _key(entry.id))
+    def _events(self, entries: Sequence[ConversationEntry]) -> Iterator[NewEvent]:
+        """Give the events of entries. One that names no parent stands behind the one that it goes on from."""
+        before: str | None = None
+        for entry in entries:
+            beside: dict[str, Any] = {}
+            if before is None or entry.parent_id != before:
+                beside["parent"] = entry.parent_id
+            if _key(entry.id) != f"entry:{entry.id}":
+                beside["id"] = entry.id
+            made = recorded_of(entry.message, beside, body_bytes_max=self.store.settings.body_bytes_max)
+            yield from with_key(made, _key(entry.id))
+            before = entry.id
 
     def _found(self, entry_id: str | None) -> Event | None:
         return None if entry_id is None else next(iter(self.store.find(_key(entry_id), limit=1)), None)
@@ -301,21 +308,17 @@ class _Seen:
 def _record_of(seen: _Seen | None, conversation_id: str) -> ConversationRecord | None:
     if seen is None or seen.event is None or seen.event.data is None or seen.deleted:
         return None
-    return _RECORDS.validate_python([{**seen.event.data, "conversation_id": conversation_id}])[0]
+    told = {"conversation_id": conversation_id, "updated_at": seen.event.occurred_at}
+    return _RECORDS.validate_python([{**told, **seen.event.data}])[0]
 
 
-def _plain(record: ConversationRecord) -> dict[str, Any]:
-    """Give a record as JSON, without what is empty: its types fill that in again."""
+def _recorded(record: ConversationRecord) -> NewEvent:
+    """Give the event of a record, without what is empty, which its types fill in again, and without what its session and time say."""
     plain: dict[str, Any] = _RECORDS.dump_python([record], mode="json", exclude_defaults=True)[0]
-    # What is drawn anew where it is left out is never left out.
-    always = {"revision": record.revision, "conversation_id": record.conversation_id, "head_id": record.head_id}
-    return {
-        **plain,
-        **always,
-        "usage": without_empty(plain.get("usage", {})),
-        "format_version": record.format_version,
-        "updated_at": record.updated_at.isoformat(),
-    }
+    plain |= {"revision": record.revision, "head_id": record.head_id, "usage": without_empty(plain.get("usage", {}))}
+    told = ("conversation_id", "updated_at")
+    data = {name: member for name, member in plain.items() if name not in told and member != {}}
+    return NewEvent(RECORD, data, occurred_at=record.updated_at)
 
 
 def _newest(records: list[ConversationRecord]) -> list[ConversationRecord]:
@@ -323,21 +326,22 @@ def _newest(records: list[ConversationRecord]) -> list[ConversationRecord]:
 
 
 def _entries(line: Branch, stop: int) -> Iterator[ConversationEntry]:
-    """Give the entries of a line from a cut backwards. The one before an erased entry is the one that stands before it."""
-    erased: tuple[ConversationEntry, str] | None = None
-    for entry_id, group in _groups_backwards(line.events(stop=stop, reverse=True)):
-        if erased is not None:
-            yield replace(erased[0], parent_id=entry_id)
-            erased = None
+    """Give the entries of a line from a cut backwards. One that names no parent, as an erased one, goes on from the one before it."""
+    waiting: ConversationEntry | None = None
+    for key, group in _groups_backwards(line.events(stop=stop, reverse=True)):
         plain = plain_of(group)
-        if plain is None:
-            erased = ConversationEntry(id=entry_id, parent_id=None, message=erased_message(group[0].type)), entry_id
+        native: dict[str, Any] = {} if plain is None else (group[0].metadata or {})["native"]
+        message = erased_message(group[0].type) if plain is None else read_message(plain)
+        entry = ConversationEntry(id=native.get("id", key), parent_id=native.get("parent"), message=message)
+        if waiting is not None:
+            yield replace(waiting, parent_id=entry.id)
+            waiting = None
+        if "parent" in native:
+            yield entry
         else:
-            native = (group[0].metadata or {})["native"]
-            own = native.get("id", entry_id)
-            yield ConversationEntry(id=own, parent_id=native.get("parent"), message=read_message(plain))
-    if erased is not None:
-        yield erased[0]
+            waiting = entry
+    if waiting is not None:
+        yield waiting
 
 
 def _groups_backwards(events: Iterable[Event]) -> Iterator[tuple[str, list[Event]]]:
