@@ -16,6 +16,7 @@ from databases import address
 pytest.importorskip("claude_agent_sdk")
 
 from claude_agent_sdk import (
+    ClaudeAgentOptions,
     InMemorySessionStore,
     fold_session_summary,
     fork_session_via_store,
@@ -432,7 +433,6 @@ def test_the_helpers_of_the_sdk_give_the_same_as_on_its_own_store(theirs, kept, 
 
 
 def test_a_resume_is_materialised_from_ours_as_from_theirs(kept, tmp_path, monkeypatch):
-    from claude_agent_sdk import ClaudeAgentOptions
     from claude_agent_sdk._internal.session_resume import materialize_resume_session
 
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "config"))
@@ -512,6 +512,10 @@ def test_the_example_goes_on_where_it_ended(tmp_path):
     assert said[1].startswith("You asked 1 times before, first 'what was said before?'")
 
 
+@pytest.mark.skipif(
+    not hasattr(ClaudeAgentOptions, "session_store_flush"),
+    reason="this version of the SDK mirrors a turn at its end only",
+)
 def test_an_agent_that_is_killed_in_a_turn_goes_on_with_all_that_was_mirrored(tmp_path):
     place = str(tmp_path / "s.db")
 
