@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everlog.integrations.versions import require
 
-require("pydantic-ai-slim", "pydantic-ai", oldest="1.0", below="3")
+require("pydantic-ai-slim", "pydantic-ai", oldest="1.60", below="3")
 
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 

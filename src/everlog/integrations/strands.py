@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everlog.integrations.versions import require
 
-require("strands-agents", "strands", oldest="1.20", below="2")
+require("strands-agents", "strands", oldest="1.50", below="2")
 
 from strands.session.repository_session_manager import RepositorySessionManager
 from strands.session.session_repository import SessionRepository
