@@ -456,15 +456,13 @@ class Session(SessionEraser):
         if not isinstance(metadata, msgspec.UnsetType):
             encoded = encode_metadata(clean)
             data["metadata"] = {} if metadata is None else dict(metadata)
-        prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True) + self._prepare(
-            events
-        )
+        prepared = self._prepare([NewEvent("session.updated", data, actor=actor)], own_verb=True)
         request = Update(
             self._row.id,
             shown,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
-            self._batch(prepared, self._expect(expected)),
+            self._batch(prepared + self._prepare(events), self._expect(expected)),
         )
         event = self.write(request).events[0]
         self._row = self.storage.session_by_id(self._row.id)
