@@ -18,7 +18,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from everlog.integrations.pydantic_ai import EverlogConversationStore
 
 
-def script(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+def script(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:  # noqa: ARG001  # as FunctionModel calls it
     """Use the tool where it is asked, then say what the tool gave and how much it was shown."""
     last = messages[-1].parts[-1]
     if isinstance(last, ToolReturnPart):

@@ -38,7 +38,7 @@ class ScriptedModel(Model):
         """Refuse: the script says only text."""
         raise NotImplementedError
 
-    async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    async def stream(self, messages: Any, *_: Any, **__: Any) -> AsyncGenerator[Any, None]:
         """Answer the last message."""
         yield {"messageStart": {"role": "assistant"}}
         last = messages[-1]["content"][0]

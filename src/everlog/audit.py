@@ -68,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
 
     erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
     under a key that the caller pinned. states: hashes of states that were made again. unchecked: what could not be checked, in words.
+    stamps: time stamps of seals that are good; stamped: of the largest such seal, its size and when it was there, in words.
     """
 
     ok: bool
@@ -82,6 +83,8 @@ class Report(msgspec.Struct, frozen=True):
     unchecked: tuple[str, ...]
     seals: int = 0
     states: int = 0
+    stamps: int = 0
+    stamped: str | None = None
 
     def raise_for_faults(self) -> None:
         """Raise TamperedError where there is a fault."""

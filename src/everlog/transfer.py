@@ -19,14 +19,17 @@ import msgspec
 from everlog.audit import all_sessions, check_contents
 from everlog.core import limits
 from everlog.core.decide import Batch, EventRow, Expected, StaleExpectationError, header_of
-from everlog.core.event import ERASED, PreparedAttachment
-from everlog.core.header import encode_header
+from everlog.core.event import ERASED, Body, PreparedAttachment
+from everlog.core.header import check_header, encode_header
+from everlog.core.labels import check_labels, check_title, encode_metadata
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import leaf_hash, push_leaf, root_of_peaks, split_digests
-from everlog.core.prepare import Draw
+from everlog.core.position import check_session_id
+from everlog.core.prepare import Draw, check_attachment_name, check_key
 from everlog.core.values import decode_json
 from everlog.errors import (
     InvalidEventError,
+    InvalidPlaceError,
     LimitError,
     NotFoundError,
     SessionExistsError,
@@ -210,6 +213,7 @@ def check_parcel(
     seal says, by index of the branch and size.
     Raises TamperedError, which names the first difference, or LimitError for an event that lies in the future.
     """
+    _check_called(parcel)
     checkpoints: dict[tuple[int, int], tuple[list[bytes], bytes | None, int]] = {}
     for branch in parcel.branches:
         if branch.base is not None:
@@ -256,6 +260,22 @@ def check_parcel(
     return count
 
 
+def _check_called(parcel: SessionParcel) -> None:
+    """Check what a session is called, of which no hash is made: it would stand in every listing."""
+    try:
+        check_session_id(parcel.id)
+        check_title(parcel.title)
+        check_labels(parcel.labels)
+        if parcel.metadata is not None:
+            encode_metadata(decode_json(parcel.metadata.encode(), what="its metadata"))
+        if not 0 <= parcel.created <= limits.SAFE_INTEGER_MAX:
+            raise InvalidEventError(f"it was made at {parcel.created}, which is no time")
+    except (InvalidEventError, InvalidPlaceError, LimitError) as error:
+        raise TamperedError(
+            f"the session in it is called as none can be: {error.message}; nothing was taken; get the bundle again from where it was made"
+        ) from None
+
+
 def _check_event(
     parcel: SessionParcel,
     branch: BranchParcel,
@@ -267,6 +287,11 @@ def _check_event(
     row = event.row
     try:
         header = header_of(row, writer=branch.writer, previous=previous, key_salt=key_salt)
+        check_header(header)
+        if row.key is not None:
+            check_key(row.key)
+        for item in event.attachments:
+            check_attachment_name(item.name)
         if leaf_hash(encode_header(header)) != row.leaf:
             raise ValueError("its header is not what its leaf was made of")
         if row.gone is None:
@@ -277,7 +302,7 @@ def _check_event(
             row.body is not None or row.salt is not None or any(item.content or item.salt for item in event.attachments)
         ):
             raise ValueError("it is marked as erased or withheld, and some of it is there")
-    except (ValueError, InvalidEventError, AssertionError) as error:
+    except (ValueError, InvalidEventError, LimitError, AssertionError) as error:
         raise _tampered(parcel, branch, row.position, str(error)) from None
     if (row.recorded or 0) < recorded:
         raise _tampered(parcel, branch, row.position, "its time lies before that of the event before it")
@@ -287,6 +312,10 @@ def _check_body(body: bytes) -> None:
     value = decode_json(body, what="its body")
     if not isinstance(value, dict):
         raise ValueError("its body is no JSON object")  # noqa: TRY004  # as its callers' other refusals
+    try:
+        msgspec.json.decode(body, type=Body)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"its body is not as an event's is ({error})") from None
 
 
 def _tampered(parcel: SessionParcel, branch: BranchParcel, position: int | None, what: str) -> TamperedError:

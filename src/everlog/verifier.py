@@ -46,7 +46,7 @@ MANIFEST_BYTES_MAX, HEADER_BYTES_MAX = 64 * 1024 * 1024, 4_096
 SAFE_INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON library keeps
 COUNTED = ("events", "bodies", "attachments", "keys", "erased", "withheld", "sealed")
 BRANCH = "id:str writer:str base:int|null base_size:int size:int root:str own:bool"
-HEADER = "?a:str b:str c:list ?g:list ?k:str ?m:int n:int ?o:str ?p:str ?r:str t:time v:str ?w:time y:str"
+HEADER = "?a:str b:str c:list ?g:list ?k:str ?m:int n:int ?o:str ?p:str ?r:str t:int v:str ?w:time y:str"
 CONTENTS = "n:int ?body:str ?salt:str ?gone:str ?key:str ?caused_by:str ?attachments:list"
 MANIFESTS = {
     SESSION: "v:str session:str id:str title:str|null labels:dict metadata:str|null parent:str|null created:int family:str key_salt:str branches:list current:int",
@@ -60,6 +60,8 @@ Member = tuple[str, int, int]  # name, offset, size
 Key = tuple[str, bytes, bytes]  # its name, which is the origin of what it seals; its id, which proves nothing; 32 bytes
 MEMBER = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 ID, DIGEST = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+FORM = {"y": "[a-z][a-z0-9_.]{0,127}", "a": "[A-Za-z0-9._:/+-]{1,128}"}  # of a type, an actor, and an outcome
+FORM["o"] = "ok|error|denied|cancelled|timeout|unknown"
 NEVER_CHECKED = (
     "whether what was recorded is true: a hash says that it was not changed since",
     "title, labels, metadata, time of making, parent, current branch: they are the word of whoever made the bundle",
@@ -520,10 +522,13 @@ def read_header(line: bytes) -> dict[str, Any]:
     header = shape(parse(line), "its header", HEADER)
     expect(canonical(header) == line and len(line) <= HEADER_BYTES_MAX, "its header is not in its one form")
     expect(header["v"] == "everlog/1/event" and ID.fullmatch(header["b"]), "its header is of another format")
-    expect(re.fullmatch(r"[a-z][a-z0-9_.]{0,127}", header["y"]), "its type is none")
-    covered = [shape(each, "a range that it covers", "a:int h:str z:int")["h"] for each in header.get("g", [])]
-    expect(1 <= len(header["c"]) <= 17, "it has no commitment, or too many")
-    digests([*header["c"], *covered, *(header[name] for name in "kpr" if name in header)], "a hash in its header")
+    named = all(re.fullmatch(FORM[name], header[name]) for name in FORM if name in header)
+    covered = [shape(each, "a range that it covers", "a:int h:str z:int") for each in header.get("g", [])]
+    ranges = header.get("g") != [] and len(covered) <= 16 and all(each["a"] < each["z"] for each in covered)
+    keyed = "m" not in header or ("k" in header and header["m"] > 1)
+    expect(named and ranges and keyed and 1 <= len(header["c"]) <= 17, "its header is not as an append makes it")
+    hashes = [*header["c"], *(each["h"] for each in covered)]
+    digests([*hashes, *(header[name] for name in "kpr" if name in header)], "a hash in its header")
     return header
 
 

@@ -236,7 +236,7 @@ def test_published_inclusion_vectors_agree_good_and_bad() -> None:
         )
         assert holds is not case["wantErr"], case["case"]
         seen.add(holds)
-    assert seen == {True, False}
+    assert len(cases) == 98 and seen == {True, False}
 
 
 def test_published_consistency_vectors_agree_good_and_bad() -> None:
@@ -252,4 +252,4 @@ def test_published_consistency_vectors_agree_good_and_bad() -> None:
         )
         assert holds is not case["wantErr"], case["case"]
         seen.add(holds)
-    assert seen == {True, False}
+    assert len(cases) == 98 and seen == {True, False}

@@ -275,13 +275,20 @@ class AsyncStore:
         *,
         keys: Sequence[str] = (),
         seals: Sequence[str | os.PathLike[str]] = (),
+        authorities: str | os.PathLike[str] | None = None,
         since: SinceLike | None = None,
         states: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Report:
         """See `Store.verify`."""
         return await self._engine.run(
-            self.sync.verify, keys=keys, seals=seals, since=since, states=states, progress=progress
+            self.sync.verify,
+            keys=keys,
+            seals=seals,
+            authorities=authorities,
+            since=since,
+            states=states,
+            progress=progress,
         )
 
     def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
@@ -294,9 +301,10 @@ class AsyncStore:
         keys: Keys | str | os.PathLike[str] | None = None,
         witnesses: Sequence[str] = (),
         to: Sequence[str] = (),
+        timestamp: str | None = None,
     ) -> Seal:
         """See `Store.seal`."""
-        return await self._engine.run(self.sync.seal, keys=keys, witnesses=witnesses, to=to)
+        return await self._engine.run(self.sync.seal, keys=keys, witnesses=witnesses, to=to, timestamp=timestamp)
 
     def sealer(
         self,
@@ -304,9 +312,10 @@ class AsyncStore:
         keys: Keys | str | os.PathLike[str] | None = None,
         witnesses: Sequence[str] = (),
         to: Sequence[str] = (),
+        timestamp: str | None = None,
     ) -> Sealer:
         """See `Store.sealer`. What it gives blocks: run it in a thread."""
-        return self.sync.sealer(keys=keys, witnesses=witnesses, to=to)
+        return self.sync.sealer(keys=keys, witnesses=witnesses, to=to, timestamp=timestamp)
 
     async def write_tiles(self, folder: str | os.PathLike[str]) -> TilesWritten:
         """See `Store.write_tiles`."""

@@ -168,6 +168,8 @@ whoever has the store alone can put back an older one with its older seals. So h
   --to https://…              posted there, as text
   --to s3://bucket/prefix     an object each; gs:// and az:// too
   everlog tiles FOLDER        the whole ledger as files for a web server; check-tiles checks such a copy
+  --timestamp URL             an authority (RFC 3161) says when it was there; kept in timestamps, beside seals.txt. Check it with
+                              verify --seals FILE --tsa-ca CERTIFICATES
   --witness KEY@URL           a witness (everlog witness, or any that speaks C2SP tlog-witness) that remembers, and cosigns
                               only what extends what it saw
 
