@@ -81,7 +81,7 @@ class EverlogSession:
         self,
         limit: int | None = None,
         *,
-        wrapper: RunContextWrapper[Any] | None = None,  # noqa: ARG002
+        wrapper: RunContextWrapper[Any] | None = None,
     ) -> list[TResponseInputItem]:
         """Give the newest `limit` items, oldest first. None: as the settings say, else all. Negative: all. 0: none."""
         self._check_open()
@@ -102,7 +102,7 @@ class EverlogSession:
     async def pop_item(
         self,
         *,
-        wrapper: RunContextWrapper[Any] | None = None,  # noqa: ARG002
+        wrapper: RunContextWrapper[Any] | None = None,
     ) -> TResponseInputItem | None:
         """Take the newest item off the conversation and give it; None where there is none."""
         self._check_open()
@@ -111,7 +111,7 @@ class EverlogSession:
     async def clear_session(
         self,
         *,
-        wrapper: RunContextWrapper[Any] | None = None,  # noqa: ARG002
+        wrapper: RunContextWrapper[Any] | None = None,
     ) -> None:
         """Begin the conversation anew. What was said stays on the line before; `store.delete` or `erase` destroys it."""
         self._check_open()
