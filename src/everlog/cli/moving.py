@@ -61,8 +61,8 @@ def import_(
 ) -> None:
     """Take in transcripts of other programs, or bundles.
 
-    FORMAT is claude-code, codex, swe-agent, openai, langgraph or jsonl (`everlog help formats`); PATHS are files or folders. Without
-    PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
+    FORMAT is claude-code, codex, swe-agent, openai, openai-agents, langgraph, adk or jsonl (`everlog help formats`); PATHS are files or
+    folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
     `everlog secrets`.
     """
     from everlog.importers import FORMATS

@@ -121,7 +121,9 @@ FORMATS that `everlog import FORMAT [PATH…]` takes. A PATH is a file or a fold
   swe-agent     SWE-agent's .traj files: thought becomes rationale, action a tool use, state a state.set.
   openai        messages of chat completions or items of the Responses API, as JSON or JSON lines; a line that is an
                 object with "messages" becomes a session of its own, FILE/LINE.
+  openai-agents a database of the Agents SDK's SQLite sessions: each becomes the one that EverlogSession goes on with.
   langgraph     a database of LangGraph's SqliteSaver: each thread becomes the session that EverlogSaver keeps for it.
+  adk           a database of Google ADK's sessions: each becomes the one that EverlogSessionService goes on with.
   jsonl         Everlog's own event shape: {"type": "note", "data": {"content": "…"}} and what log --json prints.
   FILE.everlog  a bundle, as `everlog export` writes it: every hash unchanged.
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -22,14 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from everlog.core.event import NewEvent
-from everlog.errors import (
-    EverlogError,
-    InvalidEventError,
-    LimitError,
-    NotFoundError,
-    SecretError,
-    UnsupportedStoreError,
-)
+from everlog.errors import EverlogError, InvalidEventError, LimitError, SecretError, UnsupportedStoreError
+from everlog.importers.databases import columns_of, no_database, opened
 from everlog.importers.record import PROBLEMS_MAX, Imported, Problem, digest
 from everlog.integrations.adk_events import SHARED, TEMP, Item, encode_event, patch_of
 from everlog.session import Session
@@ -40,7 +33,15 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "adk"
 PATTERNS: Final = ("*.db", "*.sqlite", "*.sqlite3")
-_TABLES: Final = ("sessions", "events", "app_states", "user_states")
+_WHAT: Final = "Google ADK's sessions"
+_TABLES: Final = {
+    "sessions": frozenset({"app_name", "user_id", "id", "state", "create_time"}),
+    "events": frozenset({"app_name", "user_id", "session_id", "id", "invocation_id", "timestamp"}),
+    "app_states": frozenset({"app_name", "state"}),
+    "user_states": frozenset({"app_name", "user_id", "state"}),
+}
+_SESSIONS: Final = """
+    SELECT app_name, user_id, id, state, create_time FROM sessions ORDER BY create_time, app_name, user_id, id"""
 _BATCH_EVENTS: Final = 300  # of one append: few enough to stay small, many enough to share a sync
 _JSON_COLUMNS: Final = (
     *("content", "grounding_metadata", "custom_metadata", "usage_metadata", "citation_metadata"),
@@ -48,53 +49,21 @@ _JSON_COLUMNS: Final = (
 )
 
 
-def import_database(store: Store, path: Path, *, tell: Callable[[int, int], None] | None = None) -> Iterator[Imported]:
-    """Import a database file, one session after another; give what became of each as it is done.
-
-    store: with secrets as it is to treat them. tell: called with how many sessions are done, and how many events were read.
-    Raises NotFoundError where there is no such file, InvalidEventError where it is no database of ADK's sessions, and
-    UnsupportedStoreError where google-adk is not installed, in a version that this is for.
-    """
+def import_database(store: Store, path: Path) -> Iterator[Imported]:
+    """Import a database, a session at a time; give what became of each."""
     try:
         import_module("everlog.integrations.adk")
     except ImportError as error:
-        raise UnsupportedStoreError(f"{path} was not read, and nothing was imported: {error}") from error
-    with closing(_opened(path)) as source:
-        rows = source.execute(
-            "SELECT app_name, user_id, id, state, create_time FROM sessions ORDER BY create_time, app_name, user_id, id"
-        ).fetchall()
-        read = 0
-        for done, row in enumerate(rows, start=1):
+        raise UnsupportedStoreError(f"{error}; nothing of {path} was imported") from error
+    with opened(path, _WHAT, _TABLES) as source:
+        if not {"event_data", "actions"} & columns_of(source, "events"):
+            raise no_database(path, _WHAT, "it has no events.event_data, and no events.actions")
+        source.row_factory = sqlite3.Row
+        for row in source.execute(_SESSIONS).fetchall():
             taken = _Taken(store, path, source, row)
             taken.take()
-            read += taken.events + taken.known
-            if tell is not None:
-                tell(done, read)
             yield taken.imported()
         _take_states(store, source)
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open a database to read it, with the SQLite that ADK has too: two of them in one process break each other's locks."""
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}; nothing was imported; name another")
-    source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    source.row_factory = sqlite3.Row
-    try:
-        found = {name for (name,) in source.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if found.issuperset(_TABLES) and {"event_data", "actions"} & _columns(source):
-            return source
-        what = f"it has not the tables {' '.join(_TABLES)} as ADK makes them"
-    except sqlite3.Error as error:
-        what = str(error)
-    source.close()
-    raise InvalidEventError(
-        f"{path} is no database of Google ADK's sessions: {what}; nothing was imported; name another file"
-    )
-
-
-def _columns(source: sqlite3.Connection) -> set[str]:
-    return {row["name"] for row in source.execute("SELECT name FROM pragma_table_info('events')")}
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everlog.core.event import Event
-from everlog.importers import claude_code, codex, jsonl, langgraph, openai_chat, swe_agent
+from everlog.importers import adk, claude_code, codex, jsonl, langgraph, openai_agents, openai_chat, swe_agent
 from everlog.importers.lines import Line
 from everlog.importers.record import Imported, Item, Target
 from everlog.store import Store
@@ -97,6 +97,17 @@ FORMATS: Mapping[str, Format] = {
         what="databases of LangGraph's SqliteSaver",
         patterns=langgraph.PATTERNS,
         database=langgraph.import_database,
+    ),
+    openai_agents.FORMAT: Format(
+        what="databases of the Agents SDK's sessions",
+        patterns=openai_agents.PATTERNS,
+        database=openai_agents.import_database,
+        encode=openai_agents.encode,
+    ),
+    adk.FORMAT: Format(
+        what="databases of Google ADK's sessions",
+        patterns=adk.PATTERNS,
+        database=adk.import_database,
     ),
     jsonl.FORMAT: Format(
         what="Everlog's own event shape",

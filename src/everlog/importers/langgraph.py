@@ -19,7 +19,7 @@ from everlog.importers.record import Imported, Problem
 from everlog.store import Store
 
 if TYPE_CHECKING:
-    import apsw
+    import sqlite3
 
     from everlog.integrations.langgraph import EverlogSaver
 
@@ -60,7 +60,7 @@ def import_database(store: Store, path: Path) -> Iterator[Imported]:
 class _Thread:
     """One thread as it is being imported."""
 
-    def __init__(self, saver: EverlogSaver, connection: apsw.Connection, path: Path, thread: str) -> None:
+    def __init__(self, saver: EverlogSaver, connection: sqlite3.Connection, path: Path, thread: str) -> None:
         self._saver = saver
         self._connection = connection
         self._path = path

@@ -11,88 +11,58 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from everlog.errors import InvalidEventError, NotFoundError
+from everlog.core.event import Event
+from everlog.importers.databases import columns_of, opened
 from everlog.importers.lines import Line
 from everlog.importers.record import Imported, Item, Recorder, Target, digest, first_words, make_item, unreadable
 from everlog.integrations.openai_items import text_of
 from everlog.integrations.openai_native import FORMAT, event_of, session_name
+from everlog.reducers.spoken import NothingSaidError, message_of
 from everlog.store import Store
+
+if TYPE_CHECKING:
+    import sqlite3
 
 PATTERNS: Final = ("*.db", "*.sqlite", "*.sqlite3")
 MAIN: Final = "main"
+_WHAT: Final = "the Agents SDK's sessions"
+_TABLES: Final = {
+    "agent_sessions": frozenset({"session_id", "created_at"}),
+    "agent_messages": frozenset({"id", "session_id", "message_data", "created_at"}),
+}
+_BY_TIME = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'idx_agent_messages_session_time'"
 _ROWS = "SELECT m.id, CAST(m.message_data AS BLOB), m.created_at FROM agent_messages AS m"
-
-
-def import_database(store: Store, path: Path, *, tell: Callable[[int, int], None] | None = None) -> Iterator[Imported]:
-    """Import a database file, one session after another; give what became of each as it is done.
-
-    store: with secrets as it is to treat them. tell: called with how many sessions are done, and how many events were read.
-    Raises NotFoundError where there is no such file, InvalidEventError where it is no database of the SDK, or a damaged one.
-    """
-    with closing(_opened(path)) as source:
-        try:
-            yield from _imported(store, path, source, tell)
-        except sqlite3.Error as error:
-            raise InvalidEventError(
-                f"{path} cannot be read to its end ({error}); what was imported of it before stays; import it again when it can"
-            ) from error
-
-
-def _imported(
-    store: Store, path: Path, source: sqlite3.Connection, tell: Callable[[int, int], None] | None
-) -> Iterator[Imported]:
-    structured = _has(source, "table", "message_structure")
-    branches = list(source.execute(_BRANCHES if structured else _SESSIONS))
-    by_time = _has(source, "index", "idx_agent_messages_session_time")
-    read = 0
-    for done, (session, created, branch) in enumerate(branches, start=1):
-        recorder = Recorder(store, FORMAT, path)
-        for target, item in _items(source, session, created, branch, by_time=by_time):
-            recorder.add(target, item)
-        recorder.flush()
-        imported = recorder.take()
-        read += imported.events + imported.known
-        if tell is not None:
-            tell(done, read)
-        yield imported
-
-
 _SESSIONS = "SELECT session_id, created_at, NULL FROM agent_sessions ORDER BY created_at, session_id"
 _BRANCHES = """
-SELECT DISTINCT s.session_id, s.created_at, b.branch_id FROM agent_sessions AS s
-JOIN message_structure AS b ON b.session_id = s.session_id ORDER BY s.created_at, s.session_id, b.branch_id <> 'main', b.branch_id
-"""
+    SELECT DISTINCT s.session_id, s.created_at, b.branch_id FROM agent_sessions AS s
+      JOIN message_structure AS b ON b.session_id = s.session_id
+     ORDER BY s.created_at, s.session_id, b.branch_id <> 'main', b.branch_id"""
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open a database to read it, with the SQLite that the SDK has too: two of them in one process break each other's locks."""
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}; nothing was imported; name another")
-    source: sqlite3.Connection | None = None
+def import_database(store: Store, path: Path) -> Iterator[Imported]:
+    """Import a database, a session at a time; give what became of each."""
+    with opened(path, _WHAT, _TABLES) as source:
+        structured = bool(columns_of(source, "message_structure"))
+        by_time = source.execute(_BY_TIME).fetchone() is not None
+        for session, created, branch in source.execute(_BRANCHES if structured else _SESSIONS).fetchall():
+            recorder = Recorder(store, FORMAT, path)
+            for target, item in _items(source, session, created, branch, by_time=by_time):
+                recorder.add(target, item)
+            recorder.flush()
+            yield recorder.take()
+
+
+def encode(group: Sequence[Event]) -> Any:
+    """Give the SDK's item that events say; None where they say none."""
     try:
-        source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        if _has(source, "table", "agent_sessions") and _has(source, "table", "agent_messages"):
-            return source
-        what = "it has no tables agent_sessions and agent_messages"
-    except sqlite3.Error as error:
-        what = str(error)
-    if source is not None:
-        source.close()
-    raise InvalidEventError(
-        f"{path} is no database of the Agents SDK's sessions: {what}; nothing was imported; name another file"
-    )
-
-
-def _has(source: sqlite3.Connection, kind: str, name: str) -> bool:
-    asked = "SELECT 1 FROM sqlite_schema WHERE type = ? AND name = ?"
-    return source.execute(asked, (kind, name)).fetchone() is not None
+        return message_of(FORMAT, group)
+    except NothingSaidError:
+        return None
 
 
 def _items(
