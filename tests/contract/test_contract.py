@@ -3,6 +3,7 @@
 import os
 
 from databases import open_in
+from everlog.core.envelope import WrappingKey
 from everlog.session import Settings
 from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
@@ -35,3 +36,26 @@ class TestPostgres(StoreContract):
 
     def open_store_with_ticks(self, folder, clock, ticks):
         return Store(open_in(folder, clock=clock, ticks=ticks), Settings(os.urandom), url="postgresql:")
+
+
+KEY = WrappingKey(bytes(range(32)))
+
+
+class TestEncryptedSqlite(StoreContract):
+    def open_store(self, folder, clock):
+        storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, keys=[KEY])
+        return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="store.db")
+
+    def open_store_with_ticks(self, folder, clock, ticks):
+        storage = open_sqlite(folder / "store.db", clock=clock, draw=os.urandom, ticks=ticks, keys=[KEY])
+        return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="store.db")
+
+
+class TestEncryptedPostgres(StoreContract):
+    def open_store(self, folder, clock):
+        storage = open_in(folder, clock=clock, keys=[KEY])
+        return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="postgresql:")
+
+    def open_store_with_ticks(self, folder, clock, ticks):
+        storage = open_in(folder, clock=clock, ticks=ticks, keys=[KEY])
+        return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="postgresql:")

@@ -26,6 +26,7 @@ from everlog.errors import (
     CorruptionError,
     EverlogError,
     InvalidEventError,
+    KeyNeededError,
     LimitError,
     UnavailableError,
     UnsupportedStoreError,
@@ -249,6 +250,10 @@ def translate(error: psycopg.Error) -> EverlogError:
         case "55P03" | "57014" | "40001" | "40P01" | "23505":
             return BusyError(
                 f"the database was busy for {limits.LOCK_SECONDS_MAX:.0f} s ({said}); nothing was written; try again later"
+            )
+        case "23502" if error.diag.column_name == "wrapping":
+            return KeyNeededError(
+                "the store encrypts with another key by now; nothing was written; open it with that key: encrypt=, or EVERLOG_ENCRYPT"
             )
         case "42501":
             return UnavailableError(
