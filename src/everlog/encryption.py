@@ -15,14 +15,13 @@ import msgspec
 from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.envelope import NONCE_BYTES, WrappingKey
 from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey
-from everlog.errors import BusyError, CorruptionError, KeyNeededError, UnavailableError
+from everlog.errors import CorruptionError, KeyNeededError, UnavailableError
 from everlog.storage import Storage
 
 if TYPE_CHECKING:
     from everlog.writer import Settings
 
 _KEYS: Final = 1_000  # wrapped anew in one transaction
-_TRIES: Final = 100
 
 
 class EncryptionKeys(msgspec.Struct, frozen=True):
@@ -49,8 +48,9 @@ class Encryption:
     def rotate(self, to: str, *, progress: Callable[[int], None] | None = None) -> int:
         """Wrap every data key with another key, and forget the ones before; give how many were wrapped now.
 
-        to: file:PATH, env:NAME or command:WORDS, as `everlog.open` takes them. The store is open with the key that it has. Programs that
-        write are refused until they are opened with the new key. Run it again where it was killed. progress: told how many so far.
+        to: file:PATH, env:NAME or command:WORDS, as `everlog.open` takes them. The store is open with the key that it has. Programs that are
+        open with both keys go on; others are refused what needs the new one. Run it again where it was killed. progress: told how many so
+        far.
         Raises KeyNeededError where the store does not encrypt, or an old key was not given: nothing was written.
         """
         from everlog.wrapping import read_wrapping_key
@@ -58,24 +58,20 @@ class Encryption:
         new = read_wrapping_key(to)
         given = {key.id: key for key in (*self._settings.wrapping, new)}
         self._check(given)
-        done = 0
-        for bucket in self._storage.all_buckets():
+        buckets = self._storage.all_buckets()
+        for bucket in buckets:
             self._storage.write(TakeKey(bucket, new.id, first=False))
-            for _ in range(_TRIES):
-                retired = [row.id for row in self._storage.wrapping_keys(bucket) if row.retired is not None]
-                if not retired:
-                    break
-                for old in retired:
-                    for keys in self._data_keys(bucket, old):
-                        self._storage.write(Rewrap(bucket, old, new.id, self._wrapped(given[old], new, keys)))
-                        done += len(keys)
-                        if progress is not None:
-                            progress(done)
-                    self._storage.write(ForgetKey(bucket, old))
-            else:
-                raise BusyError(
-                    "data keys go on being wrapped with the old key; what was done stays; run it again later"
-                )
+        done = 0
+        for bucket in buckets:
+            for old in self._retired(bucket):
+                for keys in self._data_keys(bucket, old):
+                    self._storage.write(Rewrap(bucket, old, new.id, self._wrapped(given[old], new, keys)))
+                    done += len(keys)
+                    if progress is not None:
+                        progress(done)
+        for bucket in buckets:
+            for old in self._retired(bucket):
+                self._storage.write(ForgetKey(bucket, old))
         return done
 
     def seal(self, *, progress: Callable[[int], None] | None = None) -> int:
@@ -115,6 +111,9 @@ class Encryption:
                 raise KeyNeededError(
                     f"data keys are wrapped with the key {row.id.hex()}, which was not given; nothing was written; open the store with it"
                 )
+
+    def _retired(self, bucket: int) -> list[bytes]:
+        return [row.id for row in self._storage.wrapping_keys(bucket) if row.retired is not None]
 
     def _data_keys(self, bucket: int, wrapping: bytes) -> Iterator[list[StoredKey]]:
         after = (-1, -1)

@@ -38,11 +38,13 @@ _BRINGS_BODIES = Append | Create | Rewind | Switch | Update | TakeLease | EndLea
 
 
 class Sealing:
-    """The wrapping keys that a store was opened with; the first is the one to seal with. draw: gives random bytes."""
+    """The wrapping keys that a store was opened with, the first to begin with. draw: gives random bytes."""
 
     def __init__(self, keys: Sequence[WrappingKey] = (), draw: Callable[[int], bytes] = os.urandom) -> None:
         self.first = keys[0] if keys else None
-        self.current: bytes | None = None  # the key that the store wrapped with when it was opened
+        self.current: dict[
+            int, bytes
+        ] = {}  # by bucket, the key that data keys were wrapped with when that was last looked at
         self._keys = {key.id: key for key in keys}
         self._draw = draw
 
@@ -55,24 +57,23 @@ class Sealing:
         """Give a request as the store is to carry it out, or refuse it. current: id of the key that the store wraps with, None for none."""
         if current is None:
             return request
-        if isinstance(request, _BRINGS_BODIES) and (self.first is None or self.first.id != current):
-            had = "without a key" if self.first is None else f"with {self.first.id.hex()}"
+        if isinstance(request, _BRINGS_BODIES) and current not in self._keys:
             raise KeyNeededError(
-                f"the store encrypts what is written with the key {current.hex()}, and was opened {had}; nothing was written; open it "
+                f"the store encrypts with the key {current.hex()}, and was opened with {self._given()}; nothing was written; open it "
                 "with that key: encrypt=, or EVERLOG_ENCRYPT"
             )
         return msgspec.structs.replace(request, snapshots=()) if isinstance(request, PutSnapshots) else request
 
     def seal_all(
-        self, rows: Sequence[EventRow], attachments: Attached
+        self, rows: Sequence[EventRow], attachments: Attached, wrapping: bytes
     ) -> tuple[tuple[list[EventRow], Attached], list[tuple[int, WrappedKey]]]:
-        """Give events' rows and attachments sealed, and their keys by their positions."""
+        """Give events' rows and attachments sealed, and their keys by their positions. wrapping: id of the key to wrap these with."""
         by_position = dict(attachments)
         sealed: list[EventRow] = []
         kept: list[tuple[int, Sequence[PreparedAttachment]]] = []
         keys: list[tuple[int, WrappedKey]] = []
         for row in rows:
-            own, items, key = self.seal(row, by_position.get(row.position, ()))
+            own, items, key = self.seal(row, by_position.get(row.position, ()), wrapping)
             sealed.append(own)
             if items:
                 kept.append((row.position, items))
@@ -81,25 +82,26 @@ class Sealing:
         return (sealed, kept), keys
 
     def seal(
-        self, row: EventRow, attachments: Sequence[PreparedAttachment]
+        self, row: EventRow, attachments: Sequence[PreparedAttachment], wrapping: bytes
     ) -> tuple[EventRow, list[PreparedAttachment], WrappedKey | None]:
         """Give an event's row and attachments sealed under a key of their own, with that; all as it was where nothing is there to hide."""
-        assert self.first is not None, "what cannot be sealed was refused"
         if row.body is None and all(item.content is None for item in attachments):
             return row, list(attachments), None
         key = self._draw(KEY_BYTES)
         cipher = DataKey(key, row.leaf)
         sealed = row
-        if row.body is not None and row.salt is not None:
+        if row.body is not None:
+            assert row.salt is not None, "a body that was checked has its salt"
             body = cipher.seal(row.body, row.salt, self._draw(NONCE_BYTES))
             sealed = msgspec.structs.replace(row, body=body, salt=None)
-        return sealed, self._seal_each(cipher, attachments), self.first.wrap(key, self._draw(NONCE_BYTES))
+        return sealed, self._seal_each(cipher, attachments), self._keys[wrapping].wrap(key, self._draw(NONCE_BYTES))
 
     def _seal_each(self, cipher: DataKey, attachments: Sequence[PreparedAttachment]) -> list[PreparedAttachment]:
         sealed: list[PreparedAttachment] = []
         for number, item in enumerate(attachments):
             kept = item
-            if item.content is not None and item.salt is not None:
+            if item.content is not None:
+                assert item.salt is not None, "an attachment that was checked has its salt"
                 content = cipher.seal(item.content, item.salt, self._draw(NONCE_BYTES), number)
                 kept = PreparedAttachment(item.name, item.size, None, content)
             sealed.append(kept)
@@ -121,10 +123,9 @@ class Sealing:
             )
         wrapping = self._keys.get(key.wrapping)
         if wrapping is None:
-            had = "none was given" if not self._keys else f"{', '.join(each.hex() for each in self._keys)} was given"
             raise KeyNeededError(
-                f"{what} is encrypted under the key {key.wrapping.hex()}, and {had}; nothing was changed; open the store with that key: "
-                "encrypt=, or EVERLOG_ENCRYPT"
+                f"{what} is encrypted under the key {key.wrapping.hex()}, and the store was opened with {self._given()}; nothing was changed; "
+                "open it with that key: encrypt=, or EVERLOG_ENCRYPT"
             )
         try:
             return DataKey(wrapping.unwrap(key.wrapped), leaf).open(envelope, number)
@@ -132,6 +133,9 @@ class Sealing:
             raise CorruptionError(
                 f"{what} cannot be decrypted: {error}; nothing was changed; restore a backup"
             ) from error
+
+    def _given(self) -> str:
+        return ", ".join(each.hex() for each in self._keys) or "no key"
 
 
 class Encrypts(Protocol):
@@ -149,15 +153,32 @@ def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
 
     Raises KeyNeededError, and nothing was written.
     """
+    sealing.current = current_keys(store)
     first = sealing.first
-    for bucket in store.all_buckets():
-        known = store.wrapping_keys(bucket)
-        if not known and first is not None and not read_only:
-            store.write(TakeKey(bucket, first.id, first=True))
-            known = store.wrapping_keys(bucket)
-        sealing.current = known[0].id if known else None
-        if known and first is not None and not any(sealing.has(row.id) for row in known):
-            raise KeyNeededError(
-                f"the store encrypts with the key {known[0].id.hex()}, and was opened with {first.id.hex()}; nothing was written; give "
-                "that key"
-            )
+    if first is None:
+        return
+    buckets = store.all_buckets()
+    known = {row.id: None for bucket in buckets for row in store.wrapping_keys(bucket)}
+    if known and not any(sealing.has(each) for each in known):
+        raise KeyNeededError(
+            f"the store encrypts with the key {next(iter(known)).hex()}, and was opened with {first.id.hex()}; nothing was written; give "
+            "that key"
+        )
+    begun = next(iter(sealing.current.values()), first.id)  # by whoever was killed in the middle
+    for bucket in () if read_only else [each for each in buckets if each not in sealing.current]:
+        store.write(TakeKey(bucket, begun, first=True))
+    sealing.current = current_keys(store)
+
+
+def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
+    """Look again at which keys a store wraps with; tell whether these are others, which were all given: it goes on with them."""
+    found = current_keys(store)
+    changed = found != sealing.current and all(sealing.has(each) for each in found.values())
+    if changed:
+        sealing.current = found
+    return changed
+
+
+def current_keys(store: Encrypts) -> dict[int, bytes]:
+    """Give the key that data keys are wrapped with, by bucket."""
+    return {bucket: rows[0].id for bucket in store.all_buckets() if (rows := store.wrapping_keys(bucket))}

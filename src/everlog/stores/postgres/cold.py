@@ -219,7 +219,7 @@ def _read_ahead(
     """Read what several rows need: blocks of bodies that left them, and the keys of those that are encrypted, in blocks too."""
     if away:
         source.read_ahead(away)
-    if sealed or (away and cache.sealing.current is not None):
+    if sealed or (away and cache.sealing.current):
         source.read_keys([*away, *sealed])
 
 

@@ -242,6 +242,11 @@ def was_lost(error: psycopg.Error) -> bool:
     ).startswith("08")
 
 
+def was_rewrapped(error: psycopg.Error) -> bool:
+    """Tell whether a data key was refused since what wraps it is not current any more."""
+    return error.sqlstate == "23502" and error.diag.column_name == "wrapping"
+
+
 def translate(error: psycopg.Error) -> EverlogError:
     """Say what an error of the server means. Nothing was written: an unknown outcome is told of by whoever committed."""
     said = str(error).strip().partition("\n")[0]
@@ -251,7 +256,7 @@ def translate(error: psycopg.Error) -> EverlogError:
             return BusyError(
                 f"the database was busy for {limits.LOCK_SECONDS_MAX:.0f} s ({said}); nothing was written; try again later"
             )
-        case "23502" if error.diag.column_name == "wrapping":
+        case _ if was_rewrapped(error):
             return KeyNeededError(
                 "the store encrypts with another key by now; nothing was written; open it with that key: encrypt=, or EVERLOG_ENCRYPT"
             )

@@ -52,8 +52,8 @@ class EncryptionWriter:
         self._cold = cold
         self._now = now
 
-    def carry_out(self, request: EncryptionRequest) -> int:
-        """Carry out a request; give what its receipt counts."""
+    def carry_out(self, request: EncryptionRequest, current: bytes | None) -> int:
+        """Carry out a request; give what its receipt counts. current: id of the key that data keys are wrapped with."""
         match request:
             case TakeKey():
                 return self._take(request)
@@ -70,7 +70,8 @@ class EncryptionWriter:
             case ForgetKey():
                 return len(self._fetch("forget_wrapping_key", {"id": request.id}))
             case SealBodies():
-                return self._seal(request)
+                assert current is not None, "only what encrypts is asked to seal"
+                return self._seal(request, current)
 
     def _take(self, request: TakeKey) -> int:
         known = [WrappingRow(*row) for row in self._fetch("read_wrapping_keys", {})]
@@ -88,7 +89,7 @@ class EncryptionWriter:
         return 1
 
     # --- bodies that were written before ---
-    def _seal(self, request: SealBodies) -> int:
+    def _seal(self, request: SealBodies, current: bytes) -> int:
         """Seal a page: a block, or the rows before the next one."""
         branch, start = request.branch, request.start
         source = PostgresBlocks(self._fetch)
@@ -111,7 +112,7 @@ class EncryptionWriter:
             row = EventRow(*columns)
             whole = found.whole(branch, row, as_stored=True)
             if whole.gone is None and whole.salt is not None:
-                sealed[row.position] = self._seal_event(found, branch, whole, in_row=row.body is not None)
+                sealed[row.position] = self._seal_event(found, branch, whole, current, in_row=row.body is not None)
         if sealed:
             places = {"branches": [branch] * len(sealed), "positions": list(sealed)}
             self._write("unindex_words", places)
@@ -120,14 +121,14 @@ class EncryptionWriter:
             self._write_block(found, *at, sealed)
         return stop - start
 
-    def _seal_event(self, found: Bodies, branch: int, row: EventRow, *, in_row: bool) -> EventRow:
+    def _seal_event(self, found: Bodies, branch: int, row: EventRow, current: bytes, *, in_row: bool) -> EventRow:
         """Seal an event's body and attachments; give its row."""
         at = {"branch": branch, "position": row.position}
         items: list[PreparedAttachment] = []
         for name, size, salt, content, digest, _ in self._fetch("read_attachments", at) if row.attached else ():
             kept = content if digest is None else found.shared(branch, digest)
             items.append(PreparedAttachment(name, size, salt, kept))
-        sealed, attachments, key = self._cache.sealing.seal(row, items)
+        sealed, attachments, key = self._cache.sealing.seal(row, items, current)
         assert key is not None, "there is a body"
         self._write("seal_event", {**at, "body": sealed.body if in_row else None})
         for number, item in enumerate(attachments):

@@ -66,7 +66,7 @@ from everlog.stores.postgres.searching import Searching
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.transaction import Settings
 from everlog.stores.rows import Row, branch_row, session_row, snapshot_row
-from everlog.stores.sealed_bodies import Sealing
+from everlog.stores.sealed_bodies import Sealing, renew_keys
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
 SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
@@ -104,7 +104,13 @@ class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
         self._clock = clock
         self._settings = settings
         self._groups = Groups(
-            connections, clock, settings, self._blocks, joined=not distributed, committed=self._note_commit
+            connections,
+            clock,
+            settings,
+            self._blocks,
+            joined=not distributed,
+            committed=self._note_commit,
+            renew_keys=lambda: renew_keys(self, sealing),
         )
         self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
         self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
@@ -125,14 +131,19 @@ class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
         if isinstance(request, DropSnapshots) and request.session_id is None:
             receipts = [self._groups.write(bucket, request) for bucket in range(self.buckets)]
             return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
-        admitted = self._blocks.sealing.admit(request, self._blocks.sealing.current)
-        return self._blocks.fetching(lambda: self._groups.write(self._bucket(request), admitted))
+        bucket, admitted = self._admitted(request)
+        return self._blocks.fetching(lambda: self._groups.write(bucket, admitted))
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self.connections.check_usable()
-        request = self._blocks.sealing.admit(request, self._blocks.sealing.current)
+        bucket, admitted = self._admitted(request)
         again = self._blocks.resolving(request, self.submit, resolve)
-        return self._groups.submit(self._bucket(request), request, again)
+        return self._groups.submit(bucket, admitted, again)
+
+    def _admitted(self, request: Request) -> tuple[int, Request]:
+        """Give a request's bucket, and what of it the store takes; see `Sealing.admit`."""
+        bucket, sealing = self._bucket(request), self._blocks.sealing
+        return bucket, sealing.admit(request, sealing.current.get(bucket))
 
     def _bucket(self, request: Request) -> int:
         if isinstance(request, Create):

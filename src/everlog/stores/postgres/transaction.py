@@ -339,8 +339,9 @@ class PostgresTransaction:
             return
         self.wrote = True
         branch = tip.branch
-        if self._blocks.sealing.first is not None:
-            (rows, attachments), keys = self._blocks.sealing.seal_all(rows, attachments)
+        wrapping = self._blocks.sealing.current.get(self.bucket)
+        if wrapping is not None:
+            (rows, attachments), keys = self._blocks.sealing.seal_all(rows, attachments, wrapping)
             self._kept.add_keys(branch, keys)
         self._written_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._kept.add_events(tip, rows, attachments)
@@ -416,7 +417,8 @@ class PostgresTransaction:
         cold = self._cold()
         if not isinstance(request, EncryptionRequest):
             return cold.carry_out(request, self._erasures)
-        return EncryptionWriter(self._blocks, self._fetch, self._write, cold, now=self.now).carry_out(request)
+        writer = EncryptionWriter(self._blocks, self._fetch, self._write, cold, now=self.now)
+        return writer.carry_out(request, self._blocks.sealing.current.get(self.bucket))
 
     def _cold(self) -> ColdWriter:
         new_key = partial(self._connections.new_key, self.bucket)

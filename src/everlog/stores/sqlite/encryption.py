@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import apsw
+import msgspec
 
 from everlog.cold import StoredBlock
 from everlog.core.block import BLOCK_EVENTS_MAX
@@ -42,23 +43,23 @@ class EncryptionWriter:
         self._cache = cache
         self._now = now
 
-    def carry_out(self, request: EncryptionRequest) -> int:
-        """Carry out a request; give what its receipt counts."""
+    def carry_out(self, request: EncryptionRequest, current: bytes | None) -> int:
+        """Carry out a request; give what its receipt counts. current: id of the key that data keys are wrapped with."""
         match request:
             case TakeKey():
                 return self._take(request)
             case Rewrap():
                 before = self._connection.total_changes()
-                rows = [
-                    (request.id, each.wrapped, each.branch, each.position, request.retired) for each in request.keys
-                ]
+                about = {"wrapping": request.id, "retired": request.retired}
+                rows = [about | msgspec.structs.asdict(each) for each in request.keys]
                 run_many(self._connection, "rewrap_data_key", rows)
                 return self._connection.total_changes() - before
             case ForgetKey():
                 run(self._connection, "forget_wrapping_key", {"id": request.id})
                 return self._connection.changes()
             case SealBodies():
-                return self._seal(request)
+                assert current is not None, "only what encrypts is asked to seal"
+                return self._seal(request, current)
 
     def _take(self, request: TakeKey) -> int:
         known = [WrappingRow(*row) for row in fetch_all(self._connection, "read_wrapping_keys")]
@@ -71,7 +72,7 @@ class EncryptionWriter:
         return 1
 
     # --- bodies that were written before ---
-    def _seal(self, request: SealBodies) -> int:
+    def _seal(self, request: SealBodies, current: bytes) -> int:
         """Seal a page: a block, or the rows before the next one."""
         branch, start = request.branch, request.start
         at = SqliteBlocks(self._connection).block_at(branch, start)
@@ -92,19 +93,19 @@ class EncryptionWriter:
             row = EventRow(*columns)
             whole = found.whole(branch, row, as_stored=True)
             if whole.gone is None and whole.salt is not None:
-                wholes[row.position] = self._seal_event(found, branch, whole, in_row=row.body is not None)
+                wholes[row.position] = self._seal_event(found, branch, whole, current, in_row=row.body is not None)
         if wholes and at is not None:
             self._write_block(found, *at, wholes)
         return stop - start
 
-    def _seal_event(self, found: Bodies, branch: int, row: EventRow, *, in_row: bool) -> EventRow:
+    def _seal_event(self, found: Bodies, branch: int, row: EventRow, current: bytes, *, in_row: bool) -> EventRow:
         """Seal an event's body and attachments; give its row."""
         at = {"branch": branch, "position": row.position}
         items: list[PreparedAttachment] = []
         for name, size, salt, content, digest, _ in fetch_all(self._connection, "read_attachments", at):
             kept = content if digest is None else found.shared(branch, digest)
             items.append(PreparedAttachment(name, size, salt, kept))
-        sealed, attachments, key = self._cache.sealing.seal(row, items)
+        sealed, attachments, key = self._cache.sealing.seal(row, items, current)
         assert key is not None, "there is a body"
         body = sealed.body if in_row else None
         run(self._connection, "seal_event", {**at, "body": body, "commitments": sealed.commitments})

@@ -251,7 +251,8 @@ ORDER BY branch, position
 LIMIT :limit;
 
 -- rewrap_data_key: wrapped with another key, if it is still there (primary key)
-UPDATE data_key SET wrapping = ?, wrapped = ? WHERE branch = ? AND position = ? AND wrapping = ?;
+UPDATE data_key SET wrapping = :wrapping, wrapped = :wrapped
+WHERE branch = :branch AND position = :position AND wrapping = :retired;
 
 -- seal_event: a body that is encrypted from now on (event_position)
 UPDATE event SET body = :body, salt = NULL, commitments = :commitments WHERE branch = :branch AND position = :position;

@@ -224,7 +224,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
     def begin_encrypting(self, *, read_only: bool) -> None:
         """Take the key that the store was opened with; see `take_key`. An index, which would hold words in plain text, goes."""
         take_key(self, self._blocks.sealing, read_only=read_only)
-        if self._blocks.sealing.current is not None and not read_only:
+        if self._blocks.sealing.current and not read_only:
             self._index.discard()
 
     def settle_index(self) -> None:
@@ -467,7 +467,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         inside = place_test(wanted, owned)
         top = number_below(below)
         indexed, feeds = 0, None
-        if self._blocks.sealing.current is None:  # else an index would hold the words of what is encrypted
+        if not self._blocks.sealing.current:  # else an index would hold the words of what is encrypted
             find = partial(self._index.find, wanted, branches, inside, top, limit)
             indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
         if feeds is not None:

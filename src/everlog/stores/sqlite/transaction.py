@@ -306,7 +306,7 @@ class SqliteTransaction:
         self.changed = True
         branch = tip.branch
         if self._kept.wrapping is not None:
-            rows, attachments = self._sealed(branch, rows, attachments)
+            rows, attachments = self._sealed(branch, rows, attachments, self._kept.wrapping)
         self._rows.extend((branch, *msgspec.structs.astuple(row)) for row in rows)
         self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._grown[branch] = tip
@@ -314,10 +314,10 @@ class SqliteTransaction:
             self._insert_attachments(branch, position, own)
 
     def _sealed(
-        self, branch: int, rows: Sequence[EventRow], attachments: Attached
+        self, branch: int, rows: Sequence[EventRow], attachments: Attached, wrapping: bytes
     ) -> tuple[Sequence[EventRow], Attached]:
         """Give rows and attachments as they are written where the store encrypts; their keys are kept back with them."""
-        sealed, keys = self._blocks.sealing.seal_all(rows, attachments)
+        sealed, keys = self._blocks.sealing.seal_all(rows, attachments, wrapping)
         self._data_keys.extend((branch, position, key.wrapping, key.wrapped) for position, key in keys)
         return sealed
 
@@ -404,7 +404,7 @@ class SqliteTransaction:
         self.changed = True
         if not isinstance(request, EncryptionRequest):
             return ColdWriter(self._connection, self._blocks, now=self.now).carry_out(request, self.erasures(0))
-        done = EncryptionWriter(self._connection, self._blocks, now=self.now).carry_out(request)
+        done = EncryptionWriter(self._connection, self._blocks, now=self.now).carry_out(request, self._kept.wrapping)
         if isinstance(request, TakeKey | SealBodies) and done:  # what stood in plain text may still stand in the WAL
             self._leave_traces()
             self._raise_erasures()
