@@ -445,6 +445,36 @@ def keys_of(current, *retired):
     return EncryptionKeys(current.id.hex(), tuple(key.id.hex() for key in retired))
 
 
+def test_programs_with_both_keys_go_on_while_keys_are_exchanged_and_others_write_nothing(opened, kind, tmp_path):
+    def program(*keys):
+        if kind == "sqlite":
+            storage = open_sqlite(tmp_path / "store.db", clock=FixedClock(), draw=os.urandom, keys=keys)
+        else:
+            storage = open_in(tmp_path, clock=FixedClock(), keys=keys)
+        return Store(storage, Settings(os.urandom, wrapping=keys), url=kind)
+
+    store = opened(OLD)
+    store.create("s", events=[note(0)])
+    with program(OLD, NEW) as ready, program(OLD) as late:
+        going, refused = ready.session("s"), late.session("s")
+        going.append("note", {"content": "before", "n": 1})
+        store.encryption.rotate(key_file(tmp_path, "new", bytes([2]) * 32))
+        going.append("note", {"content": "after", "n": 2}, key="k")
+        going.append("note", {"content": "after", "n": 2}, key="k")
+        for attempt in (
+            lambda: refused.refresh() and refused.append("note", {"content": "x"}),
+            lambda: refused.extend([note(1), note(2)]),
+            lambda: late.create("never", events=[note(1)]),
+        ):
+            with pytest.raises(KeyNeededError, match="nothing was written"):
+                attempt()
+        assert [event.data["n"] for event in going.events()] == [0, 1, 2]
+    store = opened(NEW)
+    assert [event.data["n"] for event in store.session("s").events()] == [0, 1, 2]
+    assert [info.id for info in store.sessions()] == ["s"]
+    store.verify().raise_for_faults()
+
+
 ROTATE = """
 import os, signal, sys
 from everlog import encryption

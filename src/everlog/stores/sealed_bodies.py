@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from threading import local
 from typing import Protocol
 
 import msgspec
 
 from everlog.core.decide import EventRow
-from everlog.core.envelope import BODY, KEY_BYTES, NONCE_BYTES, DataKey, WrappedKey, WrappingKey
+from everlog.core.envelope import BODY, KEY_BYTES, NONCE_BYTES, DataKey, Packer, WrappedKey, WrappingKey, make_packer
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey, WrappingRow
 from everlog.errors import CorruptionError, KeyNeededError
@@ -47,6 +48,7 @@ class Sealing:
         ] = {}  # by bucket, the key that data keys were wrapped with when that was last looked at
         self._keys = {key.id: key for key in keys}
         self._draw = draw
+        self._of_thread = local()
 
     def has(self, id: bytes) -> bool:
         """Tell whether a wrapping key was given."""
@@ -92,9 +94,15 @@ class Sealing:
         sealed = row
         if row.body is not None:
             assert row.salt is not None, "a body that was checked has its salt"
-            body = cipher.seal(row.body, row.salt, self._draw(NONCE_BYTES))
+            body = cipher.seal(row.body, row.salt, self._draw(NONCE_BYTES), packer=self._packer())
             sealed = msgspec.structs.replace(row, body=body, salt=None)
         return sealed, self._seal_each(cipher, attachments), self._keys[wrapping].wrap(key, self._draw(NONCE_BYTES))
+
+    def _packer(self) -> Packer:
+        packer = getattr(self._of_thread, "packer", None)
+        if packer is None:
+            packer = self._of_thread.packer = make_packer()
+        return packer
 
     def _seal_each(self, cipher: DataKey, attachments: Sequence[PreparedAttachment]) -> list[PreparedAttachment]:
         sealed: list[PreparedAttachment] = []
@@ -102,7 +110,7 @@ class Sealing:
             kept = item
             if item.content is not None:
                 assert item.salt is not None, "an attachment that was checked has its salt"
-                content = cipher.seal(item.content, item.salt, self._draw(NONCE_BYTES), number)
+                content = cipher.seal(item.content, item.salt, self._draw(NONCE_BYTES), number, self._packer())
                 kept = PreparedAttachment(item.name, item.size, None, content)
             sealed.append(kept)
         return sealed
