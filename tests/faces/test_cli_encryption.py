@@ -33,8 +33,18 @@ def test_a_store_is_encrypted_looked_at_and_given_another_key(run, path, tmp_pat
     assert "second" in run("log", "s").stdout
     assert said(run("verify", "--json"))["encrypted"] == 0
 
+    plain = str(tmp_path / "plain.db")
+    with everlog.open(plain, encrypt="") as store:
+        store.create("p", events=[everlog.NewEvent("note", {"content": "third"})])
+    run("copy", plain, path, store=None)
+    assert "third" in run("log", "p").stdout
+
     monkeypatch.delenv("EVERLOG_ENCRYPT")
+    assert "does not encrypt" in run("encryption", "keys", store=plain).stdout
+    run("copy", path, plain, "s", store=None, code=6)
+    run("copy", path, plain, "s", "--source-key", f"file:{tmp_path}/new.key", store=None)
+    assert "second" in run("log", "s", store=plain).stdout
     found = run("verify").stdout
-    assert "2 encrypted and not looked at" in found
-    assert "2 bodies are encrypted, and were not looked at" in found
+    assert "3 encrypted and not looked at" in found
+    assert "3 bodies are encrypted, and were not looked at" in found
     assert "and the store was opened with no key" in run("log", "s", code=6).output
