@@ -156,6 +156,11 @@ class SessionSummarizer(SessionWorker):
 
         model, provider, params, system, tools: what is sent beside the context. `saw()` gives the very bytes again.
         """
+        if not isinstance(context, Context):
+            raise InvalidEventError(
+                f"a request is recorded with a Context, not with {type(context).__name__}; nothing was written; give what "
+                "context() gave"
+            )
         if context.manifest.session != self.uuid:
             raise InvalidEventError("the context is of another session; nothing was written; record it there")
         beside = {"model": model, "provider": provider, "params": params, "system": system, "tools": tools}

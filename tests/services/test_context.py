@@ -322,7 +322,7 @@ def test_of_hundreds_of_late_results_the_newest_are_in_with_their_uses(memory):
 # --- pins and queries ---
 def test_pins_are_in_whole_wherever_they_are_from(store, session):
     rule = say(session, "user", "never touch the billing module")
-    use = session.append("agent.tool_use", {"id": "a", "name": "t", "input": {"secret": "vault item 7731"}})
+    use = session.append("agent.tool_use", {"id": "a", "name": "t", "input": {"secret": "vault item wxyz7731"}})
     talk(session, 60)
     result = session.append("agent.tool_result", {"tool_use_id": "a", "content": "opened"})
     talk(session, 60, first=60)
@@ -335,10 +335,10 @@ def test_pins_are_in_whole_wherever_they_are_from(store, session):
         assert [item.event for item in context.manifest.items if item.why == "pinned"] == [rule.id]
     context = session.context(2_000, pins=[other, "type:decision", use])
     check_context(session, context)
-    for said in ("the user likes tea", "blue", "it is calm", "vault item 7731", "opened"):
+    for said in ("the user likes tea", "blue", "it is calm", "vault item wxyz7731", "opened"):
         assert said in context.encoded.decode()
     assert {use.id, result.id} <= set(context.manifest.plan.pins)
-    assert "vault item 7731" in session.context(2_000, pins=[result]).encoded.decode()
+    assert "vault item wxyz7731" in session.context(2_000, pins=[result]).encoded.decode()
 
 
 def test_what_cannot_be_pinned_is_refused_and_says_so(store, session):
@@ -372,13 +372,13 @@ def test_what_cannot_be_pinned_is_refused_and_says_so(store, session):
 
 
 def test_what_a_query_finds_is_recalled_before_the_last_message_and_only_once(session):
-    say(session, "user", "the deploy key is in vault item 7731")
+    say(session, "user", "the deploy key is in vault item wxyz7731")
     talk(session, 60)
-    assert "7731" not in session.context(2_000).encoded.decode()
+    assert "wxyz7731" not in session.context(2_000).encoded.decode()
     context = session.context(2_000, query="deploy key")
     check_context(session, context)
     assert [item.start for item in context.manifest.items if item.why == "retrieved"] == [0]
-    assert context.encoded.decode().count("7731") == 1
+    assert context.encoded.decode().count("wxyz7731") == 1
     again = session.context(2_000, query="deploy key", pins=[0])
     assert "retrieved" not in {item.why for item in again.manifest.items}
     assert session.context(2_000, query="no such thing").encoded == session.context(2_000).encoded

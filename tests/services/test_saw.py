@@ -119,6 +119,14 @@ def test_two_calls_are_compared(session):
     assert change.same_bytes == back.same_bytes < min(change.bytes)
 
 
+def test_what_is_no_context_is_not_recorded(session):
+    head = session.head
+    for wrong in ("x", None, session.context(2_000).payload):
+        with pytest.raises(InvalidEventError, match="with a Context, not with"):
+            session.record_request(wrong, model="m")
+    assert session.head == head
+
+
 def test_a_context_of_another_session_is_not_recorded_and_what_led_from_no_call_is_said(store, session):
     other = store.create("other", events=[NewEvent("user.message", {"content": "hi"})])
     size = session.refresh().size

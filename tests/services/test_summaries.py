@@ -382,7 +382,7 @@ def test_usage_that_is_no_json_is_recorded_as_a_failure_and_not_raised():
 # --- what was erased ---
 def test_what_is_erased_is_gone_from_every_summary_that_stood_for_it(store, session):
     talk(session, 5)
-    session.append("user.message", {"content": "Never tell: the deploy key is in vault item 7731."})
+    session.append("user.message", {"content": "Never tell: the deploy key is in vault item wxyz7731."})
     talk(session, 60, first=6)
     session.summarize(**SMALL)
     fork = session.fork("end", id="fork")
@@ -401,7 +401,7 @@ def test_what_is_erased_is_gone_from_every_summary_that_stood_for_it(store, sess
             for name in ("s", "fork", "deeper")
             for line in store.session(name).branches()
             for event in line.events()
-            if event.raw is not None and b"7731" in event.raw
+            if event.raw is not None and b"wxyz7731" in event.raw
         ]
 
     assert {event.type for line, at in told() for event in [line.event(at)]} == {"user.message", "summary"}
@@ -409,9 +409,9 @@ def test_what_is_erased_is_gone_from_every_summary_that_stood_for_it(store, sess
     assert told() == []
     for name in ("s", "fork", "deeper"):
         again = store.session(name)
-        assert "7731" not in str(again.context(4_000).payload)
+        assert "wxyz7731" not in str(again.context(4_000).payload)
         again.summarize(**SMALL)
-        assert "7731" not in str(again.outline(0))
+        assert "wxyz7731" not in str(again.outline(0))
         check_tree(again)
     assert told() == []
     store.verify().raise_for_faults()
@@ -630,14 +630,14 @@ def test_numbers_too_large_to_read_in_a_models_summary_are_text():
 
 def test_the_default_says_what_was_asked_decided_done_and_what_is_open():
     events = [
-        event_of("user.message", {"content": "Please fix the parser in /src/parse.py. Never touch the billing module! The key is in vault item 7731."}, 0),
+        event_of("user.message", {"content": "Please fix the parser in /src/parse.py. Never touch the billing module! The key is in vault item wxyz7731."}, 0),
         event_of("agent.tool_use", {"id": "a", "name": "bash", "input": {"cmd": "pytest /src/test_a.py"}}, 1),
         event_of("agent.tool_result", {"tool_use_id": "a", "content": "boom at line 3\nmore", "is_error": True}, 2),
         event_of("decision", {"choice": "rewrite it"}, 3),
         event_of("agent.tool_use", {"id": "b", "name": "web", "input": {"url": "https://example.org/x"}}, 4),
     ]  # fmt: skip
     text = extract_events(events)
-    for said in ("[constraint @0 user] Never touch the billing module!", "[goal @0 user] Please fix", "7731", "[error @2] bash: boom at line 3",
+    for said in ("[constraint @0 user] Never touch the billing module!", "[goal @0 user] Please fix", "wxyz7731", "[error @2] bash: boom at line 3",
                  "[decision @3] rewrite it", "[open @4] web has no result yet", "Tools: bash 1 (1 failed), web 1", "/src/parse.py",
                  "Addresses: https://example.org/x"):  # fmt: skip
         assert said in text

@@ -320,11 +320,6 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         return f"<Event {self.session!r}@{self.position} {self.type} {self.hash[:8]}>"
 
 
-def as_repeated(event: Event) -> Event:
-    """Give the same event, marked as recorded by an earlier append with the same key."""
-    return msgspec.structs.replace(event, repeated=True)
-
-
 def event_id(writer: str, position: int) -> str:
     """Give an event's id from the id it was first written under (32 hex digits) and its position."""
     return f"ev_{writer}_{position}"
