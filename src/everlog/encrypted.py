@@ -13,8 +13,9 @@ import msgspec
 
 
 class WrappingRow(msgspec.Struct, frozen=True):
-    """A wrapping key that a store knows of. id: 16 bytes made from the key. retired: microseconds, None for the current one."""
+    """A wrapping key that a bucket knows of. id: 16 bytes made from the key. retired: microseconds, None for the current one."""
 
+    bucket: int
     id: bytes
     made: int
     retired: int | None
@@ -72,8 +73,8 @@ EncryptionRequest = TakeKey | Rewrap | ForgetKey | SealBodies
 class EncryptedStorage(Protocol):
     """What a store promises of encryption, beside what `Storage` says."""
 
-    def wrapping_keys(self, bucket: int) -> list[WrappingRow]:
-        """List the wrapping keys that a bucket knows of, the current one first; none where it does not encrypt."""
+    def wrapping_keys(self) -> list[WrappingRow]:
+        """List the wrapping keys that each bucket knows of, its current one first; none where the store does not encrypt."""
         ...
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:

@@ -14,7 +14,7 @@ import msgspec
 
 from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.envelope import NONCE_BYTES, WrappingKey
-from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey
+from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
 from everlog.errors import CorruptionError, KeyNeededError, UnavailableError
 from everlog.storage import Storage
 
@@ -40,7 +40,7 @@ class Encryption:
 
     def keys(self) -> EncryptionKeys:
         """Tell which keys the store wraps with. Those that are retired are still needed, until `rotate` has run to its end."""
-        rows = [row for bucket in self._storage.all_buckets() for row in self._storage.wrapping_keys(bucket)]
+        rows = self._storage.wrapping_keys()
         current = next((row.id for row in rows if row.retired is None), None)
         retired = sorted({row.id.hex() for row in rows if row.retired is not None})
         return EncryptionKeys(None if current is None else current.hex(), tuple(retired))
@@ -58,20 +58,18 @@ class Encryption:
         new = read_wrapping_key(to)
         given = {key.id: key for key in (*self._settings.wrapping, new)}
         self._check(given)
-        buckets = self._storage.all_buckets()
-        for bucket in buckets:
+        for bucket in self._storage.all_buckets():
             self._storage.write(TakeKey(bucket, new.id, first=False))
+        retired = [row for row in self._storage.wrapping_keys() if row.retired is not None]
         done = 0
-        for bucket in buckets:
-            for old in self._retired(bucket):
-                for keys in self._data_keys(bucket, old):
-                    self._storage.write(Rewrap(bucket, old, new.id, self._wrapped(given[old], new, keys)))
-                    done += len(keys)
-                    if progress is not None:
-                        progress(done)
-        for bucket in buckets:
-            for old in self._retired(bucket):
-                self._storage.write(ForgetKey(bucket, old))
+        for row in retired:
+            for keys in self._data_keys(row):
+                self._storage.write(Rewrap(row.bucket, row.id, new.id, self._wrapped(given[row.id], new, keys)))
+                done += len(keys)
+                if progress is not None:
+                    progress(done)
+        for row in retired:
+            self._storage.write(ForgetKey(row.bucket, row.id))
         return done
 
     def seal(self, *, progress: Callable[[int], None] | None = None) -> int:
@@ -103,7 +101,7 @@ class Encryption:
 
     # --- underneath ---
     def _check(self, given: dict[bytes, WrappingKey]) -> None:
-        rows = [row for bucket in self._storage.all_buckets() for row in self._storage.wrapping_keys(bucket)]
+        rows = self._storage.wrapping_keys()
         if not rows:
             raise _off()
         for row in rows:
@@ -112,12 +110,9 @@ class Encryption:
                     f"data keys are wrapped with the key {row.id.hex()}, which was not given; nothing was written; open the store with it"
                 )
 
-    def _retired(self, bucket: int) -> list[bytes]:
-        return [row.id for row in self._storage.wrapping_keys(bucket) if row.retired is not None]
-
-    def _data_keys(self, bucket: int, wrapping: bytes) -> Iterator[list[StoredKey]]:
+    def _data_keys(self, wrapping: WrappingRow) -> Iterator[list[StoredKey]]:
         after = (-1, -1)
-        while page := self._storage.data_keys(bucket, wrapping, after, _KEYS):
+        while page := self._storage.data_keys(wrapping.bucket, wrapping.id, after, _KEYS):
             yield page
             after = (page[-1].branch, page[-1].position)
 

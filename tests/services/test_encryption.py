@@ -526,6 +526,35 @@ def test_a_rotation_that_is_killed_at_any_page_goes_on_where_it_was(opened, kind
     store.verify().raise_for_faults()
 
 
+SEAL = ROTATE.replace("store.encryption.rotate(new, progress=reached)", "store.encryption.seal(progress=reached)")
+
+
+def test_sealing_that_is_killed_at_any_page_goes_on_where_it_was(opened, kind, tmp_path, clock):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    store = opened(folder=folder)
+    session = store.create("s", events=[note(number, size=number % 3 * 9_000) for number in range(200)])
+    session.append("note", {"content": "x"}, attachments={"a": ATTACHED, "b": b"small"})
+    compacted(store, clock)
+    session.extend([note(number) for number in range(70)])
+    before = told(store)
+    store.close()
+    url = str(folder / "store.db") if kind == "sqlite" else url_of(folder)
+    source = key_file(tmp_path, "old", bytes([1]) * 32)
+    for pages in range(1, 20):
+        done = subprocess.run([sys.executable, "-c", SEAL, url, source, "", str(pages)], check=False)
+        with everlog.open(url, encrypt=source) as between:
+            assert told(between) == before
+            between.verify().raise_for_faults()
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert done.returncode == 0
+    assert pages > 4
+    report = opened(folder=folder).verify()
+    assert (report.ok, report.encrypted) == (True, 271)
+
+
 # --- what was written before -----------------------------------------------------------------------
 def test_sealing_what_was_written_before_changes_no_answer(opened, clock):
     store = opened()

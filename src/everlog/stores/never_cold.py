@@ -12,7 +12,7 @@ from everlog.encrypted import StoredKey, WrappingRow
 class NeverCold:
     """Implements everlog.cold.ColdStorage but for `sizes` and `growth`, and everlog.encrypted.EncryptedStorage of what never encrypts."""
 
-    def wrapping_keys(self, bucket: int) -> list[WrappingRow]:  # noqa: ARG002
+    def wrapping_keys(self) -> list[WrappingRow]:
         return []
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002

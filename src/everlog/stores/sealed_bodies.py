@@ -149,7 +149,7 @@ class Sealing:
 class Encrypts(Protocol):
     """What taking a key needs of a store."""
 
-    def wrapping_keys(self, bucket: int) -> list[WrappingRow]: ...
+    def wrapping_keys(self) -> list[WrappingRow]: ...
 
     def all_buckets(self) -> Sequence[int]: ...
 
@@ -161,32 +161,31 @@ def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
 
     Raises KeyNeededError, and nothing was written.
     """
-    sealing.current = current_keys(store)
+    known = store.wrapping_keys()
+    sealing.current = _current(known)
     first = sealing.first
     if first is None:
         return
-    buckets = store.all_buckets()
-    known = {row.id: None for bucket in buckets for row in store.wrapping_keys(bucket)}
-    if known and not any(sealing.has(each) for each in known):
+    if known and not any(sealing.has(row.id) for row in known):
         raise KeyNeededError(
-            f"the store encrypts with the key {next(iter(known)).hex()}, and was opened with {first.id.hex()}; nothing was written; give "
-            "that key"
+            f"the store encrypts with the key {known[0].id.hex()}, and was opened with {first.id.hex()}; nothing was written; give that key"
         )
     begun = next(iter(sealing.current.values()), first.id)  # by whoever was killed in the middle
-    for bucket in () if read_only else [each for each in buckets if each not in sealing.current]:
+    missing = [] if read_only else [bucket for bucket in store.all_buckets() if bucket not in sealing.current]
+    for bucket in missing:
         store.write(TakeKey(bucket, begun, first=True))
-    sealing.current = current_keys(store)
+    if missing:
+        sealing.current = _current(store.wrapping_keys())
 
 
 def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
     """Look again at which keys a store wraps with; tell whether these are others, which were all given: it goes on with them."""
-    found = current_keys(store)
+    found = _current(store.wrapping_keys())
     changed = found != sealing.current and all(sealing.has(each) for each in found.values())
     if changed:
         sealing.current = found
     return changed
 
 
-def current_keys(store: Encrypts) -> dict[int, bytes]:
-    """Give the key that data keys are wrapped with, by bucket."""
-    return {bucket: rows[0].id for bucket in store.all_buckets() if (rows := store.wrapping_keys(bucket))}
+def _current(rows: Sequence[WrappingRow]) -> dict[int, bytes]:
+    return {row.bucket: row.id for row in rows if row.retired is None}

@@ -25,9 +25,8 @@ class PostgresEncryption:
 
     connections: Connections
 
-    def wrapping_keys(self, bucket: int) -> list[WrappingRow]:
-        rows = self.connections.fetch_all("read_wrapping_keys", {"bucket": bucket})
-        return [WrappingRow(*row) for row in rows]
+    def wrapping_keys(self) -> list[WrappingRow]:
+        return [WrappingRow(*row) for row in self.connections.fetch_all("list_wrapping_keys")]
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:
         given = {"bucket": bucket, "wrapping": wrapping, "branch": after[0], "position": after[1], "limit": limit}

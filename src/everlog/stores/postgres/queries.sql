@@ -963,8 +963,11 @@ SET trigrams = NULL
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
 
--- read_wrapping_keys: keys that data keys of a bucket are wrapped with, the current one first
-SELECT id, made, retired FROM {schema}.wrapping_key WHERE bucket = %(bucket)s ORDER BY retired DESC NULLS FIRST;
+-- list_wrapping_keys: keys that data keys are wrapped with, of each bucket the current one first
+SELECT bucket, id, made, retired FROM {schema}.wrapping_key ORDER BY bucket, retired DESC NULLS FIRST;
+
+-- read_wrapping_keys: those of one bucket, the current one first
+SELECT bucket, id, made, retired FROM {schema}.wrapping_key WHERE bucket = %(bucket)s ORDER BY retired DESC NULLS FIRST;
 
 -- insert_wrapping_key: the current one
 INSERT INTO {schema}.wrapping_key (bucket, id, made) VALUES (%(bucket)s, %(id)s, %(made)s);

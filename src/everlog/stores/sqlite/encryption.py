@@ -25,9 +25,9 @@ class SqliteEncryption:
 
     _connections: Connections
 
-    def wrapping_keys(self, bucket: int) -> list[WrappingRow]:  # noqa: ARG002
+    def wrapping_keys(self) -> list[WrappingRow]:
         with self._connections.reader() as connection:
-            return [WrappingRow(*row) for row in fetch_each(connection, "read_wrapping_keys")]
+            return [WrappingRow(0, *row) for row in fetch_each(connection, "read_wrapping_keys")]
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002
         given = {"wrapping": wrapping, "branch": after[0], "position": after[1], "limit": limit}
@@ -62,7 +62,7 @@ class EncryptionWriter:
                 return self._seal(request, current)
 
     def _take(self, request: TakeKey) -> int:
-        known = [WrappingRow(*row) for row in fetch_all(self._connection, "read_wrapping_keys")]
+        known = [WrappingRow(0, *row) for row in fetch_all(self._connection, "read_wrapping_keys")]
         if known and (request.first or (known[0].id == request.id and known[0].retired is None)):
             return 0
         run(self._connection, "insert_wrapping_key", {"id": request.id, "made": self._now})
