@@ -13,6 +13,7 @@ import everlog
 from databases import open_in, url_of
 from everlog import NewEvent, SnapshotPolicy
 from everlog.core.envelope import DataKey, WrappingKey, is_sealed
+from everlog.encrypted import ForgetKey, TakeKey
 from everlog.encryption import EncryptionKeys
 from everlog.errors import CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
 from everlog.session import Settings
@@ -105,6 +106,7 @@ def test_no_file_of_a_store_that_encrypts_holds_a_body_or_a_salt_wherever_bodies
     session.fork(at=100, id="fork").append("note", {"content": SECRET})
     store.session("s").state()
     assert len(store.search("sentence", limit=50).hits) == 50
+    assert not (tmp_path / "store.db-search").exists()
     markers = [SECRET.encode(), ATTACHED[:27], b"nobody", *salts_of(store)]
     assert len(markers) > 200
     assert looked_for(files_of(tmp_path), markers) == []
@@ -445,14 +447,21 @@ def keys_of(current, *retired):
     return EncryptionKeys(current.id.hex(), tuple(key.id.hex() for key in retired))
 
 
-def test_programs_with_both_keys_go_on_while_keys_are_exchanged_and_others_write_nothing(opened, kind, tmp_path):
-    def program(*keys):
+@pytest.fixture
+def program(kind, tmp_path):
+    """Gives what opens the store of the test once more, with keys."""
+
+    def open_with(*keys):
         if kind == "sqlite":
             storage = open_sqlite(tmp_path / "store.db", clock=FixedClock(), draw=os.urandom, keys=keys)
         else:
             storage = open_in(tmp_path, clock=FixedClock(), keys=keys)
         return Store(storage, Settings(os.urandom, wrapping=keys), url=kind)
 
+    return open_with
+
+
+def test_programs_with_both_keys_go_on_while_keys_are_exchanged_and_others_write_nothing(opened, program, tmp_path):
     store = opened(OLD)
     store.create("s", events=[note(0)])
     with program(OLD, NEW) as ready, program(OLD) as late:
@@ -473,6 +482,26 @@ def test_programs_with_both_keys_go_on_while_keys_are_exchanged_and_others_write
     assert [event.data["n"] for event in store.session("s").events()] == [0, 1, 2]
     assert [info.id for info in store.sessions()] == ["s"]
     store.verify().raise_for_faults()
+
+
+def test_no_data_key_is_wrapped_with_a_retired_key_and_one_that_is_needed_stays(opened, program, tmp_path):
+    store = opened(OLD)
+    session = store.create("s", events=[note(0)])
+    with program(OLD, NEW) as ready, program(OLD) as late:
+        going, refused = ready.session("s"), late.session("s")
+        for bucket in store.storage.all_buckets():  # as a rotation begins
+            assert store.storage.write(TakeKey(bucket, NEW.id, first=False)).count == 1
+            assert store.storage.write(TakeKey(bucket, NEW.id, first=False)).count == 0
+        with pytest.raises(KeyNeededError, match="nothing was written"):
+            refused.append("note", {"content": "x"})
+        going.append("note", {"content": "meanwhile", "n": 1})
+        forgotten = [store.storage.write(ForgetKey(bucket, OLD.id)).count for bucket in store.storage.all_buckets()]
+        assert forgotten.count(0) == 1  # where the session is
+        assert session[0].data["n"] == 0
+        assert refused[0].data["n"] == 0
+    store = opened(OLD)
+    assert store.encryption.rotate(key_file(tmp_path, "new", bytes([2]) * 32)) == 1
+    assert [event.data["n"] for event in opened(NEW).session("s").events()] == [0, 1]
 
 
 ROTATE = """
