@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import select
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ from everlog.keyfiles import write_synced
 VARIABLE: Final = "EVERLOG_ENCRYPT"
 _KEPT_BYTES_MAX: Final = 4096  # of a file or an answer that holds one key
 _COMMAND_SECONDS_MAX: Final = 30.0
+_NAME_CHARACTERS_MAX: Final = 40  # what is longer may be a key, given in the wrong place
 
 
 def read_wrapping_keys(sources: str | Sequence[str] | None) -> tuple[WrappingKey, ...]:
@@ -39,14 +42,14 @@ def read_wrapping_key(source: str) -> WrappingKey:
     kind, colon, rest = source.strip().partition(":")
     read = _READERS.get(kind) if colon and rest.strip() else None
     if read is None:
-        raise KeyNeededError(
-            f"{source!r:.100} names no key; nothing was opened; write file:/path/to/key, env:NAME or command:PROGRAM ARGUMENTS"
+        raise KeyNeededError(  # what was given is not shown: it may be the key itself
+            "what was given as a key names none; nothing was opened; write file:/path/to/key, env:NAME or command:PROGRAM ARGUMENTS"
         )
     key = _decoded(read(rest.strip()))
     if key is None:
         raise KeyNeededError(
-            f"{kind}:{rest.strip():.100} gives no key: it takes {KEY_BYTES} bytes, as 64 hex digits or base64; nothing was opened; make "
-            "one with: everlog encryption new-key FILE"
+            f"what {kind}: leads to is no key: it takes {KEY_BYTES} bytes, as 64 hex digits or base64; nothing was opened; make one with: "
+            "everlog encryption new-key FILE"
         )
     return WrappingKey(key)
 
@@ -78,28 +81,47 @@ def _read_file(rest: str) -> bytes:
 def _read_variable(rest: str) -> bytes:
     value = os.environ.get(rest)
     if value is None:
-        raise KeyNeededError(f"the environment has no {rest:.100}, which is to hold the key; nothing was opened")
+        name = rest if len(rest) <= _NAME_CHARACTERS_MAX else "variable of the name given"
+        raise KeyNeededError(f"the environment has no {name}, which is to hold the key; nothing was opened")
     return os.fsencode(value)
 
 
 def _read_command(rest: str) -> bytes:
     """Run a program, without a shell, and take what it prints. What it says of errors goes where ours goes."""
+    program = "the command"
     try:
         words = shlex.split(rest)
+        program = f"the command {words[0]!r:.100}"  # its arguments may be secret
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:  # noqa: S603  # the owner's own
             try:
-                answer, _ = process.communicate(timeout=_COMMAND_SECONDS_MAX)
+                answer = _answer_of(process)
             except BaseException:
                 process.kill()
                 raise
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         why = "it did not end in time" if isinstance(error, subprocess.TimeoutExpired) else str(error)
         raise KeyNeededError(
-            f"the command {rest!r:.100} gave no key ({why}); nothing was opened"
-        ) from None  # what it printed may be part of a key
+            f"{program} gave no key ({why}); nothing was opened"
+        ) from None  # that may hold its arguments
     if process.returncode != 0:
-        raise KeyNeededError(f"the command {rest!r:.100} ended with {process.returncode}; nothing was opened")
-    return answer[:_KEPT_BYTES_MAX]
+        raise KeyNeededError(f"{program} ended with {process.returncode}; nothing was opened")
+    return answer
+
+
+def _answer_of(process: subprocess.Popen[bytes]) -> bytes:
+    """Read what a program prints until it ends. Raises TimeoutExpired; ValueError where it is too much for a key."""
+    assert process.stdout is not None, "it was asked for"
+    deadline = time.monotonic() + _COMMAND_SECONDS_MAX
+    answer = b""
+    while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        piece = os.read(process.stdout.fileno(), _KEPT_BYTES_MAX)
+        answer += piece
+        if not piece:
+            process.wait(max(0.0, deadline - time.monotonic()))
+            return answer
+        if len(answer) > _KEPT_BYTES_MAX:
+            raise ValueError(f"it prints more than {_KEPT_BYTES_MAX} bytes")
+    raise subprocess.TimeoutExpired("", _COMMAND_SECONDS_MAX)
 
 
 _READERS: Final = {"file": _read_file, "env": _read_variable, "command": _read_command}

@@ -9,6 +9,10 @@ from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing import StoreContract
+from everlog.testing.appending import AppendContract
+from everlog.testing.erasing import ErasingContract
+from everlog.testing.reading import ReadContract
+from everlog.testing.searching import SearchContract
 
 
 class TestMemory(StoreContract):
@@ -51,11 +55,7 @@ class TestEncryptedSqlite(StoreContract):
         return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="store.db")
 
 
-class TestEncryptedPostgres(StoreContract):
+class TestEncryptedPostgres(AppendContract, ReadContract, SearchContract, ErasingContract):
     def open_store(self, folder, clock):
         storage = open_in(folder, clock=clock, keys=[KEY])
-        return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="postgresql:")
-
-    def open_store_with_ticks(self, folder, clock, ticks):
-        storage = open_in(folder, clock=clock, ticks=ticks, keys=[KEY])
         return Store(storage, Settings(os.urandom, wrapping=(KEY,)), url="postgresql:")

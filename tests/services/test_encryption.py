@@ -259,7 +259,7 @@ def test_a_key_is_32_bytes_in_one_of_three_forms(tmp_path, content, good):
     if good:
         assert read_wrapping_key(f"file:{path}").id == WrappingKey(b"\x07" * 32).id
         return
-    with pytest.raises(KeyNeededError, match="gives no key: it takes 32 bytes"):
+    with pytest.raises(KeyNeededError, match="is no key: it takes 32 bytes"):
         read_wrapping_key(f"file:{path}")
 
 
@@ -278,11 +278,17 @@ def test_a_key_comes_from_a_file_a_variable_or_a_command(tmp_path, monkeypatch):
         ("command:/no/such/program", "gave no key"),
         (f"command:{sys.executable} -c 'raise SystemExit(3)'", "ended with 3"),
         ("command:'unbalanced", "gave no key"),
-        ("kms:key", "names no key"),
-        ("file:", "names no key"),
+        (f"command:{sys.executable} -c 'print(\"0\" * 5_000)'", "prints more than 4096 bytes"),
+        ("command:''", "gave no key"),
+        ("kms:key", "names none"),
+        ("file:", "names none"),
     ):
         with pytest.raises(KeyNeededError, match=why):
             read_wrapping_key(source)
+    for mistaken in ("07" * 32, "env:" + "07" * 32, "07" * 32 + ":x", "command:/no/such/program " + "07" * 32):
+        with pytest.raises(KeyNeededError) as refused:
+            read_wrapping_key(mistaken)
+        assert "0707" not in str(refused.value)
     (tmp_path / "old").chmod(0o644)
     with pytest.raises(KeyNeededError, match="can be read by others"):
         read_wrapping_key(f"file:{tmp_path / 'old'}")
