@@ -412,8 +412,11 @@ class SqliteTwins(Twins):
 
 class EncryptedTwins(Twins):
     def open_storage(self, draw):
-        keys = [WrappingKey(bytes(32))]  # of which the store draws more than its twin does
-        return open_sqlite(self.folder / "s.db", clock=self.clock, draw=os.urandom, ticks=self.ticks, keys=keys)
+        def drawn(size):
+            return draw(size) if size == 16 else os.urandom(size)  # its twin draws an id, and no keys
+
+        keys = [WrappingKey(bytes(32))]
+        return open_sqlite(self.folder / "s.db", clock=self.clock, draw=drawn, ticks=self.ticks, keys=keys)
 
 
 class PostgresTwins(Twins):
@@ -429,5 +432,5 @@ def run(machine, examples):
 
 
 TestSqliteTwins = run(SqliteTwins, 60)
-TestEncryptedTwins = run(EncryptedTwins, 20)
+TestEncryptedTwins = run(EncryptedTwins, 10)
 TestPostgresTwins = run(PostgresTwins, int(os.environ.get("EVERLOG_TWINS", "12")))
