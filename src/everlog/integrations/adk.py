@@ -1,0 +1,575 @@
+"""Google ADK's sessions in Everlog: a session service for its Runner.
+
+    runner = Runner(agent=agent, app_name="trips", session_service=EverlogSessionService("agent.db"))
+
+1. An ADK session is a session of Everlog, an ADK event is one append to it: the event and the state after it, or neither.
+2. A session that was read before others appended to it is refused with StaleSessionError, whatever the events' times: the marker
+   that a session carries is the branch and the head that it was read at.
+3. Events are given in the order in which they were appended, also where their times are equal or go back.
+4. `app:` and `user:` state are sessions of their own. The append to the session says what becomes of them, too, and they take it
+   over under its key right after; where the process died in between, the next read of that session has them do so.
+5. A repeated append of the same ADK event adds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
+from os import PathLike
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from urllib.parse import unquote
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from everlog.aio.store import AsyncStore
+from everlog.core.event import Head, NewEvent
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, SESSIONS_PAGE_MAX
+from everlog.errors import BusyError, ConflictError, InvalidPlaceError, NotFoundError, SessionExistsError
+from everlog.integrations.adk_events import (
+    APP,
+    SHARED,
+    TEMP,
+    USER,
+    Item,
+    decode_group,
+    encode_event,
+    newest_groups,
+    patch_of,
+    split_state,
+)
+from everlog.integrations.versions import require
+from everlog.open import open_store
+from everlog.reader import PlaceLike
+from everlog.reducers.document import DOCUMENT
+from everlog.session import Session as EverlogSession
+from everlog.session import SessionInfo
+from everlog.store import Store
+
+require("google-adk", "adk", oldest="2.0.0", below="3")
+
+from google.adk.errors.already_exists_error import AlreadyExistsError
+from google.adk.errors.session_not_found_error import SessionNotFoundError
+from google.adk.events.event import Event
+from google.adk.sessions.base_session_service import BaseSessionService, GetSessionConfig, ListSessionsResponse
+from google.adk.sessions.session import Session
+from pydantic_core import to_jsonable_python
+
+if TYPE_CHECKING:
+    from everlog.core.event import Event as EverlogEvent
+
+try:
+    from google.adk.errors import StaleSessionError
+except ImportError:  # a version that says so with a ValueError, from which the later error derives
+    StaleSessionError = ValueError
+
+PREFIX: Final = "adk/"
+_NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id; a longer one is hashed
+_THREADS = 16  # that wait for the disk: as many sessions append at once
+_READ_TRIES = 5  # of a session whose current branch moves while it is read
+_SHORT = 32  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
+_TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
+_DELETED = "deleted through Google ADK"
+T = TypeVar("T")
+
+
+def session_name(app_name: str, user_id: str, session_id: str) -> str:
+    """Give the id of the Everlog session that holds an ADK session: `adk/APP/USER/SESSION`.
+
+    "/", "%", "~" and what does not print are percent-encoded; what is longer than 80 characters is hashed.
+    """
+    return f"{PREFIX}{_part(app_name)}/{_part(user_id)}/{_part(session_id)}"
+
+
+def app_state_name(app_name: str) -> str:
+    """Give the id of the Everlog session that holds an app's `app:` state, as its document."""
+    return f"{PREFIX}{_part(app_name)}"
+
+
+def user_state_name(app_name: str, user_id: str) -> str:
+    """Give the id of the Everlog session that holds a user's `user:` state, as its document."""
+    return f"{PREFIX}{_part(app_name)}/{_part(user_id)}"
+
+
+def _part(text: str) -> str:
+    encoded = "".join(
+        character
+        if character.isprintable() and character not in "/%~"
+        else "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+        for character in text
+    )
+    if encoded and len(encoded) <= _NAME_CHARACTERS_MAX:
+        return encoded
+    return f"~{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+class EverlogSessionService(BaseSessionService):
+    """Keeps ADK's sessions in a store.
+
+    store: what `everlog.open` takes, opened when it is first needed and closed by `close`; or a store that is open, which stays
+    open. May be used from any number of event loops, as ADK's own synchronous runner does.
+    """
+
+    def __init__(self, store: str | PathLike[str] | Store | AsyncStore | None = None) -> None:
+        opened = store.sync if isinstance(store, AsyncStore) else store
+        self._place = None if isinstance(opened, Store) else opened
+        self._own = not isinstance(opened, Store)
+        self._store = opened if isinstance(opened, Store) else None
+        self._opening = Lock()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
+        self._told: dict[str, _Told] = {}
+        # One append to a session at a time: agents that run in parallel share one session object, and each takes its turn.
+        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+
+    @property
+    def store(self) -> Store:
+        """The store, for what Everlog adds: `service.store.session(session_name(app, user, id)).fork(…)`. Opens it."""
+        with self._opening:
+            if self._store is None:
+                self._store = open_store(self._place)
+            return self._store
+
+    async def close(self) -> None:
+        """Close the store, where this opened it. What is under way is finished first."""
+        await self._run(self._close)
+        self._pool.shutdown(wait=False)
+
+    def _close(self) -> None:
+        with self._opening:
+            if self._own and self._store is not None:
+                self._store.close()
+
+    async def __aenter__(self) -> EverlogSessionService:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    # --- ADK's interface ---
+    async def create_session(
+        self, *, app_name: str, user_id: str, state: dict[str, Any] | None = None, session_id: str | None = None
+    ) -> Session:
+        """Make a session; AlreadyExistsError where its id is taken. An id is stripped; without one it gets a UUID."""
+        chosen = (session_id or "").strip() or str(uuid.uuid4())
+        given = _as_json(state or {})
+        return await self._run(lambda: self._create(app_name, user_id, chosen, given))
+
+    async def get_session(
+        self, *, app_name: str, user_id: str, session_id: str, config: GetSessionConfig | None = None
+    ) -> Session | None:
+        """Read a session with its events, oldest first; None where there is none."""
+        return await self._run(lambda: self._get(app_name, user_id, session_id, config or GetSessionConfig()))
+
+    async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
+        """List the sessions of an app, or of one user of it, without events, the least recently active first."""
+        return ListSessionsResponse(sessions=await self._run(lambda: self._list(app_name, user_id)))
+
+    async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> None:
+        """Destroy a session and what only it holds. No session: nothing happens.
+
+        Raises SessionExistsError, and deletes nothing, while forks of it live; HeldError where a retention policy holds it.
+        """
+        await self._run(lambda: self._delete(app_name, user_id, session_id))
+
+    async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
+        """Read a user's state, keys without `user:`; empty where there is none."""
+        return await self._run(lambda: self._scope(user_state_name(app_name, user_id)))
+
+    async def append_event(self, session: Session, event: Event) -> Event:
+        """Append an event and what it changes of the state, and bring the session object up to that.
+
+        Raises StaleSessionError where others appended since the session was read, SessionNotFoundError where it was deleted,
+        KeyReusedError where it holds another event of the same id; in these nothing was written.
+        """
+        if event.partial:
+            return event
+        delta = event.actions.state_delta
+        temporary = {key: value for key, value in delta.items() if key.startswith(TEMP)}
+        if temporary:  # is the object's while an agent runs, and is not kept
+            session.state.update(temporary)
+            event.actions.state_delta = {key: value for key, value in delta.items() if key not in temporary}
+        return await self._run(lambda: self._append(session, event))
+
+    # --- what Everlog adds ---
+    async def fork_session(
+        self,
+        *,
+        app_name: str,
+        user_id: str,
+        session_id: str,
+        fork_id: str | None = None,
+        at: PlaceLike = "end",
+        reason: str | None = None,
+    ) -> Session:
+        """Make a session that shares the first events of another, and its state there; `app:` and `user:` state stay as they are.
+
+        fork_id: of the new session, a UUID by default. at: a place in the Everlog session: a position, a time, a checkpoint's name,
+        an event's id. Costs the same at any length. Raises AlreadyExistsError, SessionNotFoundError.
+        """
+        chosen = (fork_id or "").strip() or str(uuid.uuid4())
+        return await self._run(lambda: self._fork(app_name, user_id, session_id, chosen, at, reason))
+
+    # --- underneath: what runs in the pool ---
+    def _open(self, app_name: str, user_id: str, session_id: str) -> tuple[EverlogSession, str]:
+        """Open a session by the id that is asked for, else by that id stripped; NotFoundError."""
+        try:
+            return self.store.session(session_name(app_name, user_id, session_id)), session_id
+        except NotFoundError:
+            stripped = session_id.strip()
+            if stripped == session_id:
+                raise
+            return self.store.session(session_name(app_name, user_id, stripped)), stripped
+
+    def _create(self, app_name: str, user_id: str, session_id: str, state: Item) -> Session:
+        name = session_name(app_name, user_id, session_id)
+        document = split_state(state, uuid.uuid4().hex)
+        try:
+            made = self.store.create(
+                name,
+                labels=labels_of(app_name, user_id),
+                metadata={"adk": [app_name, user_id, session_id]},
+                events=[NewEvent("state.set", {"path": "", "value": document})] if document else [],
+            )
+        except SessionExistsError:
+            raise AlreadyExistsError(
+                f"Session with id {session_id} already exists; nothing was written; get it, or choose another id."
+            ) from None
+        self._share(app_name, user_id, document)
+        shown = Session(
+            app_name=app_name,
+            user_id=user_id,
+            id=session_id,
+            state=self._merged(app_name, user_id, document),
+            last_update_time=_made_at(made.info()),
+        )
+        shown._storage_update_marker = _marker(made)
+        return shown
+
+    def _fork(
+        self, app_name: str, user_id: str, session_id: str, fork_id: str, at: PlaceLike, reason: str | None
+    ) -> Session:
+        try:
+            opened, _ = self._open(app_name, user_id, session_id)
+        except NotFoundError:
+            raise SessionNotFoundError(f"Session {session_id} not found; nothing was forked.") from None
+        self._share_again(app_name, user_id, opened)
+        try:
+            opened.fork(
+                at,
+                id=session_name(app_name, user_id, fork_id),
+                labels=labels_of(app_name, user_id),
+                metadata={"adk": [app_name, user_id, fork_id]},
+                reason=reason,
+            )
+        except SessionExistsError:
+            raise AlreadyExistsError(f"Session with id {fork_id} already exists; nothing was forked.") from None
+        forked = self._get(app_name, user_id, fork_id, GetSessionConfig())
+        assert forked is not None, "it was made just now"
+        return forked
+
+    def _get(self, app_name: str, user_id: str, session_id: str, config: GetSessionConfig) -> Session | None:
+        try:
+            opened, session_id = self._open(app_name, user_id, session_id)
+        except NotFoundError:
+            return None
+        for _ in range(_READ_TRIES):
+            line = _look(opened)
+            newest, groups = _chosen(line.groups, config)
+            opened.refresh()
+            if line.marker.startswith(opened.branch_id):
+                break
+        else:
+            raise BusyError(
+                f"the session {opened.id!r} was rewound {_READ_TRIES} times while it was read; nothing was changed; read it again"
+            )
+        self._share(app_name, user_id, line.document)
+        shown = Session(
+            app_name=app_name,
+            user_id=user_id,
+            id=session_id,
+            state=self._merged(app_name, user_id, line.document),
+            events=[_event_of(group) for group in reversed(groups)],
+            last_update_time=_made_at(opened.info()) if newest is None else _time_of(newest),
+        )
+        shown._storage_update_marker = line.marker
+        return shown
+
+    def _append(self, session: Session, event: Event) -> Event:
+        name = session_name(session.app_name, session.user_id, session.id)
+        key, events = encode_event(json_of(event), name)
+        turn = self._turn(name)
+        with turn.lock:
+            try:
+                opened = self.store.session(name)
+                branch, head = self._seen(session, opened)
+                if opened.branch_id != branch and opened.find(key) is None:
+                    raise _stale(session)
+                recorded = opened.extend(events, key=key, expected=head)
+            except NotFoundError:
+                raise SessionNotFoundError(
+                    f"Session {session.id} not found; nothing was written; create it, or get another."
+                ) from None
+            except ConflictError as conflict:
+                raise _stale(session) from conflict
+            first, stop = recorded[0], recorded[-1].position + 1
+            if first.repeated and any(known.id == event.id for known in session.events):
+                self._share_again(session.app_name, session.user_id, opened)
+                return event
+            if first.repeated and first.position != head.size:
+                raise _stale(session)
+            if SHARED in _patched(events):
+                self._share(session.app_name, session.user_id, _patched(events))
+            session._storage_update_marker = (
+                f"{opened.branch_id}:{opened.head_at(stop) if first.repeated else opened.head}"
+            )
+            session.last_update_time = event.timestamp
+            session.state.update(event.actions.state_delta)
+            session.events.append(event)
+            return event
+
+    def _turn(self, name: str) -> _Turn:
+        with self._opening:
+            turn = self._turns.get(name)
+            if turn is None:
+                turn = self._turns[name] = _Turn()
+            return turn
+
+    def _seen(self, session: Session, opened: EverlogSession) -> tuple[str, Head]:
+        """Give the branch and the head that a session object was read at.
+
+        One that a program made itself carries none: it counts as read now, where its last event is the last on record.
+        """
+        marker = session._storage_update_marker
+        if marker is not None:
+            branch, _, head = marker.partition(":")
+            try:
+                return branch, Head.parse(head)
+            except InvalidPlaceError:  # another service's
+                raise _stale(session) from None
+        newest = next(_look(opened).groups, None)
+        if (newest and _event_of(newest).id) != (session.events[-1].id if session.events else None):
+            raise _stale(session)
+        return opened.branch_id, opened.head
+
+    def _list(self, app_name: str, user_id: str | None) -> list[Session]:
+        read: list[tuple[Session, Item]] = []
+        states: dict[str, Item] = {}
+        for info in self._infos(
+            f"{app_state_name(app_name)}/" if user_id is None else f"{user_state_name(app_name, user_id)}/"
+        ):
+            owner = _owner(info)
+            if owner is None:
+                continue
+            told = self._tell(info, owner)
+            if told is None:
+                continue  # it was deleted meanwhile
+            shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
+            shown._storage_update_marker = told.marker
+            read.append((shown, msgspec.json.decode(told.document)))
+        app = self._scope(app_state_name(app_name)) if read else {}
+        for shown, document in read:
+            if shown.user_id not in states:
+                states[shown.user_id] = self._scope(user_state_name(app_name, shown.user_id))
+            shown.state = _merge(document, app, states[shown.user_id])
+        return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
+
+    def _tell(self, info: SessionInfo, owner: tuple[str, str, str]) -> _Told | None:
+        """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
+        known = self._told.get(info.uuid)
+        if known is not None and known.marker == f"{info.branch}:{info.head}":
+            return known
+        try:
+            line = _look(self.store.session(info.id))
+        except NotFoundError:
+            return None
+        newest = next(line.groups, None)
+        self._share(owner[0], owner[1], line.document)
+        updated = _made_at(info) if newest is None else _time_of(newest)
+        told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
+        if len(self._told) >= _TOLD_MAX:
+            self._told.clear()
+        self._told[info.uuid] = told
+        return told
+
+    def _infos(self, prefix: str) -> Iterator[SessionInfo]:
+        last = None
+        while True:
+            page = self.store.sessions(prefix=prefix, order="id", limit=SESSIONS_PAGE_MAX, after=last)
+            yield from page
+            if len(page) < SESSIONS_PAGE_MAX:
+                return
+            last = page[-1]
+
+    def _delete(self, app_name: str, user_id: str, session_id: str) -> None:
+        try:
+            opened, _ = self._open(app_name, user_id, session_id)
+            self._share_again(app_name, user_id, opened)
+            self.store.delete(opened.id, reason=_DELETED)
+        except NotFoundError:
+            return
+
+    # --- state that sessions share ---
+    def _share_again(self, app_name: str, user_id: str, opened: EverlogSession) -> None:
+        """Have the app's and the user's state take over what a session says last of them, if they did not."""
+        self._share(app_name, user_id, _document(opened, opened.head.size))
+
+    def _share(self, app_name: str, user_id: str, document: Mapping[str, Any]) -> None:
+        shared = document.get(SHARED)
+        if shared is None:
+            return
+        if shared["app"]:
+            labels, whose = labels_of(app_name, None), {"adk": [app_name]}
+            scope = self.store.get_or_create(app_state_name(app_name), labels=labels, metadata=whose)
+            take_over(scope, shared["id"], shared["app"])
+        if shared["user"]:
+            labels, whose = labels_of(app_name, user_id), {"adk": [app_name, user_id]}
+            scope = self.store.get_or_create(user_state_name(app_name, user_id), labels=labels, metadata=whose)
+            take_over(scope, shared["id"], shared["user"])
+
+    def _scope(self, name: str) -> Item:
+        try:
+            opened = self.store.session(name)
+        except NotFoundError:
+            return {}
+        return _document(opened, opened.head.size)
+
+    def _merged(self, app_name: str, user_id: str, document: Item) -> Item:
+        return _merge(document, self._scope(app_state_name(app_name)), self._scope(user_state_name(app_name, user_id)))
+
+
+def json_of(event: Event) -> Item:
+    """Give an ADK event as JSON, without what it has by default."""
+    item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"actions": {"state_delta"}})
+    if event.actions.state_delta:  # ADK would say a NaN as null; as itself it is refused
+        item["actions"] = {**item.get("actions", {}), "state_delta": _as_json(event.actions.state_delta)}
+    return item
+
+
+def _as_json(state: Mapping[str, Any]) -> Item:
+    """Give state as JSON; what has no JSON is what it prints as, as with ADK's own services."""
+    return cast("Item", to_jsonable_python(state, serialize_unknown=True))
+
+
+class _Turn:
+    """Whose turn it is to append to one session."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+
+
+def take_over(scope: EverlogSession, key: str, delta: Item) -> None:
+    """Record a delta in the session of a state, once."""
+    if scope.find(key) is None:
+        scope.append("state.patch", patch_of(delta), key=key)
+
+
+def _merge(document: Item, app: Item, user: Item) -> Item:
+    own = {key: value for key, value in document.items() if not key.startswith(TEMP)}
+    return own | {APP + key: value for key, value in app.items()} | {USER + key: value for key, value in user.items()}
+
+
+def _patched(events: list[NewEvent]) -> Item:
+    """Give the shared part of what an append changes of its session's document."""
+    if events[-1].type != "state.patch":
+        return {}
+    last = events[-1].data["ops"][-1]  # it stands last: `split_state` puts it there
+    return {SHARED: last["value"]} if last["path"] == f"/{SHARED}" else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A session's current line as it was opened: its marker, its document, and its groups of events, to be read newest first."""
+
+    marker: str
+    document: Item
+    groups: Iterator[list[EverlogEvent]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a list shows of a session. document: as JSON."""
+
+    marker: str
+    updated: float
+    document: bytes
+
+
+def _look(opened: EverlogSession) -> _Line:
+    """Look at a session as it was opened: in one read where it is short."""
+    size = opened.head.size
+    if size > _SHORT:
+        groups = newest_groups(opened.events(stop=size, reverse=True))
+        return _Line(marker=_marker(opened), document=_document(opened, size), groups=groups)
+    events = opened.slice(0, size)
+    document: Any = DOCUMENT.initial()
+    for event in events:
+        if DOCUMENT.looks_at(event.type):
+            document = DOCUMENT(document, event)
+    return _Line(marker=_marker(opened), document=document, groups=newest_groups(reversed(events)))
+
+
+def _chosen(
+    groups: Iterator[list[EverlogEvent]], config: GetSessionConfig
+) -> tuple[list[EverlogEvent] | None, list[list[EverlogEvent]]]:
+    """Give the newest group, and those that a read asks for, the newest first."""
+    wanted, after = config.num_recent_events, config.after_timestamp
+    newest = next(groups, None)
+    chosen: list[list[EverlogEvent]] = []
+    for group in () if newest is None else chain((newest,), groups):
+        if wanted is not None and len(chosen) >= wanted:
+            break
+        if after is None or _time_of(group) >= after:
+            chosen.append(group)
+    return newest, chosen
+
+
+def _document(opened: EverlogSession, size: int) -> Item:
+    value = opened.state("document", at=size).value
+    return cast("Item", value) if isinstance(value, dict) else {}
+
+
+def _event_of(group: list[EverlogEvent]) -> Event:
+    return Event.model_validate_json(msgspec.json.encode(decode_group(group)))
+
+
+def _time_of(group: list[EverlogEvent]) -> float:
+    return cast("float", decode_group(group)["timestamp"])
+
+
+def _marker(opened: EverlogSession) -> str:
+    return f"{opened.branch_id}:{opened.head}"
+
+
+def _made_at(info: SessionInfo) -> float:
+    return cast("float", info.metadata.get("adk.created", info.created_at / 1_000_000))
+
+
+def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
+    named = {"adk.app": app_name} | ({} if user_id is None else {"adk.user": user_id})
+    return {
+        name: text for name, text in named.items() if len(text) <= LABEL_VALUE_CHARACTERS_MAX and text.isprintable()
+    }
+
+
+def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
+    """Give app, user and session of an Everlog session that holds an ADK session; None where it holds a state."""
+    names = info.metadata.get("adk")
+    if names is None:  # made by a fork
+        names = [unquote(part, errors="surrogatepass") for part in info.id.removeprefix(PREFIX).split("/")]
+    return None if len(names) != 3 else (names[0], names[1], names[2])
+
+
+def _stale(session: Session) -> Exception:
+    return StaleSessionError(
+        f"session {session.id!r} of user {session.user_id!r} was changed since it was read; nothing was written; get it again "
+        "and decide anew"
+    )
