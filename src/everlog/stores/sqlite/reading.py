@@ -18,6 +18,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.decide import EventRow
+from everlog.core.envelope import is_sealed
 from everlog.core.event import Cause, Event
 from everlog.core.lineage import Lineage, Segment
 from everlog.core.merkle import node_in_row, node_position
@@ -101,8 +102,9 @@ def _decoded(rows: Iterable[Row], bodies: Bodies, lineage: Lineage, segments: Se
         while row[0] >= segment_stop:
             segment = next(remaining)
             writer, owner, segment_stop = segment.writer, segment.branch, segment.stop
-        body = bodies.body(owner, row[0], row[11], row[8], row[10])
-        columns: Row = row if body is row[11] else (*row[:11], body)
+        columns: Row = row
+        if row[11] is None or is_sealed(row[11]):
+            columns = (*row[:11], bodies.body(owner, row[0], row[11], row[8], row[10]))
         yield Event(session, branch, writer, *columns)
 
 
@@ -365,8 +367,9 @@ def _with_bodies(
 
 
 def _with_body(row: Row, bodies: Bodies) -> Row:
-    body = bodies.body(row[1], row[2], row[13], row[10], row[12])
-    return row if body is row[13] else (*row[:13], body)
+    if row[13] is not None and not is_sealed(row[13]):
+        return row
+    return (*row[:13], bodies.body(row[1], row[2], row[13], row[10], row[12]))
 
 
 def _encode(segments: Sequence[Segment]) -> str:
