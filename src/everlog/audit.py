@@ -19,8 +19,9 @@ from functools import partial
 import msgspec
 
 from everlog.anchors import SinceLike, anchor_holds, anchored_size, find_anchor
+from everlog.context.tree import range_hashes
 from everlog.core import limits
-from everlog.core.decide import EventRow, header_of
+from everlog.core.decide import EventRow, decode_covers, header_of
 from everlog.core.envelope import is_sealed
 from everlog.core.event import DELETED, ERASED, WITHHELD, Head, PreparedAttachment, decode_attached
 from everlog.core.header import commit_attachment, commit_body, encode_header
@@ -69,6 +70,7 @@ class Report(msgspec.Struct, frozen=True):
 
     erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
     under a key that the caller pinned. states: hashes of states that were made again. unchecked: what could not be checked, in words.
+    stamps: time stamps of seals that are good; stamped: of the largest such seal, its size and when it was there, in words.
     encrypted: bodies that were not looked at, since the store was opened without their key.
     """
 
@@ -84,6 +86,8 @@ class Report(msgspec.Struct, frozen=True):
     unchecked: tuple[str, ...]
     seals: int = 0
     states: int = 0
+    stamps: int = 0
+    stamped: str | None = None
     encrypted: int = 0
 
     def raise_for_faults(self) -> None:
@@ -152,7 +156,7 @@ class _Checker:
             tuple(self._unchecked()),
             0 if self.ledger is None else self.ledger.seals,
             0 if self.states is None else self.states.compared,
-            self.encrypted,
+            encrypted=self.encrypted,
         )
 
     def _unchecked(self) -> Iterator[str]:
@@ -181,7 +185,13 @@ class _Checker:
                 f"what the seal of {self.since.size} records covers, and what was erased of it since: of that, only that each line still has "
                 "the head that was sealed; nor names, labels and current branches; verify all of it from time to time"
             )
-        if self.states is not None:
+        if self.withheld:
+            yield (
+                f"whether the {self.withheld} bodies that are called withheld were left out of a bundle, or taken away here: nothing records it"
+            )
+        if self.states is None:
+            yield "the state hashes of checkpoints and events: --states makes them again and compares"
+        else:
             yield from self.states.unchecked()
 
 
@@ -409,6 +419,8 @@ def _check_row(
         )
     if (row.recorded or 0) < recorded:
         raise ValueError("its time lies before that of the event before it")
+    if row.covers is not None:
+        _check_covers(checker.storage, View(branch, lineage), row, row.covers)
     if row.gone is None and row.salt is None and is_sealed(row.body):
         checker.encrypted += 1
     elif row.gone is None:
@@ -424,6 +436,15 @@ def _check_row(
         checker.withheld += 1
     else:
         raise ValueError(f"its body is missing for the unknown reason {row.gone}")
+
+
+def _check_covers(storage: Storage, view: View, row: EventRow, covers: str) -> None:
+    """Check the hashes of what a summary covers against the nodes below it, which are checked with their own leaves."""
+    said = decode_covers(covers)
+    ranges = [(start, stop) for start, stop, _ in said]
+    whole = all(0 <= start < stop <= row.position for start, stop in ranges)
+    if not whole or range_hashes(storage, view, ranges) != [each for _, _, each in said]:
+        raise ValueError("the hashes of what it covers are not those of the events there")
 
 
 def check_contents(row: EventRow, attachments: list[PreparedAttachment]) -> None:

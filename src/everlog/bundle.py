@@ -41,20 +41,19 @@ from everlog.core.prepare import Draw
 from everlog.core.query import Query, compile_query
 from everlog.core.query_text import parse
 from everlog.errors import InvalidEventError, InvalidPlaceError, NotFoundError, TamperedError, UnavailableError
-from everlog.reader import View, head_at
-from everlog.sealed import SealRow
-from everlog.storage import SessionRow, Storage
-from everlog.transfer import (
+from everlog.parcels import (
     BUNDLE_FORMAT,
     EventParcel,
     Progress,
     SessionParcel,
-    Transferred,
     check_parcel,
     line_pages,
     pack_session,
-    take_checked,
 )
+from everlog.reader import View, head_at
+from everlog.sealed import SealRow
+from everlog.storage import SessionRow, Storage
+from everlog.transfer import Transferred, take_checked
 
 RANGE_FORMAT = "everlog/1/range"
 FILE_NAME_CHARACTERS_MAX = 150  # of a session's name in that of its bundle: file systems take 255 bytes

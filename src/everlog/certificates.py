@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -26,6 +27,7 @@ from everlog.storage import SessionRow, Storage
 
 CERTIFICATE_FORMAT: Final = "everlog/1/certificate"
 _FAULTS_MAX: Final = 100
+_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class CertifiedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,10 @@ def read_certificate(line: bytes) -> Certificate:
     if read.v != CERTIFICATE_FORMAT:
         raise InvalidEventError(
             f"this is a certificate of format {read.v!r:.50} where {CERTIFICATE_FORMAT!r} is known; nothing was checked"
+        )
+    if _ID.fullmatch(read.branch) is None or not 0 <= read.size <= limits.SAFE_INTEGER_MAX:
+        raise InvalidEventError(
+            "this is no certificate (it names no line of events); nothing was checked; give a file that `everlog erase --certificate` wrote"
         )
     return read
 
@@ -213,6 +219,7 @@ def _check_record(storage: Storage, each: CertifiedRecord, record: EraseRecord, 
     stored = storage.erasure(bytes.fromhex(record.events[0][1])) if record.events else None
     if stored is None or stored.record != each.record.encode():
         faults.add(f"record {each.entry} does not stand in this store's ledger")
+        return  # what it says of events is anybody's word
     try:
         session = storage.session_by_id(record.session)
     except NotFoundError:

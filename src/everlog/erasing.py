@@ -1,6 +1,7 @@
 """Erasing: what is destroyed, and all that was derived from it.
 
-1. The store destroys bodies, salts, attachments, snapshots and what blocks hold, in one transaction with the ledger's record.
+1. The store destroys bodies, salts, attachments, snapshots and what blocks hold, in one transaction with the ledger's record; with a
+   sealer, once the record is sealed (intents.py).
 2. Summaries that stand for an event are erased with it, on every line that shares it, and before it: whoever is stopped between
    has erased too much rather than too little.
 3. Objects of an archive that hold what was destroyed are replaced at once. Where that fails it is said, and done by whoever erases,
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,8 +24,12 @@ from everlog.context.tree import summaries_over
 from everlog.core.labels import check_reason
 from everlog.core.prepare import check_actor
 from everlog.holding import check_deletion_held, check_events_held, family_of, read_policies
+from everlog.intents import erase_sealed
 from everlog.reader import View
 from everlog.storage import BranchRow, Delete, Erase, SessionRow, Storage
+
+if TYPE_CHECKING:
+    from everlog.sealing import Sealer
 
 
 class Erased(msgspec.Struct, frozen=True):
@@ -42,6 +48,7 @@ def erase_events(
     *,
     actor: str | None = None,
     together: int = 0,
+    sealer: Sealer | None = None,
 ) -> Erased:
     """Erase events of a branch. See `Session.erase`. together: with how many others, for one reason. HeldError; ApprovalError."""
     check_reason(reason)
@@ -53,10 +60,14 @@ def erase_events(
     check_events_held(storage, policies, view, wanted)
     check_events_approved(storage, policies, view, wanted, together=together)
     summaries = summaries_over(storage, view, wanted)
-    for other, row, found in summaries:
-        storage.write(Erase(other.id, row.key, found, reason, actor))
-    erased = storage.write(Erase(session.id, view.branch.key, wanted, reason, actor)).positions
-    finish(storage)
+    erasures = [Erase(other.id, row.key, found, reason, actor) for other, row, found in summaries]
+    erasures.append(Erase(session.id, view.branch.key, wanted, reason, actor))
+    if sealer is not None:
+        _ = sealer.keys.verifier  # NotFoundError where there is none, before anything is recorded
+        erased = erase_sealed(storage, sealer.keys.folder, sealer.seal, erasures)[-1]
+    else:
+        erased = [storage.write(each).positions for each in erasures][-1]
+        finish(storage)
     return Erased(erased, tuple(summaries))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,25 +22,41 @@ from everlog.summaries import SessionSummarizer
 
 if TYPE_CHECKING:
     from everlog.planning import ErasurePlan
+    from everlog.sealing import Sealer
+    from everlog.signing import Keys
 
 
 class SessionEraser(SessionSummarizer):
     """A session's handle as one whose events are erased, certified, held and released."""
 
     # --- erasing ---
-    def erase(self, places: Sequence[PlaceLike], *, reason: str, actor: str | None = None) -> Certificate:
+    def erase(
+        self,
+        places: Sequence[PlaceLike],
+        *,
+        reason: str,
+        actor: str | None = None,
+        keys: Keys | str | os.PathLike[str] | None = None,
+    ) -> Certificate:
         """Destroy bodies, attachments and salts of events; places, hashes and every proof stay. Give the certificate of it.
 
         places: events, by position, id or checkpoint's name; the certificate's `positions` leave out those erased before. In every fork
         that shares an event, it is erased too, and everywhere the summaries that stand for it. reason, actor (an opaque id of who has it
-        done): recorded in the ledger. Raises HeldError where a retention policy holds a session that shares one, BusyError where they are
-        erased but a reader keeps old bytes in the file's write-ahead log.
+        done): recorded in the ledger. keys: that seal this store, or their folder: the record is sealed before anything is destroyed. Raises
+        HeldError where a retention policy holds a session that shares one, BusyError where they are erased but a reader keeps old bytes
+        in the file's write-ahead log.
         """
         check_reason(reason)
         reason = clean_reason(self._settings.redactor, reason)
         view, positions = self._at(places)
-        erased = erase_events(self.storage, self._row, view, positions, reason, actor=actor)
+        sealer = None if keys is None else self._sealer(keys)
+        erased = erase_events(self.storage, self._row, view, positions, reason, actor=actor, sealer=sealer)
         return certify_erasure(self.storage, self._row, view, positions, erased)
+
+    def _sealer(self, keys: Keys | str | os.PathLike[str]) -> Sealer:
+        from everlog.sealing import make_sealer
+
+        return make_sealer(self.storage, self._settings.draw, keys)
 
     def plan_erasure(self, places: Sequence[PlaceLike]) -> ErasurePlan:
         """Tell what erasing events would do: what goes with them, what stays, who shares them, what is in the way. Changes nothing."""

@@ -16,20 +16,30 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Generator[None]:
-    """Hold a folder, which is made where it is not there, until the end: one signs at a time."""
+def folder_lock(folder: Path, name: str = "lock", *, wait: bool = True) -> Generator[bool]:
+    """Hold a folder, which is made where it is not there, until the end: one signs at a time. name: of the lock, for something else.
+
+    Without waiting it tells whether it is held.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UnavailableError(
             f"the folder of keys {folder} cannot be written ({error.strerror}); nothing was done; choose another folder"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield _flock(descriptor, wait=wait)
     finally:
         os.close(descriptor)
+
+
+def _flock(descriptor: int, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:

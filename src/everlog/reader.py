@@ -16,7 +16,7 @@ import msgspec
 from everlog.core import limits
 from everlog.core.event import Cause, Event, Head
 from everlog.core.lineage import Lineage, lineage_of_one
-from everlog.core.merkle import peak_places, root_of_peaks
+from everlog.core.merkle import DIGEST_BYTES, peak_places, root_of_peaks
 from everlog.core.position import (
     CheckpointPlace,
     CutPlace,
@@ -30,7 +30,7 @@ from everlog.core.position import (
 from everlog.core.prepare import check_key
 from everlog.core.query import EVERYTHING, Exact, Query, Range, Term, compile_query, from_keywords
 from everlog.core.query_text import parse
-from everlog.errors import InvalidPlaceError, InvalidQueryError, LimitError, NotFoundError
+from everlog.errors import CorruptionError, InvalidPlaceError, InvalidQueryError, LimitError, NotFoundError
 from everlog.search import Order, SearchPage, search_line
 from everlog.storage import Base, BranchRow, CatchingUp, Storage
 
@@ -439,7 +439,13 @@ def base_at(storage: Storage, view: View, cut: int) -> Base | None:
         branch = view.branch
         return Base(owner, cut, branch.peaks, branch.leaf, branch.recorded)
     leaf, recorded = storage.leaf_at(view.lineage, cut - 1)
-    return Base(owner, cut, b"".join(storage.tree_nodes(view.lineage, peak_places(cut))), leaf, recorded)
+    peaks = b"".join(storage.tree_nodes(view.lineage, peak_places(cut)))
+    if len(peaks) != DIGEST_BYTES * cut.bit_count():
+        raise CorruptionError(
+            f"the hashes stored with the first {cut} events of session {view.lineage.session!r} are not those of their tree; nothing was "
+            "written; run verify() and restore a backup"
+        )
+    return Base(owner, cut, peaks, leaf, recorded)
 
 
 def read_query(query: object, *, now: int) -> Query:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,9 @@ from everlog.errors import EverlogError, HeldError, NotFoundError
 from everlog.holding import POLICIES, Protection, Protectors, read_policies
 from everlog.reader import View
 from everlog.storage import Listed, SessionFilter, SessionRow, Storage
+
+if TYPE_CHECKING:
+    from everlog.sealing import Sealer
 
 _BATCH: Final = 5_000  # events that one transaction erases: half a second, in which nobody else writes
 _ERROR_CHARACTERS: Final = 500
@@ -320,15 +323,18 @@ def erase_matching(
     actor: str | None,
     certified: Callable[[Certificate], None] | None,
     progress: Progress | None,
+    sealer: Sealer | None = None,
 ) -> Work:
     """Erase the events, of any age, of the sessions that match, but for what is held; give what was done. See `Store.erase`."""
     check_reason(reason)
     check_actor(actor)
+    if sealer is not None:
+        _ = sealer.keys.verifier  # NotFoundError where there is none
     tally = _Tally(policy, progress)
     while True:
         run = Run(storage, read_policies(storage), progress, sparing=("hold",))
         tally.begin_again()
-        if _erase(run, policy, tally, _Order(reason, actor, certified, run.together(policy))):
+        if _erase(run, policy, tally, _Order(reason, actor, certified, run.together(policy), sealer)):
             return tally.work()
 
 
@@ -346,13 +352,14 @@ def matching_ranges(storage: Storage, policy: Policy) -> dict[str, list[tuple[in
 class _Order(msgspec.Struct, frozen=True):
     """What is recorded of an erasure: why, and who has it done. certified: is given the certificate of each transaction.
 
-    together: how many events it is about, where somebody must approve of that; else 0.
+    together: how many events it is about, where somebody must approve of that; else 0. sealer: seals the records before.
     """
 
     reason: str
     actor: str | None = None
     certified: Callable[[Certificate], None] | None = None
     together: int = 0
+    sealer: Sealer | None = None
 
 
 def _erase(run: Run, policy: Policy, tally: _Tally, order: _Order) -> bool:
@@ -377,7 +384,14 @@ def _erase_batch(run: Run, found: _Range, batch: list[_Found], order: _Order, ta
     try:
         positions = [each.position for each in batch]
         erased = erase_events(
-            storage, session, found.view, positions, order.reason, actor=order.actor, together=order.together
+            storage,
+            session,
+            found.view,
+            positions,
+            order.reason,
+            actor=order.actor,
+            together=order.together,
+            sealer=order.sealer,
         )
     except HeldError as error:  # it was labelled so meanwhile
         tally.spare(session.name, len(batch), error.policy or POLICIES, error.session)

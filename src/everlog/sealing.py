@@ -1,27 +1,37 @@
 """Sealing the ledger: its records are put in order, its head is signed, and the seal is kept in more places than one.
 
-1. order (ordering.py) → sign (signing.py) → ask witnesses → append to seals.txt, outside the store → keep in the store → send on.
+1. order (ordering.py) → sign (signing.py) → ask witnesses → append to seals.txt, outside the store → keep in the store → have it
+   stamped → send on.
    Whatever stops it, the next seal makes good: the tree only grows, and the same head signed again gives the same bytes.
 2. A seal that is not in `seals.txt` is not in the store either.
-3. A witness that does not answer, or a place that takes no copy, spoils no seal: it is told of, and asked again with the next.
+3. A witness or an authority that does not answer, or a place that takes no copy, spoils no seal: it is told of, and asked again with
+   the next.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from everlog.core.event import Head
+from everlog.core.ledger import KeyRecord
 from everlog.core.limits import SAFE_INTEGER_MAX
 from everlog.core.note import Note
+from everlog.core.prepare import Draw
 from everlog.errors import BusyError, EverlogError, OutcomeUnknownError, UnavailableError
+from everlog.intents import unfinished
 from everlog.ordering import order_ledger
 from everlog.publishing import publish
 from everlog.sealed import PutSeal
 from everlog.seals import Seal, append_seal, prove_ledger, read_seal
 from everlog.signing import Keys
 from everlog.storage import Storage
+from everlog.timestamps import Stamper
 from everlog.witnesses import Witness, cosign
 
 EVENTS_MAX: Final = 256  # after so many it is not waited until the time has come
@@ -29,25 +39,42 @@ RETRY_SECONDS: Final = 1.0  # after what failed and may work later
 
 
 class Sealer:
-    """Seals the ledger of a store. to: further places that each seal is sent to; see publishing.py."""
+    """Seals the ledger of a store. to: further places that each seal is sent to; see publishing.py. stamper: has each stamped."""
 
     def __init__(
-        self, storage: Storage, keys: Keys, *, witnesses: Sequence[Witness] = (), to: Sequence[str] = ()
+        self,
+        storage: Storage,
+        keys: Keys,
+        *,
+        witnesses: Sequence[Witness] = (),
+        to: Sequence[str] = (),
+        stamper: Stamper | None = None,
     ) -> None:
         self.storage = storage
         self.keys = keys
         self.witnesses = witnesses
         self.to = to
+        self.stamper = stamper
 
     def seal(self) -> Seal:
-        """Seal all that was recorded until now; where that is sealed already, give the last seal."""
-        record = self.keys.record()
+        """Seal all that was recorded until now; where that is sealed already, give the last seal.
+
+        An erasure that another process recorded, and died before it was done, is finished behind it.
+        """
+        warnings: list[str] = []
+        record = self.keys.record()  # NotFoundError where there is no key, before anything is made
+        with unfinished(self.storage, self.keys.folder) as finish:
+            seal = self._seal(record, warnings)
+            _try(warnings, finish)
+        return seal if not warnings else msgspec.structs.replace(seal, warnings=tuple(warnings))
+
+    def _seal(self, record: KeyRecord | None, warnings: list[str]) -> Seal:
         tree = order_ledger(self.storage, record)
         origin = self.keys.origin
         last = next((row for row in self.storage.seals(SAFE_INTEGER_MAX, 1)), None)
         if record is None and last is not None and (last.origin, last.size) == (origin, tree.size):
+            self._stamp(last.note, last.size, warnings)
             return read_seal(last)
-        warnings: list[str] = []
         checkpoint, note = self.keys.sign(lambda: self.storage.ledger_tree().head(), self._prove)
         origin, head = checkpoint.origin, checkpoint.head
         note = self._cosigned(note, head, warnings)
@@ -56,9 +83,10 @@ class Sealer:
         self.storage.write(PutSeal(origin, head.size, encoded))
         if record is not None:
             self.keys.settle(record)
+        self._stamp(encoded, head.size, warnings)
         for place in self.to:
             _try(warnings, lambda place=place: publish(place, encoded, origin=origin, size=head.size))
-        return Seal(origin, head, self.storage.now(), str(note), tuple(warnings))
+        return Seal(origin, head, self.storage.now(), str(note))
 
     def run(
         self,
@@ -102,6 +130,11 @@ class Sealer:
     def _prove(self, old: int, new: int) -> Sequence[bytes]:
         return prove_ledger(self.storage, old, new)
 
+    def _stamp(self, note: bytes, size: int, warnings: list[str]) -> None:
+        """Have a seal stamped, where that is asked for."""
+        if (stamper := self.stamper) is not None:
+            _try(warnings, lambda: stamper.stamp(note, size))
+
     def _cosigned(self, note: Note, head: Head, warnings: list[str]) -> Note:
         """Give the note with what the witnesses add to it."""
         for witness in self.witnesses:
@@ -117,3 +150,9 @@ def _try(warnings: list[str], call: Callable[[], Any]) -> Any:
     except EverlogError as error:
         warnings.append(error.message)
         return None
+
+
+def make_sealer(storage: Storage, draw: Draw, keys: Keys | str | os.PathLike[str]) -> Sealer:
+    """Give a sealer without witnesses. keys: of the store's seals, or their folder."""
+    chosen = keys if isinstance(keys, Keys) else Keys(Path(keys), storage.id, draw=draw, clock=storage.now)
+    return Sealer(storage, chosen)

@@ -293,7 +293,7 @@ class Keys:
     def _write(self, config: _Config) -> None:
         write_synced(self._path("config.json"), msgspec.json.format(msgspec.json.encode(config), indent=1))
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[bool]:
         return folder_lock(self.folder)
 
 

@@ -7,7 +7,7 @@ Reads return immutable facts, in pages. `Store` and `Session`, in session.py, ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -206,13 +206,19 @@ class Adopt(msgspec.Struct, frozen=True):
 
 
 class Erase(msgspec.Struct, frozen=True):
-    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger, with the actor, an opaque id."""
+    """Destroy bodies, salts and attachments of events of a branch's lineage; recorded in the ledger, with the actor, an opaque id.
+
+    step: "record" writes the record alone, of all the events, whose leaves are given; "destroy" destroys them, and records those whose leaves are
+    not among the given: those are on record. "both" is one transaction.
+    """
 
     session_id: str
     branch: int
     positions: tuple[int, ...]
     reason: str
     actor: str | None = None
+    leaves: tuple[bytes, ...] = ()
+    step: Literal["both", "record", "destroy"] = "both"
 
 
 class Delete(msgspec.Struct, frozen=True):

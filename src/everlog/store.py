@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,13 @@ from everlog.redaction import redacting
 from everlog.search import Order, SearchPage, search_store
 from everlog.session import Session, SessionInfo, open_session, session_info
 from everlog.storage import CatchingUp, Family, SessionFilter, Storage
+from everlog.store_prover import StoreProver
 from everlog.writer import Keepers, Settings
 
 if TYPE_CHECKING:
-    from everlog.anchors import SinceLike
     from everlog.archiving import Archived
-    from everlog.audit import Report
     from everlog.bundle import Exported
-    from everlog.certificates import Certificate, Checked
+    from everlog.certificates import Certificate
     from everlog.claims import Claim
     from everlog.compacting import Compacted
     from everlog.encryption import Encryption
@@ -42,19 +40,16 @@ if TYPE_CHECKING:
     from everlog.reducers.registry import Reducer
     from everlog.retaining import Work
     from everlog.retention import Retention
-    from everlog.sealing import Sealer
-    from everlog.seals import Seal
     from everlog.signing import Keys
     from everlog.snapshots import SnapshotInfo
     from everlog.stats import Stats
-    from everlog.tiles import TilesWritten
     from everlog.transfer import Transferred
     from everlog.woken import Woken
 
 ORDERS = ("updated", "-updated", "created", "-created", "id", "-id")
 
 
-class Store:
+class Store(StoreProver):
     """Sessions in one place: a SQLite file, or memory. Open with `everlog.open`; use as a context manager, or close it.
 
     May be used from any thread. After `fork()` the child opens its own.
@@ -298,6 +293,7 @@ class Store:
         reason: str,
         types: str | Sequence[str] = "*",
         actor: str | None = None,
+        keys: Keys | str | os.PathLike[str] | None = None,
         dry_run: bool = False,
         certified: Callable[[Certificate], None] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -307,7 +303,8 @@ class Store:
         query: as `sessions` takes it: "label.user:u7". types: globs of the events to erase; all by default, so that a session does not
         wake as it was. What is held stays, and is counted in `spared`. certified: is given the certificate of each transaction, of at
         most 5,000 events of one line. progress: called with the number of events so far. dry_run: only tell what would be erased.
-        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. Cannot be undone.
+        May be interrupted and run again: what is erased is not erased again. reason, actor: recorded. keys: see `Session.erase`; each
+        transaction has a seal. Cannot be undone.
         """
         from everlog.core.retention import check_order
         from everlog.retaining import erase_matching, plan_matching
@@ -316,13 +313,10 @@ class Store:
         if dry_run:
             return plan_matching(self.storage, order, progress=progress)
         reason = clean_reason(self.settings.redactor, reason)
-        return erase_matching(self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress)
-
-    def check_certificate(self, certificate: Certificate) -> Checked:
-        """Compare a certificate of an erasure with this store: its records, that what they name is gone, and its head."""
-        from everlog.certificates import check_certificate
-
-        return check_certificate(self.storage, certificate)
+        sealer = None if keys is None else self.sealer(keys=keys)
+        return erase_matching(
+            self.storage, order, reason=reason, actor=actor, certified=certified, progress=progress, sealer=sealer
+        )
 
     # --- all sessions ---
     def find(self, key: str, *, limit: int = 100) -> list[Event]:
@@ -370,87 +364,6 @@ class Store:
     def cursor(self) -> str:
         """Give the cursor after the last event recorded so far."""
         return format_cursor(self.storage.feed_end())
-
-    def verify(
-        self,
-        *,
-        keys: Sequence[str] = (),
-        seals: Sequence[str | os.PathLike[str]] = (),
-        since: SinceLike | None = None,
-        states: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> Report:
-        """Re-derive every session and the ledger from the stored bytes and compare; see `everlog.audit.Report`.
-
-        keys: verifier keys that the caller trusts to seal this ledger. seals: files of seals that were kept elsewhere, as `seals.txt` is one.
-        since: read only what came after this seal: "last", its size, its head (SIZE:ROOT), or a time, the last that was made until then; of
-        the rest, that each line has the head that was sealed. The pinned keys are then those that sign since. states: also make the hashes
-        of states on record again, by their reducers.
-        """
-        from everlog.audit import verify_store
-        from everlog.seals import read_seals_files
-
-        return verify_store(
-            self.storage,
-            keys=keys,
-            seals=read_seals_files(seals),
-            since=since,
-            states=states,
-            progress=progress,
-        )
-
-    # --- seals ---
-    def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
-        """The keys that seal this store's ledger, in a folder outside it; by default $EVERLOG_KEYS, else beside the user's data."""
-        from everlog.signing import Keys
-
-        chosen = self.settings.keys_folder() if folder is None else Path(folder)
-        return Keys(chosen, self.id, draw=self.settings.draw, clock=self.storage.now)
-
-    def seal(
-        self,
-        *,
-        keys: Keys | str | os.PathLike[str] | None = None,
-        witnesses: Sequence[str] = (),
-        to: Sequence[str] = (),
-    ) -> Seal:
-        """Seal all that was recorded until now: sign the head of the ledger, which holds the head of every branch.
-
-        keys: as `keys()` gives them, or their folder. witnesses: KEY@URL of each that is to cosign it. to: where else it is sent, see
-        `everlog help sealing`. Where nothing is new it gives the last seal. NotFoundError where there is no key; TamperedError where the ledger
-        does not extend what was sealed last.
-        """
-        return self.sealer(keys=keys, witnesses=witnesses, to=to).seal()
-
-    def sealer(
-        self,
-        *,
-        keys: Keys | str | os.PathLike[str] | None = None,
-        witnesses: Sequence[str] = (),
-        to: Sequence[str] = (),
-    ) -> Sealer:
-        """Give what seals, once with `seal()` or again and again with `run()`; see `seal`."""
-        from everlog.sealing import Sealer
-        from everlog.signing import Keys
-        from everlog.witnesses import Witness
-
-        chosen = keys if isinstance(keys, Keys) else self.keys(keys)
-        return Sealer(self.storage, chosen, witnesses=[Witness.parse(each) for each in witnesses], to=to)
-
-    def seals(self, *, limit: int = 50) -> list[Seal]:
-        """List the seals that are kept in the store, the last first. Who signed them is told by checking them: `verify`."""
-        from everlog.seals import list_seals
-
-        return list_seals(self.storage, limit)
-
-    def write_tiles(self, folder: str | os.PathLike[str]) -> TilesWritten:
-        """Write the ledger up to its last seal as files for any web server to serve (C2SP tlog-tiles); again only what is new.
-
-        Records hold ids, sizes, hashes and times, and no name or body. `everlog check-tiles` checks such a folder without the store.
-        """
-        from everlog.tiles import write_tiles
-
-        return write_tiles(self.storage, Path(folder))
 
     # --- moving ---
     def export(

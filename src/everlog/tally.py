@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from everlog.context.manifest import read_manifest
+from everlog.context.recorded import is_recorded
 from everlog.core.event import Event
 from everlog.core.position import format_micros
 from everlog.core.redact import MEMBER
@@ -257,6 +258,9 @@ class Tally:
         _count(self.models, model)
         at = format_micros(event.recorded_micros)
         window = Window(event.id, branch, event.position, at, model, None, None, None, {}, {}, None, None)
+        if is_recorded(event):
+            self._windows.add(event.recorded_micros, window)
+            return
         try:
             manifest = read_manifest(data.get("manifest"), size)
         except EverlogError:

@@ -36,7 +36,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 GOOD, TAMPERED, INCOMPLETE, UNSEALED, NOT_RUN = 0, 1, 2, 3, 64  # the last is what sysexits.h has for wrong usage
 WORDS = {GOOD: "good", TAMPERED: "tampered", INCOMPLETE: "incomplete", UNSEALED: "not covered by a seal"}
@@ -46,7 +46,7 @@ MANIFEST_BYTES_MAX, HEADER_BYTES_MAX = 64 * 1024 * 1024, 4_096
 SAFE_INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON library keeps
 COUNTED = ("events", "bodies", "attachments", "keys", "erased", "withheld", "sealed")
 BRANCH = "id:str writer:str base:int|null base_size:int size:int root:str own:bool"
-HEADER = "?a:str b:str c:list ?g:list ?k:str ?m:int n:int ?o:str ?p:str ?r:str t:time v:str ?w:time y:str"
+HEADER = "?a:str b:str c:list ?g:list ?k:str ?m:int n:int ?o:str ?p:str ?r:str t:int v:str ?w:time y:str"
 CONTENTS = "n:int ?body:str ?salt:str ?gone:str ?key:str ?caused_by:str ?attachments:list"
 MANIFESTS = {
     SESSION: "v:str session:str id:str title:str|null labels:dict metadata:str|null parent:str|null created:int family:str key_salt:str branches:list current:int",
@@ -57,14 +57,17 @@ RECORDS = {
     "erase": "?actor:str events:list kind:str session:str t:time v:str",
 }
 Member = tuple[str, int, int]  # name, offset, size
+Line = tuple[Optional[int], int, list[bytearray]]  # its base, how many leaves it shares, its own nodes by level, joined
 Key = tuple[str, bytes, bytes]  # its name, which is the origin of what it seals; its id, which proves nothing; 32 bytes
 MEMBER = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 ID, DIGEST = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+FORM = {"y": "[a-z][a-z0-9_.]{0,127}", "a": "[A-Za-z0-9._:/+-]{1,128}"}  # of a type, an actor, and an outcome
+FORM["o"] = "ok|error|denied|cancelled|timeout|unknown"
 NEVER_CHECKED = (
     "whether what was recorded is true: a hash says that it was not changed since",
     "title, labels, metadata, time of making, parent, current branch: they are the word of whoever made the bundle",
     "whether there are branches, sessions or later events that are not in the bundle",
-    "of what caused an event anything but its hash, and of summaries the hashes of what they cover",
+    "of what caused an event anything but its hash; of attachments that are gone their names and sizes",
 )
 
 
@@ -211,12 +214,15 @@ class Tip:
     previous: str | None = None  # leaf of the last event
     recorded: int = -SAFE_INTEGER_MAX  # the latest time so far
 
-    def after(self, node: bytes, level: int = 0) -> Tip:
-        """Give the tip after a leaf, or after a perfect subtree of 2^level leaves."""
-        peaks, rest, top = list(self.peaks), self.size >> level, node
+    def after(self, node: bytes, level: int = 0, levels: Sequence[bytearray] = ()) -> Tip:
+        """Give the tip after a leaf, or after a perfect subtree of 2^level leaves. levels: the nodes that it completes are added there."""
+        peaks, rest, completed = list(self.peaks), self.size >> level, [node]
         while rest & 1:
-            top, rest = sha256(b"\1", peaks.pop(), top), rest >> 1
-        return Tip(self.size + (1 << level), (*peaks, top), node.hex() if level == 0 else None, self.recorded)
+            completed.append(sha256(b"\1", peaks.pop(), completed[-1]))
+            rest >>= 1
+        for each, nodes in zip(completed, levels):
+            nodes.extend(each)
+        return Tip(self.size + (1 << level), (*peaks, completed[-1]), node.hex() if level == 0 else None, self.recorded)
 
     def beyond(self, nodes: list[bytes], size: int) -> Tip:
         """Give the tip at a size, after the subtrees that lie from here to there, each as large as it can be; they leave `nodes`."""
@@ -288,7 +294,7 @@ def is_signed(public: bytes, message: bytes, signature: bytes) -> bool | None:
             return PublicKey.from_public_bytes(public).verify(signature, message) is None
         except Exception:  # noqa: BLE001  # InvalidSignature, or ValueError where it is of another length
             return False
-    except ImportError:
+    except ImportError:  # then `openssl` is asked
         pass
     with tempfile.TemporaryDirectory() as folder:
         der = bytes.fromhex("302a300506032b6570032100") + public  # SubjectPublicKeyInfo (RFC 8410)
@@ -313,10 +319,10 @@ class _Bundle:
         self.report = report
         self.erased: dict[str, bool] = {}
         self.sealed_heads: list[dict[str, Any]] = []
-        self.key_salt = b""
         self.signed, self.unrecorded = False, 0  # events whose erasure no seal covers
         self.nodes: list[bytes] = []  # of a range: of what lies left and right of it
-        self.uuid, self.counts = "", report.counts
+        self.lines: list[Line] = []  # of its branches, as far as they were walked
+        self.key_salt, self.uuid, self.counts = b"", "", report.counts
 
     def check(self, keys: Sequence[Key]) -> None:
         members = read_members(self.file)
@@ -359,7 +365,7 @@ class _Bundle:
         self.uuid, self.report.session = manifest["session"], f"{manifest['id']} ({manifest['session']})"
         if kind == RANGE:
             self.report.kind = "range"
-            self.report.unchecked += ("events of the line that are not in the range: of them there are hashes alone",)
+            self.report.unchecked += ("what is not in the range, or covered by its summaries: of it there are hashes",)
             expect(manifest["start"] < manifest["stop"] <= manifest["size"], "its range is none")
             self.nodes = digests(manifest["nodes"], "a hash in its manifest")
             start = {"id": manifest["branch"], "writer": None, "base": None, "base_size": manifest["start"]}
@@ -421,6 +427,7 @@ class _Bundle:
         for index, branch in enumerate(branches):
             name, start = branch["id"][:8], (branch["base"], branch["base_size"])
             tip = tips[start] if start in tips else Tip().beyond(self.nodes, start[1])
+            self.lines.append((*start, [bytearray() for _ in range(54)]))
             for line, contents in self._events(pages[index]):
                 tip = self._check_event(name, tip, line, contents, branch["writer"])
                 if (index, tip.size) in wanted:
@@ -454,7 +461,7 @@ class _Bundle:
     def _check_event(self, branch: str, tip: Tip, line: bytes, contents: bytes, writer: str | None) -> Tip:
         """Check an event; give the tip after it. Whatever is wrong with it, its leaf is that of its bytes."""
         self.counts["events"] += 1
-        after = tip.after(leaf := sha256(b"\0", line))
+        after = tip.after(leaf := sha256(b"\0", line), levels=self.lines[-1][2])
         try:
             header = read_header(line)
             after.recorded = max(tip.recorded, header["t"])
@@ -463,10 +470,24 @@ class _Bundle:
             if tip.previous is not None or tip.size == 0:  # of the first in a range, the one before is not here
                 expect(header.get("p") == tip.previous, "it does not name the event before it")
             expect(header["t"] >= tip.recorded, "its time lies before that of the event before it")
+            for each in header.get("g", []) if self.key_salt else []:  # of a range, what is covered is not all here
+                same = each["a"] < each["z"] <= tip.size and self._covered(each["a"], each["z"]).hex() == each["h"]
+                expect(same, "the hashes of what it covers are not those of the events there")
             self._check_contents(header, parse(contents), leaf.hex())
         except ValueError as error:
             self.report.faults.append(f"{branch}@{tip.size}: {error}")
         return after
+
+    def _covered(self, start: int, stop: int) -> bytes:
+        """Give the root of the tree of the leaves [start, stop) of this line by themselves."""
+        level, (base, shared, levels) = (stop - start - 1).bit_length(), self.lines[-1]
+        half = start + (1 << level >> 1)
+        if stop - start < 1 << level or start % (1 << level):
+            return sha256(b"\1", self._covered(start, half), self._covered(half, stop))
+        while stop <= shared and base is not None:
+            base, shared, levels = self.lines[base]
+        at = 32 * ((start >> level) - (shared >> level))
+        return bytes(levels[level][at : at + 32])
 
     def _check_contents(self, header: dict[str, Any], contents: Any, leaf: str) -> None:
         shape(contents, "what stands beside its header", CONTENTS)
@@ -520,10 +541,13 @@ def read_header(line: bytes) -> dict[str, Any]:
     header = shape(parse(line), "its header", HEADER)
     expect(canonical(header) == line and len(line) <= HEADER_BYTES_MAX, "its header is not in its one form")
     expect(header["v"] == "everlog/1/event" and ID.fullmatch(header["b"]), "its header is of another format")
-    expect(re.fullmatch(r"[a-z][a-z0-9_.]{0,127}", header["y"]), "its type is none")
-    covered = [shape(each, "a range that it covers", "a:int h:str z:int")["h"] for each in header.get("g", [])]
-    expect(1 <= len(header["c"]) <= 17, "it has no commitment, or too many")
-    digests([*header["c"], *covered, *(header[name] for name in "kpr" if name in header)], "a hash in its header")
+    named = all(re.fullmatch(FORM[name], header[name]) for name in FORM if name in header)
+    covered = [shape(each, "a range that it covers", "a:int h:str z:int") for each in header.get("g", [])]
+    ranges = header.get("g") != [] and len(covered) <= 16 and all(each["a"] < each["z"] for each in covered)
+    keyed = "m" not in header or ("k" in header and header["m"] > 1)
+    expect(named and ranges and keyed and 1 <= len(header["c"]) <= 17, "its header is not as an append makes it")
+    hashes = [*header["c"], *(each["h"] for each in covered)]
+    digests([*hashes, *(header[name] for name in "kpr" if name in header)], "a hash in its header")
     return header
 
 

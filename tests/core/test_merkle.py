@@ -16,6 +16,7 @@ from pymerkle import InmemoryTree
 from everlog.core.merkle import (
     DIGEST_BYTES,
     EMPTY_ROOT,
+    Nodes,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -236,7 +237,7 @@ def test_published_inclusion_vectors_agree_good_and_bad() -> None:
         )
         assert holds is not case["wantErr"], case["case"]
         seen.add(holds)
-    assert seen == {True, False}
+    assert len(cases) == 98 and seen == {True, False}
 
 
 def test_published_consistency_vectors_agree_good_and_bad() -> None:
@@ -252,4 +253,21 @@ def test_published_consistency_vectors_agree_good_and_bad() -> None:
         )
         assert holds is not case["wantErr"], case["case"]
         seen.add(holds)
-    assert seen == {True, False}
+    assert len(cases) == 98 and seen == {True, False}
+
+
+def test_nodes_in_memory_are_those_of_the_line_that_has_them_and_of_those_below() -> None:
+    leaves = [leaf_hash(bytes([number])) for number in range(40)]
+    lines, peaks = [Nodes()], list[bytes]()
+    for size, leaf in enumerate(leaves):
+        if size in (3, 11, 24):
+            lines.append(Nodes(lines[-1], size))
+        lines[-1].add(leaf, push_leaf(peaks, size, leaf))
+    for start in range(40):
+        for stop in range(start + 1, 41):
+            expected: list[bytes] = []
+            for size, leaf in enumerate(leaves[start:stop]):
+                push_leaf(expected, size, leaf)
+            assert range_root(start, stop, lines[-1].read) == root_of_peaks(expected)
+    with pytest.raises(IndexError, match="no node 5 at level 3"):
+        lines[-1].read(3, 5)

@@ -165,6 +165,14 @@ def test_at_least_sixteen_signatures_are_read_and_the_last_empty_line_ends_the_t
     assert len(parse_note(note).signatures) == 16
 
 
+def test_signatures_that_stand_alone_have_no_text_before_them():
+    line = b"\xe2\x80\x94 name AAAAAAE=\n"
+    assert b"".join(str(each).encode() for each in parse_signatures(line * 2)) == line * 2
+    for raw in (b"text\n\n" + line, line + b"\n" + line, b"\n" + line, line + b"\n"):
+        with pytest.raises(ValueError):
+            parse_signatures(raw)
+
+
 ROOT = b64encode(b"r" * 32).decode()
 
 

@@ -1,6 +1,7 @@
 """What the tests of killed erasing run in processes of their own: a zygote that forks, for each line, a process that is killed.
 
-    eraser.py       a line is JSON: path, and at: the point of the disk (a write, a truncation, a removal, a sync) to be killed at
+    eraser.py       a line is JSON: path, and at: the point of the disk (a write, a truncation, a removal, a sync) to be killed at;
+                    keys: a folder, that seals what is on record before it is destroyed: its files' syncs are points too
 
 The zygote says how the process ended.
 """
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from everlog.testing.faulty import Fault, FaultyDisk, open_faulty
@@ -31,6 +33,17 @@ class KillingDisk(FaultyDisk):
         return super().reach(kind)  # type: ignore[arg-type]
 
 
+def counted(fsync: Callable[[int], None], disk: KillingDisk) -> Callable[[int], None]:
+    """A sync of files of the library's own, before and behind each of which it may be killed."""
+
+    def sync(descriptor: int) -> None:
+        disk.reach("sync")
+        fsync(descriptor)
+        disk.reach("sync")
+
+    return sync
+
+
 def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
@@ -41,7 +54,8 @@ def main() -> None:
                 store = open_faulty(Path(asked["path"]), disk)
                 session = store.session("s")
                 disk.at = asked["at"]
-                session.erase(ERASED, reason="asked for", actor="ada")
+                os.fsync = counted(os.fsync, disk)
+                session.erase(ERASED, reason="asked for", actor="ada", keys=asked.get("keys"))
                 os._exit(0)
             finally:
                 os._exit(70)

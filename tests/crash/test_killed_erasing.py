@@ -17,6 +17,7 @@ import pytest
 import everlog
 from crash.eraser import ERASED
 from everlog.errors import EverlogError
+from everlog.store import Store
 from everlog.testing.faulty import Fault, FaultyDisk, faulty_disk, open_faulty
 
 ERASER = Path(__file__).with_name("eraser.py")
@@ -107,6 +108,55 @@ def test_an_erasure_that_is_killed_at_any_point_is_done_or_not_begun(
     else:
         raise AssertionError("an erasure has fewer points")
     assert {True, False} == set(outcomes), "some were killed before their commit, and some behind it"
+
+
+def test_a_sealed_erasure_that_is_killed_at_any_point_is_done_not_begun_or_finished_by_the_next_seal(
+    base: Path, tmp_path: Path, eraser: subprocess.Popen[str]
+) -> None:
+    """And no body is destroyed before a seal covers the record that says so."""
+    assert eraser.stdin is not None and eraser.stdout is not None
+    with everlog.open(laid_out(base, tmp_path / "round")) as store:
+        key = store.keys(tmp_path / "keys").new()
+    outcomes: set[tuple[bool, bool]] = set()
+    for at in range(0, POINTS_MAX, 1 if EVERY == 1 else 3 * EVERY):
+        path, folder = laid_out(base, tmp_path / "round"), tmp_path / f"keys-{at}"
+        shutil.copytree(tmp_path / "keys", folder)
+        eraser.stdin.write(json.dumps({"path": str(path), "at": at, "keys": str(folder)}) + "\n")
+        eraser.stdin.flush()
+        ended = int(eraser.stdout.readline())
+        outcomes.add(check_sealed(path, folder, key))
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+    else:
+        raise AssertionError("an erasure has fewer points")
+    assert outcomes == {(False, False), (False, True), (True, True)}
+
+
+def check_sealed(path: Path, folder: Path, key: str) -> tuple[bool, bool]:
+    """Tell whether it was destroyed when the process died, and whether it is after the next seal."""
+    with everlog.open(path) as store:
+        destroyed = destroyed_under_seal(store)
+        seal = store.seal(keys=folder)
+        assert seal.warnings == ()
+        done = destroyed_under_seal(store)
+        assert not list(folder.rglob("erasing.json"))
+        report = store.verify(keys=[key], seals=list(folder.rglob("seals.txt")))
+        assert (report.faults, report.unsealed) == ((), 0)
+    check(path)
+    return destroyed, done
+
+
+def destroyed_under_seal(store: Store) -> bool:
+    session = store.session("s")
+    erased = {session[position].erased for position in ERASED}
+    assert len(erased) == 1
+    if True in erased:
+        sealed = store.seals()[0].head.size
+        placed = {row.entry for row in store.storage.placed(0, sealed)}
+        entries = {store.storage.erasure(session[position].leaf) for position in ERASED}
+        assert all(entry is not None and entry.number in placed for entry in entries)
+    return erased == {True}
 
 
 def test_an_erasure_whose_power_goes_at_any_point_is_done_or_not_begun(base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_all_of_a_subject_s_sessions_are_exported_into_a_folder(run, tmp_path):
     assert [json.loads(line)["session"] for line in lines] == ["s", "t"]
     run("import", *map(str, folder.iterdir()), store=str(tmp_path / "other.db"))
     assert "2 sessions" in run("verify", store=str(tmp_path / "other.db")).stdout
+
+
+@pytest.mark.usefixtures("_sessions")
+def test_a_range_that_is_given_no_name_does_not_take_the_place_of_the_whole(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("export", "s")
+    whole = Path("s.everlog").read_bytes()
+    assert "s@12..15.everlog: 3 events" in run("export", "s~b1", "--range", "12..15").stdout
+    assert Path("s.everlog").read_bytes() == whole
+    assert Path("s@12..15.everlog").exists()
 
 
 @pytest.mark.usefixtures("_sessions")

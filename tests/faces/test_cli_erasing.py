@@ -44,6 +44,19 @@ def test_a_range_of_positions_is_erased(run, session, address, positions):
     assert gone(session) == positions
 
 
+def test_with_seal_the_record_is_sealed_before(run, session, path, tmp_path):
+    words = ("erase", "run%2042@1", "--reason", "r", "--yes")
+    assert "everlog keys new" in run(*words, "--seal", "--keys", str(tmp_path / "k"), code=3).stderr
+    assert "--seal" in run(*words, "--keys", str(tmp_path / "k"), code=2).stderr
+    assert gone(session) == []
+    run("keys", "new", "--keys", str(tmp_path / "k"))
+    run(*words, "--seal", "--keys", str(tmp_path / "k"))
+    assert gone(session) == [1]
+    with everlog.open(path) as store:
+        entry = store.storage.erasure(session[1].leaf).number
+        assert entry in {row.entry for row in store.storage.placed(0, store.seals()[0].head.size)}
+
+
 def test_what_is_asked_about_is_shown_first_and_refused_where_nobody_can_be_asked(run, session):
     refused = run("erase", "run%2042@1", "--reason", "r", code=2)
     assert "1 event to erase" in refused.stdout

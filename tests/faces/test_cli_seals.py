@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 import everlog
+from authority import Authority
 from everlog import NewEvent
 from everlog.core.sealed_proof import read_sealed_proof
 
@@ -131,3 +132,23 @@ def test_it_seals_again_and_again_with_a_witness_until_it_is_stopped(run, path, 
 @pytest.mark.parametrize("every", ["0", "x", "-1s", "0.5s", "367d"])
 def test_a_time_that_is_none_is_refused(run, folder, every):
     run("seal", "--every", every, code=2)
+
+
+def test_a_seal_is_stamped_by_an_authority_and_the_stamp_is_checked(run, folder, tmp_path):
+    key = run("keys", "new").stdout.strip()
+    with Authority(tmp_path / "authority").serving() as authority:
+        run("seal", "--timestamp", authority.url)
+        authority.answers = [(500, b"")]
+        run("append", "run", "note", '{"content": "later"}')
+        assert "gave no time stamp" in run("seal", "--timestamp", authority.url).stderr
+    (seals,) = folder.glob("*/seals.txt")
+    trusted = ["--seals", str(seals), "--tsa-ca", str(authority.certificates)]
+    said = run("verify", "--key", key, *trusted).stdout
+    assert "time stamps: 1; the last of 3 records at 20" in said
+    assert "1 seals have no time stamp" in said
+    assert json.loads(run("verify", *trusted, "--json").stdout)["stamps"] == 1
+    (stamp,) = folder.glob("*/timestamps/*")
+    stamp.write_bytes(b"x")
+    assert "the time stamp" in run("verify", *trusted, code=1).stdout
+    assert "give both" in run("verify", "--tsa-ca", str(authority.certificates), code=2).stderr
+    assert "no address" in run("seal", "--timestamp", "here", code=2).stderr

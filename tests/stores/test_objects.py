@@ -11,6 +11,7 @@ import obstore.store
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
+import everlog
 from everlog.errors import CorruptionError, UnavailableError, UnsupportedStoreError
 from everlog.stores import objects
 from everlog.stores.objects import Objects, connect
@@ -89,6 +90,30 @@ def urllib_put(url):
 
 def names(bucket):
     return sorted(each["path"] for page in connect(f"s3://{bucket}").list() for each in page)
+
+
+def test_seals_go_to_s3_one_object_each_and_what_s3_refuses_spoils_none(bucket, tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        session = store.create("s", events=[note(1)])
+        keys = store.keys(tmp_path / "keys")
+        key = keys.new()
+        place = f"s3://{bucket}/seals"
+        first = store.seal(keys=keys, to=[place])
+        session.append("note", {"content": "x"})
+        second = store.seal(keys=keys, to=[place, "s3://no-such-bucket/seals"])
+        assert first.warnings == ()
+        assert ["no-such-bucket" in warning for warning in second.warnings] == [True]
+        assert names(bucket) == [f"seals/{seal.origin}/{seal.head.size:016d}.note" for seal in (first, second)]
+        copy = tmp_path / "copy.txt"
+        copy.write_text("\n".join(fetched(bucket, name) for name in names(bucket)))
+        assert copy.read_text() == (keys.folder / "seals.txt").read_text()
+        report = store.verify(keys=[key], seals=[copy])
+        assert (report.faults, report.seals) == ((), 4), "two that the store keeps, and two from there"
+        assert SECRET not in str(second.warnings)
+
+
+def fetched(bucket, name):
+    return bytes(connect(f"s3://{bucket}").get(name).bytes()).decode()
 
 
 def test_blocks_go_to_s3_are_read_from_there_and_come_home(bucket, tmp_path, clock, small):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from everlog.certificates import Certificate
     from everlog.core.retention import Policy
     from everlog.planning import ErasurePlan
+    from everlog.signing import Keys
 
 
 class AsyncSession(AsyncReader[Session]):
@@ -345,9 +346,16 @@ class AsyncSession(AsyncReader[Session]):
             self.sync.update, title=title, labels=labels, metadata=metadata, actor=actor, expected=expected
         )
 
-    async def erase(self, places: Sequence[PlaceLike], *, reason: str, actor: str | None = None) -> Certificate:
+    async def erase(
+        self,
+        places: Sequence[PlaceLike],
+        *,
+        reason: str,
+        actor: str | None = None,
+        keys: Keys | str | os.PathLike[str] | None = None,
+    ) -> Certificate:
         """See `Session.erase`."""
-        return await self._engine.run(self.sync.erase, places, reason=reason, actor=actor)
+        return await self._engine.run(self.sync.erase, places, reason=reason, actor=actor, keys=keys)
 
     async def plan_erasure(self, places: Sequence[PlaceLike]) -> ErasurePlan:
         """See `Session.plan_erasure`."""

@@ -221,6 +221,7 @@ class AsyncStore:
         reason: str,
         types: str | Sequence[str] = "*",
         actor: str | None = None,
+        keys: Keys | str | os.PathLike[str] | None = None,
         dry_run: bool = False,
         certified: Callable[[Certificate], None] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -232,6 +233,7 @@ class AsyncStore:
             reason=reason,
             types=types,
             actor=actor,
+            keys=keys,
             dry_run=dry_run,
             certified=certified,
             progress=progress,
@@ -276,13 +278,20 @@ class AsyncStore:
         *,
         keys: Sequence[str] = (),
         seals: Sequence[str | os.PathLike[str]] = (),
+        authorities: str | os.PathLike[str] | None = None,
         since: SinceLike | None = None,
         states: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Report:
         """See `Store.verify`."""
         return await self._engine.run(
-            self.sync.verify, keys=keys, seals=seals, since=since, states=states, progress=progress
+            self.sync.verify,
+            keys=keys,
+            seals=seals,
+            authorities=authorities,
+            since=since,
+            states=states,
+            progress=progress,
         )
 
     def keys(self, folder: str | os.PathLike[str] | None = None) -> Keys:
@@ -295,9 +304,10 @@ class AsyncStore:
         keys: Keys | str | os.PathLike[str] | None = None,
         witnesses: Sequence[str] = (),
         to: Sequence[str] = (),
+        timestamp: str | None = None,
     ) -> Seal:
         """See `Store.seal`."""
-        return await self._engine.run(self.sync.seal, keys=keys, witnesses=witnesses, to=to)
+        return await self._engine.run(self.sync.seal, keys=keys, witnesses=witnesses, to=to, timestamp=timestamp)
 
     def sealer(
         self,
@@ -305,9 +315,10 @@ class AsyncStore:
         keys: Keys | str | os.PathLike[str] | None = None,
         witnesses: Sequence[str] = (),
         to: Sequence[str] = (),
+        timestamp: str | None = None,
     ) -> Sealer:
         """See `Store.sealer`. What it gives blocks: run it in a thread."""
-        return self.sync.sealer(keys=keys, witnesses=witnesses, to=to)
+        return self.sync.sealer(keys=keys, witnesses=witnesses, to=to, timestamp=timestamp)
 
     async def write_tiles(self, folder: str | os.PathLike[str]) -> TilesWritten:
         """See `Store.write_tiles`."""

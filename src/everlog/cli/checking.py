@@ -43,6 +43,13 @@ _COLOURS = {"good": "green", "look": "yellow", "bad": "red"}
     help="A file of seals that was kept elsewhere; may be given again.",
 )
 @click.option(
+    "--tsa-ca",
+    "authorities",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Certificates (PEM) of authorities that you trust: checks the time stamps that lie beside files of --seals.",
+)
+@click.option(
     "--since",
     metavar="SEAL",
     help="Read only what came after a seal: last, its size, its head SIZE:ROOT, or a time, the last made until then.",
@@ -62,6 +69,7 @@ def verify(
     address: str | None,
     keys: tuple[str, ...],
     seals: tuple[Path, ...],
+    authorities: Path | None,
     since: str | None,
     states: bool,
     modules: tuple[str, ...],
@@ -78,10 +86,19 @@ def verify(
         load_reducers(module)
     if address is not None and (keys or seals):
         raise click.UsageError("--key and --seals are about the whole store: leave out the address")
+    if authorities is not None and not seals:
+        raise click.UsageError("--tsa-ca is for time stamps, which lie beside a file of --seals: give both")
     with opened(ctx) as store, progress_bar("verifying", None) as progress:
         if address is None:
             seal = _since(store, since)
-            report = store.verify(keys=keys, seals=seals, since=seal, states=states, progress=advance(progress))
+            report = store.verify(
+                keys=keys,
+                seals=seals,
+                authorities=authorities,
+                since=seal,
+                states=states,
+                progress=advance(progress),
+            )
         else:
             session = locate_session(store, address)
             report = session.verify(since=_since(store, since), states=states, progress=advance(progress))
@@ -112,6 +129,8 @@ def _say_report(report: Report, *, states: bool) -> None:
     say(f"not sealed yet: {report.unsealed} events")
     if report.seals:
         say(f"seals of your keys: {report.seals}")
+    if report.stamped is not None:
+        say(f"time stamps: {report.stamps}; the last of {visible(report.stamped)}")
     if states:
         say(f"hashes of states made again: {report.states}")
     for text in report.unchecked:

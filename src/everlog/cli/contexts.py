@@ -261,13 +261,17 @@ def saw(ctx: click.Context, address: str, only_manifest: bool, as_json: bool) ->
         _, line, place = locate(store, address)
         found = line.saw("-1" if place is None else place)
     if only_manifest:
+        if found.manifest is None:
+            raise click.UsageError(
+                "this call was recorded at a provider's client, without a manifest; leave out --manifest"
+            )
         _say_manifest(found.manifest, as_json=as_json)
     elif as_json:
         sys.stdout.write(found.encoded.decode() + "\n")
     else:
         say(visible_json(found.payload))
     note(
-        f"call at {found.request.position}, {_said(found.manifest)}"
+        f"call at {found.request.position}, {'as it was sent' if found.manifest is None else _said(found.manifest)}"
         if found.exact
         else f"call at {found.request.position}: not byte for byte what was sent, since part of it is gone from the log"
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -23,12 +23,16 @@ from everlog.cli.main import (
     opened,
 )
 from everlog.cli.output import advance, counted, note, progress_bar, say, say_json, shorten, size_of, visible
+from everlog.cli.sealing import keys_option
 from everlog.core.position import format_address, format_micros, parse_address
 from everlog.errors import NotFoundError, TamperedError, UnavailableError
 from everlog.planning import ErasurePlan
 from everlog.retaining import Work
 from everlog.session import Session
 from everlog.store import Store
+
+if TYPE_CHECKING:
+    from everlog.signing import Keys
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SHOWN: Final = 10  # of a kind
@@ -71,6 +75,8 @@ def needed(actor: str | None) -> str:
 @actor_option
 @click.option("--dry-run", is_flag=True, help="Only say what would go, what with it, and what is in the way.")
 @click.option("--certificate", "file", metavar="FILE", help="Write the certificates to a new file, one a line.")
+@click.option("--seal", is_flag=True, help="Seal the record with the store's key before anything is destroyed.")
+@keys_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
@@ -81,6 +87,8 @@ def erase(
     subject: str | None,
     types: tuple[str, ...],
     propose: bool,
+    seal: bool,
+    folder: Path | None,
     **given: Any,
 ) -> None:
     """Destroy the bodies of events; their places, hashes and every proof stay. In forks too.
@@ -95,7 +103,10 @@ def erase(
     given["reason"] = given["reason"] or ""
     if types and subject is None:
         raise click.UsageError("--types goes with --subject; with a session use --matching type:…")
+    if folder is not None and not seal:
+        raise click.UsageError("--keys goes with --seal")
     with opened(ctx) as store:
+        given["keys"] = store.keys(folder) if seal else None
         if subject is not None:
             if matching is not None:
                 raise click.UsageError(
@@ -173,6 +184,7 @@ def _erase_places(
     *,
     reason: str,
     actor: str | None,
+    keys: Keys | None,
     dry_run: bool,
     file: str | None,
     yes: bool,
@@ -189,7 +201,7 @@ def _erase_places(
             return
     confirm(f"Erase {counted(len(places), 'event')} of {visible(session.id)}?", yes=yes)
     with _writing(file) as write:
-        certificate = session.erase(places, reason=reason, actor=actor)
+        certificate = session.erase(places, reason=reason, actor=actor, keys=keys)
         write(certificate)
     erased = certificate.positions
     if as_json:
@@ -241,6 +253,7 @@ def _erase_subject(
     *,
     reason: str,
     actor: str | None,
+    keys: Keys | None,
     dry_run: bool,
     file: str | None,
     yes: bool,
@@ -255,7 +268,9 @@ def _erase_subject(
             return
         confirm(f"Erase {counted(work.events, 'event')} of {counted(work.sessions, 'session')}?", yes=False)
     with _writing(file) as write, progress_bar("erasing", None) as bar:
-        work = store.erase(subject, types=types, reason=reason, actor=actor, certified=write, progress=advance(bar))
+        work = store.erase(
+            subject, types=types, reason=reason, actor=actor, keys=keys, certified=write, progress=advance(bar)
+        )
     _say_work(work, "erased", as_json=as_json)
     if not as_json:
         _say_written(file)

@@ -62,7 +62,7 @@ def import_(
 ) -> None:
     """Take in transcripts of other programs, or bundles.
 
-    FORMAT is claude-code, codex, swe-agent, openai or jsonl (`everlog help formats`); PATHS are files or folders. Without
+    FORMAT is claude-code, codex, swe-agent, openai, langgraph or jsonl (`everlog help formats`); PATHS are files or folders. Without
     PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
     `everlog secrets`.
     """
@@ -227,7 +227,8 @@ def export(
         session, line, place = locate(store, address)
         if place is not None or (isinstance(line, Branch) and cuts is None):
             raise click.UsageError(f"{address} names more than a session; a part of it is given with --range A..B")
-        target = path or Path(f"{session.id.replace('/', '_')}.everlog")
+        part = "" if cuts is None else f"@{cuts}"  # a name of its own: it must not take the place of the whole
+        target = path or Path(f"{session.id}{part}.everlog".replace("/", "_"))
         start, stop = _cuts(cuts)
         branch = None if isinstance(line, Session) else line.id
         count = session.export(target, withhold=withhold, start=start, stop=stop, branch=branch)

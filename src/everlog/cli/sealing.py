@@ -156,7 +156,7 @@ def _say_key(key: str, folder: Path, *, as_json: bool) -> None:
 
 
 @everlog.command(
-    epilog="Examples:  everlog seal   |   everlog seal --every 1s   |   everlog seal --to /mnt/other/seals.txt --to https://example.com/seals"
+    epilog="Examples:  everlog seal   |   everlog seal --every 1s   |   everlog seal --to /mnt/other/seals.txt --to https://example.com/seals   |   everlog seal --timestamp https://tsa.example.com"
 )
 @click.option(
     "--every", metavar="TIME", help="Seal again whenever something was recorded, so far apart (1s, 1m), until Ctrl-C."
@@ -174,6 +174,11 @@ def _say_key(key: str, folder: Path, *, as_json: bool) -> None:
     metavar="PLACE",
     help="Where else it is sent: a file, https://…, s3://bucket/prefix; may be given again.",
 )
+@click.option(
+    "--timestamp",
+    metavar="URL",
+    help="An authority (RFC 3161) that is to stamp it. Needs everlog[timestamps]; best with --every 1h.",
+)
 @keys_option
 @json_option
 @click.pass_context
@@ -182,6 +187,7 @@ def seal(
     every: str | None,
     witnesses: tuple[str, ...],
     to: tuple[str, ...],
+    timestamp: str | None,
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -194,7 +200,7 @@ def seal(
     if every is not None and (seconds is None or not _EVERY_SECONDS[0] <= seconds <= _EVERY_SECONDS[1]):
         raise click.UsageError("--every takes a second to a year: 1s, 1m, 1h")
     with opened(ctx) as store:
-        sealer = store.sealer(keys=folder, witnesses=witnesses, to=to)
+        sealer = store.sealer(keys=folder, witnesses=witnesses, to=to, timestamp=timestamp)
         if seconds is None:
             _say_seal(sealer.seal(), as_json=as_json)
         else:

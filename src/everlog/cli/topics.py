@@ -121,6 +121,7 @@ FORMATS that `everlog import FORMAT [PATH…]` takes. A PATH is a file or a fold
   swe-agent     SWE-agent's .traj files: thought becomes rationale, action a tool use, state a state.set.
   openai        messages of chat completions or items of the Responses API, as JSON or JSON lines; a line that is an
                 object with "messages" becomes a session of its own, FILE/LINE.
+  langgraph     a database of LangGraph's SqliteSaver: each thread becomes the session that EverlogSaver keeps for it.
   jsonl         Everlog's own event shape: {"type": "note", "data": {"content": "…"}} and what log --json prints.
   FILE.everlog  a bundle, as `everlog export` writes it: every hash unchanged.
 
@@ -169,6 +170,8 @@ whoever has the store alone can put back an older one with its older seals. So h
   --to https://…              posted there, as text
   --to s3://bucket/prefix     an object each; gs:// and az:// too
   everlog tiles FOLDER        the whole ledger as files for a web server; check-tiles checks such a copy
+  --timestamp URL             an authority (RFC 3161) says when it was there; kept in timestamps, beside seals.txt. Check it with
+                              verify --seals FILE --tsa-ca CERTIFICATES
   --witness KEY@URL           a witness (everlog witness, or any that speaks C2SP tlog-witness) that remembers, and cosigns
                               only what extends what it saw
 

@@ -23,6 +23,7 @@ from everlog.context.manifest import (
     merged,
     read_manifest,
 )
+from everlog.context.recorded import encode_sent, is_recorded, sent_by
 from everlog.context.render import MEMBERS, Rendered, payload_of, render
 from everlog.context.tokens import TokenCounter, Tokens
 from everlog.context.tree import (
@@ -79,14 +80,15 @@ class Context(msgspec.Struct, frozen=True):
 class Seen(msgspec.Struct, frozen=True):
     """What a recorded call was given. exact: whether it is byte for byte what was sent; else part of it is gone.
 
-    payload, encoded: as in Context. request: the event; data: its model, params, system and tools.
+    payload, encoded: as in Context; of a call that was recorded at a provider's client, all that was sent, and its JSON with its members in
+    order. request: the event; data: its model, params, system and tools. manifest: None where no context was made.
     """
 
     request: Event
     payload: dict[str, Any]
     encoded: bytes
     exact: bool
-    manifest: Manifest
+    manifest: Manifest | None
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -167,6 +169,9 @@ class ContextReader(StateReader):
         """
         request = self._request_of(self.event(place))
         data: dict[str, Any] = request.data
+        if is_recorded(request):
+            payload, exact = sent_by(request, self.event, self.slice)
+            return Seen(request, payload, encode_sent(payload), exact, None)
         view = self.view()
         manifest = read_manifest(data.get("manifest"), view.size)
         if manifest.version != VERSION:
@@ -184,6 +189,10 @@ class ContextReader(StateReader):
     def context_diff(self, one: PlaceLike, other: PlaceLike) -> Change:
         """Compare what two recorded calls were given: what the other had and the one had not, and the reverse."""
         first, second = self.saw(one), self.saw(other)
+        if first.manifest is None or second.manifest is None:
+            raise InvalidEventError(
+                "a call that was recorded at a provider's client has no manifest to compare; nothing was made; compare what saw() gives"
+            )
         had, has = first.manifest.items, second.manifest.items
         keys_had, keys_has = {_key(item) for item in had}, {_key(item) for item in has}
         same = next(
@@ -324,7 +333,11 @@ class ContextReader(StateReader):
         named = [] if not isinstance(asked, str) or parse_event_id(asked) is None else [asked]
         near = [event, *(self._event_of(self.view(), each) for each in named)]
         for each in chain(near, self._causes_of(event)):
-            if each.type == "model.request" and isinstance(each.data, dict) and "manifest" in each.data:
+            if (
+                each.type == "model.request"
+                and isinstance(each.data, dict)
+                and each.data.keys() & {"manifest", "recorded"}
+            ):
                 return each
         raise NotFoundError(
             f"no recorded call led to event {event.position} of session {event.session!r}; calls are recorded with record_request(), "

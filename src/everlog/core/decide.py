@@ -225,9 +225,7 @@ def header_of(row: EventRow, *, writer: str, previous: bytes | None, key_salt: b
         a=row.actor,
         b=writer,
         c=split_commitments(row.commitments),
-        g=None
-        if row.covers is None
-        else [{"a": a, "h": h, "z": z} for a, z, h in msgspec.json.decode(row.covers, type=list[tuple[int, int, str]])],
+        g=None if row.covers is None else [{"a": a, "h": h, "z": z} for a, z, h in decode_covers(row.covers)],
         k=None if key_hash is None else key_hash.hex(),
         m=row.key_count,
         n=row.position,
@@ -268,6 +266,11 @@ def split_commitments(commitments: bytes) -> list[str]:
     if len(commitments) == DIGEST_BYTES:
         return [commitments.hex()]
     return [commitments[at : at + DIGEST_BYTES].hex() for at in range(0, len(commitments), DIGEST_BYTES)]
+
+
+def decode_covers(covers: str) -> list[tuple[int, int, str]]:
+    """Give the ranges of a summary's column: start, stop, hex tree hash. msgspec.MsgspecError where it holds none."""
+    return msgspec.json.decode(covers, type=list[tuple[int, int, str]])
 
 
 def _encode_covers(covers: Sequence[tuple[int, int, bytes]]) -> str:

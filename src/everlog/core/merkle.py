@@ -126,6 +126,33 @@ def range_root(start: int, stop: int, read: NodeReader) -> bytes:
     return node_hash(range_root(start, split, read), range_root(split, stop, read))
 
 
+class Nodes:
+    """The nodes that the leaves of a line complete, in memory: 64 bytes a leaf. below: the line that it shares its first `start` leaves with."""
+
+    def __init__(self, below: Nodes | None = None, start: int = 0) -> None:
+        self.below = below
+        self.start = start
+        self._levels: list[bytearray] = []  # joined; the first of a level is that at start >> level
+
+    def add(self, leaf: bytes, nodes: bytes) -> None:
+        """Add the next leaf, with the nodes that it completes, as `push_leaf` gives them."""
+        for level, node in enumerate([leaf, *split_digests(nodes)]):
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[level] += node
+
+    def read(self, level: int, index: int) -> bytes:
+        """Give the node at (level, index). IndexError where it is not complete."""
+        line = self
+        while (index + 1) << level <= line.start and line.below is not None:
+            line = line.below
+        at = (index - (line.start >> level)) * DIGEST_BYTES
+        node = bytes(line._levels[level][at : at + DIGEST_BYTES])
+        if len(node) != DIGEST_BYTES:
+            raise IndexError(f"there is no node {index} at level {level}")
+        return node
+
+
 def inclusion_proof(index: int, size: int, read: NodeReader) -> list[bytes]:
     """Give the audit path of leaf `index` in the tree of `size` leaves (RFC 9162 §2.1.3.1), leaf's side first."""
     if not 0 <= index < size:

@@ -136,7 +136,10 @@ def parse_note(raw: bytes) -> Note:
 
 def parse_signatures(raw: bytes) -> tuple[Signature, ...]:
     """Read lines of signatures, as a witness answers with them; ValueError."""
-    return parse_note(b"-\n\n" + raw).signatures
+    note = parse_note(b"-\n\n" + raw)
+    if note.text != "-\n":
+        raise ValueError("there is an empty line between signatures")
+    return note.signatures
 
 
 def _parse_signature(line: str) -> Signature:

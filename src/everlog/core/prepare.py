@@ -254,7 +254,7 @@ def _prepare_attachments(attachments: Mapping[str, bytes], draw: Draw) -> tuple[
         )
     prepared: list[PreparedAttachment] = []
     for name, content in attachments.items():
-        _check_attachment_name(name)
+        check_attachment_name(name)
         if not isinstance(content, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidEventError(
                 f"attachment {name!r} is a {type(content).__name__} where it takes bytes; nothing was written; encode it"
@@ -269,7 +269,8 @@ def _prepare_attachments(attachments: Mapping[str, bytes], draw: Draw) -> tuple[
     return tuple(prepared)
 
 
-def _check_attachment_name(name: object) -> None:
+def check_attachment_name(name: object) -> None:
+    """Refuse what cannot be an attachment's name; InvalidEventError."""
     # No NUL: it parts the name from the content in what is committed to. No slash: names become file names.
     if (
         not isinstance(name, str)

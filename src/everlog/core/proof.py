@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 
 from everlog.core.event import Head
-from everlog.core.header import Header, commit_body, decode_header
+from everlog.core.header import Header, check_header, commit_body, decode_header
 from everlog.core.limits import PATH_DIGESTS_MAX, PROOF_BYTES_MAX, PROOF_EVENTS_MAX
 from everlog.core.merkle import (
     DIGEST_BYTES,
@@ -58,6 +58,7 @@ class ProvenEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def read(self) -> Header:
         """Read the header, and hold the body against it; ValueError."""
         header = decode_header(self.header.encode())
+        check_header(header)
         if (self.body is None) != (self.salt is None):
             raise ValueError("a body stands without its salt, or a salt without its body")
         if self.body is None or self.salt is None:

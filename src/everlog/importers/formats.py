@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from everlog.core.event import Event
-from everlog.importers import claude_code, codex, jsonl, openai_chat, swe_agent
+from everlog.importers import claude_code, codex, jsonl, langgraph, openai_chat, swe_agent
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target
+from everlog.importers.record import Imported, Item, Target
 from everlog.store import Store
 
 
@@ -37,6 +37,8 @@ class WholeTranslator(Protocol):
 # From a file's path, its first line that can be read, and a digest of that.
 Lines = Callable[[Path, Line, str], Translator]
 Whole = Callable[[Path, Line, str], WholeTranslator]
+# Imports a database into a store, a session at a time, and gives what became of each; it opens it to read only.
+Database = Callable[[Store, Path], Iterator[Imported]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Format:
 
     what: in a word or two. patterns: of the file names that are looked for in a folder. default: the user's own folder.
     lines, whole: give, for one run of imports, how files of JSON lines are read, and files that are JSON as a whole.
+    database: imports files that are databases; a format reads either these or JSON.
     encode: gives the item that events say, where no item is kept beside them. order: of a folder's files.
     """
 
@@ -53,6 +56,7 @@ class Format:
     default: Callable[[], Path] | None = None
     lines: Callable[[Store], Lines] | None = None
     whole: Callable[[Store], Whole] | None = None
+    database: Database | None = None
     encode: Callable[[Sequence[Event]], Any] = lambda _: None
     order: Callable[[Path], Any] = str
 
@@ -88,6 +92,11 @@ FORMATS: Mapping[str, Format] = {
         lines=lambda store: lambda path, first, identity: openai_chat.Translator(store, path, first, identity),
         whole=lambda store: lambda path, first, identity: openai_chat.Translator(store, path, first, identity),
         encode=openai_chat.encode,
+    ),
+    langgraph.FORMAT: Format(
+        what="databases of LangGraph's SqliteSaver",
+        patterns=langgraph.PATTERNS,
+        database=langgraph.import_database,
     ),
     jsonl.FORMAT: Format(
         what="Everlog's own event shape",

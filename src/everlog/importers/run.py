@@ -1,7 +1,7 @@
 """Importing files and folders: which files, in what order, how far, and again when they grow.
 
 One file that cannot be read stops none of the others. Of JSON lines one batch is held in memory, whatever the file's
-size; a file that is JSON as a whole is held whole, up to WHOLE_BYTES_MAX.
+size; a file that is JSON as a whole is held whole, up to WHOLE_BYTES_MAX; of a database one row.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from everlog.core.redact import Mode
 from everlog.core.values import decode_json
 from everlog.errors import EverlogError, InvalidEventError, LimitError, NotFoundError
-from everlog.importers.formats import Format, Lines, Translator, Whole
+from everlog.importers.formats import Database, Format, Lines, Translator, Whole
 from everlog.importers.lines import Line, LineFile
-from everlog.importers.record import Failure, Imported, Recorder, unreadable
+from everlog.importers.record import PROBLEMS_MAX, Failure, Imported, Problem, Recorder, unreadable
 from everlog.store import Store
 
 WHOLE_BYTES_MAX = 512 * 1024 * 1024
@@ -168,7 +168,7 @@ class _Run:
         self._name = format
         self._lines = None if self.format.lines is None else self.format.lines(store)
         self._whole = None if self.format.whole is None else self.format.whole(store)
-        self._files: dict[Path, _LinesReader | _WholeReader] = {}
+        self._files: dict[Path, _LinesReader | _WholeReader | _DatabaseReader] = {}
 
     def advance(self, file: Path, *, final: bool, tell: Callable[[int, int], None] | None) -> Imported | Failure:
         """Import what is new of a file. final: there will be no more of it in this run."""
@@ -185,7 +185,9 @@ class _Run:
         """Let go of a file."""
         self._files.pop(file, None)
 
-    def _reader(self, file: Path) -> _LinesReader | _WholeReader:
+    def _reader(self, file: Path) -> _LinesReader | _WholeReader | _DatabaseReader:
+        if self.format.database is not None:
+            return _DatabaseReader(self._store, file, self.format.database)
         recorder = Recorder(self._store, self._name, file)
         if self._lines is None or (self._whole is not None and not _has_lines(file)):
             assert self._whole is not None, "a format reads lines, or a whole"
@@ -270,6 +272,36 @@ class _WholeReader:
             raise NotFoundError(f"there is no file {path}; nothing of it was imported") from None
         except OSError as error:
             raise NotFoundError(f"{path} cannot be read ({error.strerror}); nothing of it was imported") from error
+
+
+class _DatabaseReader:
+    """One file that is a database as it is being imported."""
+
+    def __init__(self, store: Store, path: Path, take: Database) -> None:
+        self._store = store
+        self._path = path
+        self._take = take
+
+    def advance(self, *, final: bool, tell: Callable[[int, int], None] | None) -> Imported:  # noqa: ARG002  # as the others
+        sessions: dict[str, None] = {}
+        events = known = problem_count = 0
+        problems: list[Problem] = []
+        for each in self._take(self._store, self._path):
+            sessions |= dict.fromkeys(each.sessions)
+            events += each.events
+            known += each.known
+            problem_count += each.problem_count
+            problems += each.problems[: PROBLEMS_MAX - len(problems)]
+            if tell is not None:
+                tell(0, events + known)
+        return Imported(
+            path=str(self._path),
+            sessions=tuple(sessions),
+            events=events,
+            known=known,
+            problems=tuple(problems),
+            problem_count=problem_count,
+        )
 
 
 def _has_lines(file: Path) -> bool:

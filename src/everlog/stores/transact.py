@@ -491,8 +491,14 @@ def _erase(tx: Transaction, request: Erase) -> Receipt:
         raise NotFoundError(
             f"session {session.name!r} has no event at position {outside[0]} (its size is {tip.size}); nothing was erased"
         )
-    erased = tx.erase(request.branch, request.positions)
-    _record_erased(tx, session.id, erased, request.reason, request.actor)
+    if request.step == "record":
+        erased = list(zip(request.positions, request.leaves, strict=True))
+        _record_erased(tx, session.id, erased, request.reason, request.actor)
+    else:
+        erased = tx.erase(request.branch, request.positions)
+        on_record = frozenset(request.leaves)
+        unrecorded = [each for each in erased if each[1] not in on_record]
+        _record_erased(tx, session.id, unrecorded, request.reason, request.actor)
     return Receipt(
         session.id, tip.branch_id, tip.size, tuple(tip.peaks), positions=tuple(position for position, _ in erased)
     )

@@ -1,0 +1,598 @@
+"""EverlogSaver: LangGraph's checkpoints in Everlog, each thread a session that reads as a conversation.
+
+1. What LangGraph asks of a `BaseCheckpointSaver` is kept to the letter, by the sync methods and the async ones, which do the same in
+   a worker thread.
+2. Nothing is pickled, and what is read is made again by the saver's own serializer, with its list of what may be.
+3. A thread's id is its session's id; one that no session can have is hashed, and kept in the session's metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from everlog.integrations.versions import require
+
+require("langgraph-checkpoint", "langgraph", oldest="4.0", below="5")
+
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    PendingWrite,
+    get_checkpoint_id,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from everlog.aio import AsyncStore
+from everlog.core.position import check_session_id
+from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
+from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.langgraph_events import Reader, Record, positions_of
+from everlog.integrations.langgraph_thread import Log, Write
+from everlog.open import open_store
+from everlog.session import Session, SessionInfo
+from everlog.store import Store
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+LABEL: Final = "framework"
+LABELLED: Final = "langgraph"
+_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
+_PAGE: Final = 500  # sessions that are listed at once
+_TRIES: Final = 100  # of hiding what is worked out, where others append meanwhile
+_PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
+
+
+class EverlogSaver(BaseCheckpointSaver[Any]):
+    """Checkpoints of LangGraph in an Everlog store.
+
+    `graph = builder.compile(checkpointer=EverlogSaver("agent.db"))`
+
+    store: a path or URL as `everlog.open` takes it, which is then closed with the saver; or an open Store or AsyncStore, which is not.
+    serde: by default JsonPlusSerializer, whose values are stored as JSON and messages as events; what another gives is stored as it is.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | AsyncStore | None = None,
+        *,
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        super().__init__(serde=serde)
+        if getattr(self.serde, "pickle_fallback", False):
+            raise ValueError(
+                "the serializer may pickle what it cannot write otherwise, and whoever can write to a store of pickles can run "
+                "code where it is read; nothing was opened; use JsonPlusSerializer() without pickle_fallback"
+            )
+        self._own = not isinstance(store, (Store, AsyncStore))
+        match store:
+            case AsyncStore():
+                self.store = store.sync
+            case Store():
+                self.store = store
+            case _:
+                self.store = open_store(store)
+        self._readable = type(self.serde) is JsonPlusSerializer
+        self._logs: OrderedDict[str, Log] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the store, where this saver opened it."""
+        if self._own:
+            self.store.close()
+
+    def __enter__(self) -> EverlogSaver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> EverlogSaver:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def session(self, thread_id: str) -> Session:
+        """Give a thread's session, to read, search, fork and rewind; NotFoundError."""
+        return self.store.session(session_id(thread_id))
+
+    # --- reading ---
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Give the checkpoint that a config names, or the newest of its thread and namespace; None for none."""
+        thread, namespace, checkpoint_id = _named(config)
+        log = self._read(thread)
+        if log is None:
+            return None
+        record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
+        return None if record is None else self._tuple(log, record, thread, Reader(log.session))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Give checkpoints, the newest first. config: None for those of all threads; without namespace those of all."""
+        left = limit
+        readers: dict[str, Reader] = {}
+        for thread, log, record in self._records(config, None if before is None else get_checkpoint_id(before)):
+            if left is not None and left <= 0:
+                return
+            if filter:
+                metadata = self._plain(record, "metadata")
+                if any(metadata.get(name) != value for name, value in filter.items()):
+                    continue
+            if left is not None:
+                left -= 1
+            yield self._tuple(log, record, thread, readers.setdefault(thread, Reader(log.session)))
+
+    def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, Any]:
+        """Give, for each channel, what its nearest ancestor holds (`seed`) and what was written since (`writes`).
+
+        As `BaseCheckpointSaver` says it, reading of each ancestor only what was written to these channels. Ancestors that are hidden
+        count: so a pruned thread keeps what its newest checkpoint is made of.
+        """
+        thread, namespace, checkpoint_id = _named(config)
+        found: dict[str, dict[str, Any]] = {channel: {"writes": []} for channel in channels}
+        log = self._read(thread) if channels else None
+        if log is None:
+            return found
+        record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
+        reader = Reader(log.session)
+        left = set(channels)
+        while left and record is not None and record.data.get("parent"):
+            record = log.find(namespace, record.data["parent"], hidden=True)
+            if record is None:
+                break
+            for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
+                if write.channel in left:
+                    value = self.serde.loads_typed(reader.typed(write.tree, write.record))
+                    found[write.channel]["writes"].append((write.task_id, write.channel, value))
+            places = positions_of(record)
+            for channel in left & places.keys():
+                value = reader.value(places[channel], channel)
+                found[channel]["seed"] = self.serde.loads_typed((value.type, value.data))
+            left -= places.keys()
+        for each in found.values():
+            each["writes"].reverse()
+        return found
+
+    # --- writing ---
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Record a checkpoint as the child of the one that the config names; give the config that names it.
+
+        new_versions: says what LangGraph takes for new; what is recorded is what differs.
+        """
+        thread, namespace, parent = _named(config)
+        values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
+        fields = {name: value for name, value in checkpoint.items() if name not in ("id", "channel_values")}
+        record = _checkpoint_record(
+            namespace, checkpoint["id"], parent, fields=fields, metadata=get_checkpoint_metadata(config, metadata)
+        )
+        self._write(thread, lambda log: log.put(record, values))
+        return _config(thread, namespace, checkpoint["id"])
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Record what a task wrote after a checkpoint. The same task and index again count no more, but for special channels only."""
+        if not writes:
+            return
+        thread, namespace, checkpoint_id = _named(config)
+        made = [
+            (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
+            for index, (channel, value) in enumerate(writes)
+        ]
+        record = _writes_record(namespace, checkpoint_id, task_id, task_path)
+        replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """End a thread: what only it holds is destroyed. Where others were copied from it, they keep it, and it is hidden here."""
+        name = session_id(str(thread_id))
+        try:
+            self.store.delete(name, reason="delete_thread of LangGraph")
+        except NotFoundError:
+            pass
+        except SessionExistsError:
+            self._write(str(thread_id), _hide_all)
+        with self._lock:
+            self._logs.pop(str(thread_id), None)
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Hide the checkpoints that these runs made, in every thread. Reads all threads. What is to be destroyed is erased."""
+        runs = set(run_ids)
+        for info in self._sessions() if runs else ():
+            thread = _thread_id(info)
+            log = self._read(thread)
+            if log is not None:
+                _prune(log, lambda log=log: {"dropped": self._of_runs(log, runs)})
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Make a thread that holds all that another does: a fork, which costs the same whatever it holds.
+
+        Where there is a thread of that name already, the other's checkpoints and writes are added to it.
+        """
+        source = self._read(str(source_thread_id))
+        if source is None:
+            return
+        target = str(target_thread_id)
+        try:
+            source.session.fork(id=session_id(target), **_made_with(target))
+        except SessionExistsError:
+            self._copy_into(source, str(source_thread_id), target)
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Hide all but the newest checkpoint of each namespace ("keep_latest"), or end the threads ("delete").
+
+        What the newest needs of the others stays: also the ancestors that its delta channels are made of.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(
+                f"strategy {strategy!r} is neither 'keep_latest' nor 'delete'; nothing was pruned; choose one"
+            )
+        for thread_id in thread_ids:
+            if strategy == "delete":
+                self.delete_thread(thread_id)
+                continue
+            log = self._read(str(thread_id))
+            if log is not None:
+                _prune(log, lambda log=log: {"kept": self._latest(log)})
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """Give the version after one: counted; of the kind that the thread was begun with, where another saver began it."""
+        if current is None:
+            return 1
+        if isinstance(current, str):
+            number, _, rest = current.partition(".")
+            return f"{int(number) + 1:0{len(number)}}" + (f".{rest}" if rest else "")
+        return current + 1
+
+    # --- what was stored elsewhere ---
+    def take_apart(self, type_: str | None, data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, bytes]]]:
+        """Give a checkpoint that another saver stored whole: its fields but id and values, and its values as they are serialized.
+
+        Nothing that it names is imported. Raises InvalidEventError where it cannot be taken apart.
+        """
+        if type_ == "json":
+            whole = codec.unpack(_PLAIN.dumps_typed(_PLAIN.loads_typed((type_, data)))[1])
+        elif type_ == codec.MSGPACK:
+            whole = codec.unpack(data)
+        else:
+            raise InvalidEventError(
+                f"it is stored as {type_!r}, which is read only by running it, or with a key; it stays where it is"
+            )
+        if not isinstance(whole, dict):
+            raise InvalidEventError("it is no object; it stays where it is")
+        values = {channel: _typed(value) for channel, value in whole.pop("channel_values", {}).items()}
+        whole.pop("id", None)
+        return _PLAIN.loads_typed((codec.MSGPACK, codec.pack(whole))), values
+
+    def restore(
+        self,
+        thread: str,
+        namespace: str,
+        id: str,
+        *,
+        parent: str | None,
+        fields: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        values: Mapping[str, tuple[str, bytes]],
+        hidden: bool = True,
+    ) -> bool:
+        """Record a checkpoint that was stored elsewhere; False where the thread has one of this id. hidden: also where it was pruned."""
+        log = self._read(thread)
+        if log is not None and log.find(namespace, id, hidden=hidden) is not None:
+            return False
+        record = _checkpoint_record(namespace, id, parent, fields=fields, metadata=metadata)
+        self._write(thread, lambda log: log.put(record, values, restored=True))
+        return True
+
+    def restore_write(
+        self,
+        thread: str,
+        namespace: str,
+        id: str,
+        *,
+        task_id: str,
+        task_path: str,
+        write: tuple[int, str, tuple[str, bytes]],
+    ) -> bool:
+        """Record a pending write that was stored elsewhere: (index, channel, value); False where there is one of its task and index."""
+        record = _writes_record(namespace, id, task_id, task_path)
+        new: list[bool] = []
+        self._write(thread, lambda log: new.append(log.put_writes(record, [write], replaces=False)))
+        return new[-1]
+
+    # --- the same, on an event loop ---
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See `get_tuple`."""
+        return await asyncio.to_thread(self.get_tuple, config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """See `list`."""
+        found = self.list(config, filter=filter, before=before, limit=limit)
+        while (each := await asyncio.to_thread(next, found, None)) is not None:
+            yield each
+
+    async def aget_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, Any]:
+        """See `get_delta_channel_history`."""
+        return await asyncio.to_thread(self.get_delta_channel_history, config=config, channels=channels)
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """See `put`."""
+        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """See `put_writes`."""
+        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """See `delete_thread`."""
+        await asyncio.to_thread(self.delete_thread, thread_id)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See `delete_for_runs`."""
+        await asyncio.to_thread(self.delete_for_runs, run_ids)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See `copy_thread`."""
+        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See `prune`."""
+        await asyncio.to_thread(lambda: self.prune(thread_ids, strategy=strategy))
+
+    # --- underneath ---
+    def _read(self, thread: str) -> Log | None:
+        """Give a thread's log as it is now; None where there is no such thread."""
+        for _ in range(2):  # once more where the session was deleted, and perhaps made again, since it was opened
+            try:
+                log = self._log(thread, make=False)
+                log.refresh()
+            except NotFoundError:
+                with self._lock:
+                    self._logs.pop(thread, None)
+            else:
+                return log
+        return None
+
+    def _write(self, thread: str, write: Callable[[Log], object]) -> None:
+        try:
+            write(self._log(thread, make=True))
+        except NotFoundError:  # deleted since it was opened
+            with self._lock:
+                self._logs.pop(thread, None)
+            write(self._log(thread, make=True))
+
+    def _log(self, thread: str, *, make: bool) -> Log:
+        with self._lock:
+            log = self._logs.get(thread)
+            if log is not None and (log.listed or not make):
+                self._logs.move_to_end(thread)
+                return log
+        session = self._opened(thread) if make else self.store.session(session_id(thread))
+        with self._lock:
+            log = self._logs.get(thread)
+            if log is None or log.session.uuid != session.uuid:
+                log = self._logs[thread] = Log(session, readable=self._readable)
+            log.listed = log.listed or make
+            while len(self._logs) > _LOGS_MAX:
+                self._logs.popitem(last=False)
+            return log
+
+    def _opened(self, thread: str) -> Session:
+        """Open a thread's session to write to it, which makes it one that is listed."""
+        session = self.store.get_or_create(session_id(thread), **_made_with(thread))
+        labels = session.info().labels
+        if labels.get(LABEL) != LABELLED:  # made by hand, or by a fork
+            session.update(labels=labels | {LABEL: LABELLED})
+        return session
+
+    def _sessions(self) -> Iterator[SessionInfo]:
+        after = None
+        while True:
+            page = self.store.sessions(f"label.{LABEL}:{LABELLED}", order="id", limit=_PAGE, after=after)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1]
+
+    def _records(self, config: RunnableConfig | None, before: str | None) -> Iterator[tuple[str, Log, Record]]:
+        """Give the checkpoints that a config may name, greatest id first."""
+        if config is None:
+            threads = [self._of_thread(_thread_id(info), None, before) for info in self._sessions()]
+            yield from heapq.merge(*threads, key=lambda each: each[2].id, reverse=True)
+            return
+        configurable: dict[str, Any] = config.get("configurable", {})
+        namespace, checkpoint_id = configurable.get("checkpoint_ns"), get_checkpoint_id(config)
+        for each in self._of_thread(str(configurable["thread_id"]), namespace, before):
+            if not checkpoint_id or each[2].id == checkpoint_id:
+                yield each
+            elif each[2].id < checkpoint_id:
+                return
+
+    def _of_thread(self, thread: str, namespace: str | None, before: str | None) -> Iterator[tuple[str, Log, Record]]:
+        log = self._read(thread)
+        if log is not None:
+            yield from ((thread, log, record) for record in log.checkpoints(namespace, before=before))
+
+    def _tuple(self, log: Log, record: Record, thread: str, reader: Reader) -> CheckpointTuple:
+        reader.knows(record.event)
+        values: dict[str, Any] = {}
+        for channel, position in positions_of(record).items():
+            type_, data = log.packed(record.namespace, channel, position, reader)
+            values[channel] = self.serde.loads_typed((type_, data))
+        checkpoint = self._plain(record, "checkpoint") | {"id": record.id, "channel_values": values}
+        parent = record.data.get("parent")
+        return CheckpointTuple(
+            _config(thread, record.namespace, record.id),
+            cast("Checkpoint", checkpoint),
+            cast("CheckpointMetadata", self._plain(record, "metadata")),
+            _config(thread, record.namespace, parent) if parent else None,
+            [self._pending(write, reader) for write in log.writes(record)],
+        )
+
+    def _pending(self, write: Write, reader: Reader) -> PendingWrite:
+        return write.task_id, write.channel, self.serde.loads_typed(reader.typed(write.tree, write.record))
+
+    def _plain(self, record: Record, member: str) -> dict[str, Any]:
+        tree = record.data[member]
+        typed = codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(codec.from_json(tree, _no_message)))
+        return _PLAIN.loads_typed(typed)
+
+    def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
+        found = log.checkpoints(None)
+        return [each.position for each in found if self._plain(each, "metadata").get("run_id") in runs]
+
+    def _latest(self, log: Log) -> list[int]:
+        """Give the positions of the newest checkpoint of each namespace."""
+        latest: dict[str, int] = {}
+        for record in log.checkpoints(None):
+            latest.setdefault(record.namespace, record.position)
+        return sorted(latest.values())
+
+    def _copy_into(self, source: Log, thread: str, target: str) -> None:
+        for record in reversed(list(source.checkpoints(None))):
+            reader = Reader(source.session)
+            values = {
+                channel: source.packed(record.namespace, channel, position, reader)
+                for channel, position in positions_of(record).items()
+            }
+            place = (target, record.namespace, record.id)
+            fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
+            parent = record.data.get("parent")
+            self.restore(*place, parent=parent, fields=fields, metadata=metadata, values=values, hidden=False)
+            for write in source.writes(record):
+                typed = reader.typed(write.tree, write.record)
+                self.restore_write(
+                    *place, task_id=write.task_id, task_path=write.task_path, write=(write.index, write.channel, typed)
+                )
+
+
+def session_id(thread_id: str) -> str:
+    """Give the id of the session that holds a thread: the thread's own, where a session may have it."""
+    try:
+        check_session_id(thread_id)
+    except EverlogError:
+        return f"langgraph-{sha256(thread_id.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+    return thread_id
+
+
+def _made_with(thread: str) -> dict[str, Any]:
+    hashed = session_id(thread) != thread
+    return {"labels": {LABEL: LABELLED}, "metadata": {"thread_id": thread} if hashed else None}
+
+
+def _thread_id(info: SessionInfo) -> str:
+    named = info.metadata.get("thread_id")
+    return named if isinstance(named, str) and session_id(named) == info.id else info.id
+
+
+def _named(config: RunnableConfig) -> tuple[str, str, str | None]:
+    """Give what a config names: thread, namespace, checkpoint."""
+    configurable: dict[str, Any] = config.get("configurable", {})
+    return str(configurable["thread_id"]), str(configurable.get("checkpoint_ns", "")), get_checkpoint_id(config)
+
+
+def _config(thread: str, namespace: str, checkpoint_id: str | None) -> RunnableConfig:
+    named = {"thread_id": thread, "checkpoint_ns": namespace}
+    return {"configurable": named if checkpoint_id is None else named | {"checkpoint_id": checkpoint_id}}
+
+
+def _checkpoint_record(
+    namespace: str, id: str, parent: str | None, *, fields: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give what a checkpoint's record says beside its values; what is usual is left out."""
+    record: dict[str, Any] = {"id": id}
+    if namespace:
+        record["ns"] = namespace
+    if parent:
+        record["parent"] = parent
+    return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
+
+
+def _writes_record(namespace: str, id: str | None, task_id: str, task_path: str) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": id, "task": task_id}
+    return record | ({"ns": namespace} if namespace else {}) | ({"path": task_path} if task_path else {})
+
+
+def _typed(value: Any) -> tuple[str, bytes]:
+    """Give an unpacked value as a serializer gives it by itself."""
+    if value is None:
+        return "null", b""
+    return ("bytes", value) if isinstance(value, bytes) else (codec.MSGPACK, codec.pack(value))
+
+
+def _prune(log: Log, make: Callable[[], dict[str, Any]]) -> None:
+    """Hide what is worked out, at the thread's state that it is worked out for."""
+    for _ in range(_TRIES):
+        data = make()
+        if data.get("dropped") == [] or log.prune(data):
+            return
+    raise BusyError(
+        f"others appended to thread {log.session.id!r} before each of {_TRIES} tries; nothing was hidden; try again"
+    )
+
+
+def _hide_all(log: Log) -> None:
+    _prune(log, lambda: {"kept": []})
+
+
+def _plain_json(value: Any) -> Any:
+    """Give a plain value, as metadata is, as JSON."""
+    type_, data = _PLAIN.dumps_typed(value)
+    try:
+        return codec.to_json(codec.unpack(data), _as_it_is)
+    except codec.Unsayable:
+        return codec.typed_to_json(type_, data)
+
+
+def _as_it_is(_: Any) -> None:
+    return None
+
+
+def _no_message(_: Any) -> Any:
+    raise codec.Unsayable

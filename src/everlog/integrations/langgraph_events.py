@@ -1,0 +1,368 @@
+"""What one append of a LangGraph thread is made of, and how its values are read back; langgraph_thread.py says the laws."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, cast
+
+import msgspec
+
+from everlog.core.event import Event, NewEvent
+from everlog.integrations import langgraph_codec as codec
+from everlog.session import Session
+
+CHECKPOINT: Final = "langgraph.checkpoint"
+WRITES: Final = "langgraph.writes"
+_BLOCK_EVENTS: Final = 32  # that are read at once where one is asked for: what belongs together stands together
+_BLOCKS_MAX: Final = 256  # that a reader keeps from one checkpoint to the next
+_MESSAGES_MAX: Final = 4_000  # of one record that become events of their own; an append takes 10,000 events
+_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024  # of one message that becomes an event of its own
+_DEPTH_MIN: Final = 64  # of lists that continue one another, before their items are named anew
+_INLINE_BYTES_MAX: Final = 256 * 1024  # of one value; a larger one is attached
+_ATTACHED_MAX: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A checkpoint as it was recorded: its event, what its record says, and what was written since; None where that was not looked at."""
+
+    event: Event
+    data: dict[str, Any]
+    writes: list[Event] | None = None
+
+    @property
+    def position(self) -> int:
+        return self.event.position
+
+    @property
+    def id(self) -> str:
+        return self.data["id"]
+
+    @property
+    def namespace(self) -> str:
+        return self.data.get("ns", "")
+
+
+@dataclass(slots=True)
+class Value:
+    """What a channel held last, as it was packed. owners: which record holds each item of a list. depth: of lists below it."""
+
+    position: int
+    type: str
+    data: bytes
+    owners: list[tuple[int, int]] | None = None
+    depth: int = 0
+
+
+@dataclass(slots=True)
+class Said:
+    """A message that was recorded: where, under which id, and its native form."""
+
+    position: int
+    id: str | None
+    native: dict[str, Any]
+
+
+# --- writing -------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Draft:
+    """The events of one append that is being worked out, from the position that it begins at."""
+
+    start: int
+    said_before: Callable[[bytes], Sequence[Said]]
+    readable: bool
+    speaks: bool = True  # whether messages that are new become events
+    events: list[NewEvent] = field(default_factory=list[NewEvent])
+    attachments: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    values: dict[tuple[str, str], Value] = field(default_factory=dict[tuple[str, str], Value])
+    said: list[tuple[bytes, Said]] = field(default_factory=list[tuple[bytes, Said]])
+    adopted: list[tuple[Said, str]] = field(default_factory=list[tuple[Said, str]])
+    _own: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    _is_input: bool = False
+
+    def value(self, place: tuple[str, str], type_: str, data: bytes, known: Value | None) -> Any:
+        """Give what a channel holds now as JSON, and remember it."""
+        self._is_input = place[1] == "__start__"
+        tree, owners, depth = self._grown(type_, data, known)
+        if tree is None:
+            tree, owners, depth = self.tree(type_, data), None, 0
+            array = codec.split_array(data) if type_ == codec.MSGPACK else None
+            if array is not None:
+                owners = [(-1, index) for index in range(array[0])]
+        self._is_input = False
+        self.values[place] = Value(-1, type_, data, owners, depth)
+        return tree
+
+    def tree(self, type_: str, data: bytes) -> Any:
+        """Give a value as JSON, as readable as it may be."""
+        if type_ == "null":
+            return None
+        if type_ == codec.MSGPACK and self.readable:
+            made = self._readable(data)
+            if made is not None:
+                return made[0]
+        if len(data) > _INLINE_BYTES_MAX and len(self.attachments) < _ATTACHED_MAX:
+            name = f"v{len(self.attachments)}"
+            self.attachments[name] = data
+            return {"$t": [type_, {"$a": name}]}
+        return codec.typed_to_json(type_, data)
+
+    def _readable(self, data: bytes) -> tuple[Any] | None:
+        """Give packed bytes as JSON that gives them again, in a tuple; None where none does."""
+        events, said, adopted = len(self.events), len(self.said), len(self.adopted)
+        try:
+            value = codec.unpack(data)
+            tree = codec.to_json(value, self._recorded)
+            left = len(msgspec.json.encode(tree))
+            if left <= _INLINE_BYTES_MAX and codec.pack(value) == data:
+                return (tree,)
+        except (codec.Unsayable, ValueError, TypeError, RecursionError):
+            pass  # something that only the serializer itself reads
+        del self.events[events:], self.said[said:], self.adopted[adopted:]
+        return None
+
+    def _grown(self, type_: str, data: bytes, known: Value | None) -> tuple[Any, list[tuple[int, int]] | None, int]:
+        """Give a list as what differs from the one before it."""
+        array = codec.split_array(data) if type_ == codec.MSGPACK and self.readable else None
+        if array is None or known is None or known.owners is None or not known.owners:
+            return None, None, 0
+        count, header = array
+        known_array = codec.split_array(known.data)
+        assert known_array is not None, "only a list has owners of its items"
+        items, before = data[header:], known.data[known_array[1] :]
+        if count >= known_array[0] and items.startswith(before):
+            added, more = items[len(before) :], count - known_array[0]
+            owners = known.owners + [(-1, index) for index in range(more)]
+            base = known.position
+        else:
+            changed = _changed(codec.unpack(data), codec.unpack(known.data), known.owners)
+            if changed is None:
+                return None, None, 0
+            owners, added, more = changed
+            base = None
+        deep = known.depth + 1
+        if deep > _DEPTH_MIN + len(owners) // 4:
+            base = None
+        new = self._readable(codec.join_array(more, added))
+        if new is None:
+            return None, None, 0
+        content: dict[str, Any] = {"new": new[0]} if more else {}
+        if base is None:
+            content["runs"] = _runs(owners)
+            deep = 0
+        else:
+            content["base"] = base
+        return {"$l": content}, owners, deep
+
+    def _recorded(self, message: codec.Message) -> Any:
+        """Give what stands for a message: one that is recorded already, or that is from now on."""
+        digest = digest_parts(message.parts)
+        mine = [said for own, said in self.said if own == digest]
+        found = self._same_message(message.id, [*self.said_before(digest), *mine])
+        if found is not None:
+            if message.id is not None and found.id is None:
+                self.adopted.append((found, message.id))
+            return found.position if found.native == message.native else [found.position, message.native]
+        raw = message.native["class"] in ("pair", "object")
+        if (raw and not self._is_input) or not self.speaks or len(self.events) > _MESSAGES_MAX:
+            return None
+        if len(msgspec.json.encode([list(message.parts), message.native])) > _MESSAGE_BYTES_MAX:
+            return None
+        position = self.start + len(self.events)
+        for number, (type, data) in enumerate(message.parts):
+            own = {"langgraph": {"message": message.native}} if not number else {"part": [number, len(message.parts)]}
+            outcome = "error" if data.get("is_error") is True else None
+            self.events.append(NewEvent(type, data, metadata=own, outcome=outcome))
+        self.said.append((digest, Said(position, message.id, message.native)))
+        return position
+
+    def _same_message(self, id: str | None, among: Sequence[Said]) -> Said | None:
+        """Find the record of a message: by its id, else the last without one, which is from now on called so.
+
+        What a graph was called with is always something new that is said.
+        """
+        if self._is_input and id is None:
+            return None
+        for said in reversed(among):
+            if id is None or said.id == id:
+                return said
+        adopted = {each[0].position: each[1] for each in self.adopted}
+        for said in reversed(among):
+            if said.id is None and adopted.get(said.position, id) == id:
+                return said
+        return None
+
+    def finish(self, type: str, kind: str, record: dict[str, Any], key: str) -> list[NewEvent]:
+        """Give the events: the messages, and the record, which the last of them holds where it is one of writes.
+
+        A checkpoint's record stands alone, so that whoever erases a message takes nothing else with it.
+        """
+        events = list(self.events)
+        if events and type == WRITES and not self.attachments:
+            last = events[-1]
+            metadata = dict(last.metadata or {})
+            metadata["langgraph"] = (metadata.get("langgraph") or {}) | {kind: record}
+            position = self.start + len(events) - 1
+            events[-1] = NewEvent(last.type, last.data, metadata=metadata, outcome=last.outcome, key=f"{key}{position}")
+        else:
+            position = self.start + len(events)
+            attached = self.attachments or None
+            events.append(NewEvent(type, {kind: record}, attachments=attached, key=f"{key}{position}"))
+        for value in self.values.values():
+            value.position = position
+            if value.owners is not None:
+                value.owners = [(position if owner < 0 else owner, index) for owner, index in value.owners]
+        return events
+
+
+def _changed(
+    items: list[Any], before: list[Any], owners: list[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], bytes, int] | None:
+    """Give who holds each item of a list that changed otherwise than by growing, and what is new, packed, and how many that are.
+
+    None where nothing is left of the list before it.
+    """
+    places = {codec.pack(item): owner for item, owner in zip(before, owners, strict=True)}
+    made: list[tuple[int, int]] = []
+    new: list[bytes] = []
+    for item in map(codec.pack, items):
+        if item not in places:
+            places[item] = (-1, len(new))
+            new.append(item)
+        made.append(places[item])
+    return (made, b"".join(new), len(new)) if len(new) < len(made) else None
+
+
+def _runs(owners: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Give owners as [position, first item, count]."""
+    runs: list[list[int]] = []
+    for position, index in owners:
+        if runs and runs[-1][0] == position and runs[-1][1] + runs[-1][2] == index:
+            runs[-1][2] += 1
+        else:
+            runs.append([position, index, 1])
+    return runs
+
+
+# --- reading -------------------------------------------------------------------------------------
+class Reader:
+    """Reads values of one session, each block of events once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._blocks: dict[int, list[Event]] = {}
+        self._events: dict[int, Event] = {}
+        self.branches: set[str] = (
+            set()
+        )  # that events were read on: more than one where the session was rewound meanwhile
+
+    def knows(self, event: Event) -> None:
+        """Take an event that was read already."""
+        if len(self._blocks) > _BLOCKS_MAX:
+            self._blocks.clear()
+            self._events.clear()
+        self._events[event.position] = event
+        self.branches.add(event.branch)
+
+    def value(self, position: int, channel: str) -> Value:
+        """Give what a channel holds that was recorded at a position."""
+        tree = self._tree(position, channel)
+        if isinstance(tree, dict) and len(tree) == 1 and "$l" in tree:
+            owners, depth = self._owners(position, channel)
+            held = {owner: self._own_items(owner, channel) for owner in sorted({owner for owner, _ in owners})}
+            items = [held[owner][index] if held[owner] else codec.ERASED_TEXT for owner, index in owners]
+            return Value(position, codec.MSGPACK, codec.pack(items), owners, depth)
+        type_, data = self.typed(tree, self._event(position))
+        array = codec.split_array(data) if type_ == codec.MSGPACK else None
+        return Value(position, type_, data, None if array is None else [(position, index) for index in range(array[0])])
+
+    def typed(self, tree: Any, event: Event) -> tuple[str, bytes]:
+        """Give a value from its JSON as the serializer gave it. event: that holds it."""
+        if tree is None:
+            return "null", b""
+        if isinstance(tree, dict) and len(tree) == 1 and "$t" in tree:
+            type_, data = tree["$t"]
+            return type_, event.attachment(data["$a"]) if isinstance(data, dict) else b64decode(data)
+        return codec.MSGPACK, codec.pack(codec.from_json(tree, self._message))
+
+    def _tree(self, position: int, channel: str) -> Any:
+        record = (record_of(self._event(position)) or {}).get("checkpoint") or {}
+        return (record.get("values") or {}).get(channel)
+
+    def _own_items(self, position: int, channel: str) -> list[Any]:
+        """Give the items of a list that were new where it was recorded."""
+        if self._event(position).raw is None:
+            return []
+        tree = self._tree(position, channel)
+        if isinstance(tree, dict) and len(tree) == 1 and "$l" in tree:
+            return codec.from_json(tree["$l"].get("new", []), self._message)
+        return codec.unpack(self.typed(tree, self._event(position))[1])
+
+    def _owners(self, position: int, channel: str) -> tuple[list[tuple[int, int]], int]:
+        """Give which record holds each item of a list, going back along the lists that it continues, and how many those are."""
+        parts: list[list[tuple[int, int]]] = []
+        at: int | None = position
+        while at is not None:
+            tree = self._tree(at, channel)
+            if not (isinstance(tree, dict) and len(tree) == 1 and "$l" in tree):
+                parts.append([(at, index) for index in range(len(self._own_items(at, channel)))])
+                break
+            content = tree["$l"]
+            runs = content.get("runs") or [[-1, 0, len(content.get("new", ()))]]
+            parts.append(
+                [(at if owner < 0 else owner, index + step) for owner, index, count in runs for step in range(count)]
+            )
+            at = content.get("base")
+        return [owner for part in reversed(parts) for owner in part], len(parts) - 1
+
+    def _message(self, reference: Any) -> Any:
+        """Give a message from where it stands, in its own native form or the one given."""
+        position, native = reference if isinstance(reference, list) else (reference, None)
+        first = self._event(position)
+        own = ((first.metadata or {}).get("langgraph") or {}).get("message") or codec.erased_native(first.type)
+        native = own if native is None else native
+        events = [first, *(self._event(position + number) for number in range(1, own.get("parts", 1)))]
+        return codec.pack_message([(event.type, event.data) for event in events], native)
+
+    def _event(self, position: int) -> Event:
+        known = self._events.get(position)
+        if known is not None:
+            return known
+        block = position // _BLOCK_EVENTS
+        held = self._blocks.get(block)
+        if held is None or position - block * _BLOCK_EVENTS >= len(held):
+            held = self._blocks[block] = self._session[block * _BLOCK_EVENTS : (block + 1) * _BLOCK_EVENTS]
+            self.branches.update(event.branch for event in held)
+        return held[position - block * _BLOCK_EVENTS]
+
+
+def positions_of(record: Record) -> dict[str, int]:
+    """Give the channels of a checkpoint, each with the position at which what it holds was recorded."""
+    own = dict.fromkeys(record.data.get("values") or {}, record.position)
+    return cast("dict[str, int]", record.data.get("where") or {}) | own
+
+
+def record_of(event: Event) -> dict[str, Any] | None:
+    """Give the record that an event holds; None where it holds none, or was erased."""
+    if event.key is None or event.raw is None:
+        return None
+    if event.type in (CHECKPOINT, WRITES):
+        return event.data
+    return (event.metadata or {}).get("langgraph")
+
+
+def digest_of(name: str) -> str:
+    """Give what stands for a namespace or an id in a key: 60 bits of a thread, and what is found is compared; "" stays."""
+    return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:15] if name else ""
+
+
+def digest_parts(parts: Sequence[tuple[str, Any]]) -> bytes:
+    """Give what stands for what a message says; the id that it has, or gets, counts for nothing."""
+    said = [
+        (kind, data if data is None else {name: each for name, each in data.items() if name != "message_id"})
+        for kind, data in parts
+    ]
+    return sha256(msgspec.json.encode(said, order="sorted")).digest()

@@ -1,0 +1,431 @@
+"""A LangGraph thread as an Everlog session: its checkpoints, its pending writes, and the conversation in them.
+
+1. Each call of the saver is one append, made at the head that it was worked out for and worked out again where another writer
+   was first: positions that a record names are therefore those of the events meant, for ever.
+2. A record is a checkpoint's, in an event `langgraph.checkpoint`, or of writes after one, in `metadata.langgraph` of the last message
+   that came with them, else in an event `langgraph.writes`. Its key is a digest of namespace and checkpoint id, and its position.
+3. What a checkpoint's channel holds is written once: `values` of the record in which it was new; later records name that position
+   in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new.
+4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
+   all. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
+   late has a greater id than all before it, and the newest are found without reading the rest.
+5. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from everlog.core.event import Event, NewEvent
+from everlog.core.limits import PAGE_EVENTS_MAX
+from everlog.errors import BusyError, ConflictError
+from everlog.integrations.langgraph_events import (
+    CHECKPOINT,
+    WRITES,
+    Draft,
+    Reader,
+    Record,
+    Said,
+    Value,
+    digest_of,
+    digest_parts,
+    positions_of,
+    record_of,
+)
+from everlog.session import Session
+
+PRUNED: Final = "langgraph.pruned"
+_TRIES: Final = 100  # of an append that others were faster than; each try takes what they wrote
+_FIRST_EVENTS: Final = 16  # that are read at once, backwards
+_COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
+_MESSAGES_KNOWN: Final = 256
+_VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A pending write as it was recorded, its value not read yet."""
+
+    task_path: str
+    task_id: str
+    index: int
+    channel: str
+    record: Event
+    tree: Any
+
+
+class Log:
+    """One thread's session, and what is remembered of it. May be used from any thread."""
+
+    def __init__(self, session: Session, *, readable: bool) -> None:
+        """readable: whether values are stored as JSON, or as the serializer gives them."""
+        self.session = session
+        self.listed = False  # whether it is known to bear the label by which threads are listed
+        self._readable = readable
+        self._lock = threading.RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._branch = ""
+        self._size = 0
+        self._newest = ""
+        self._values: dict[tuple[str, str], Value] = {}
+        self._begun: set[str] = (
+            set()
+        )  # namespaces whose values are those of a checkpoint that was put, or is the parent of one
+        self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
+        self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
+        self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
+        self._pruned: list[tuple[int, dict[str, Any]]] = []
+
+    # --- what others wrote ---
+    def refresh(self) -> None:
+        """Look at the session as it is now, and take note of what is new."""
+        with self._lock:
+            size = self.session.refresh().size
+            if self.session.branch_id != self._branch or size < self._size:
+                self._forget()
+                self._branch = self.session.branch_id
+                self._open(size)
+            elif size > self._size:
+                new = list(self.session.events(start=self._size, stop=size))
+                for event in new:
+                    self._note(event)
+                self._note_messages(new)
+            self._size = size
+
+    def _open(self, size: int) -> None:
+        """Take note of the end of a session that nothing is known of."""
+        self._pruned = [(event.position, event.data or {}) for event in self.session.events(keys="d.*", stop=size)]
+        self._pruned.sort(key=lambda each: each[0])
+        last: list[Event] = []
+        for event in self._events_backwards(0, size):
+            last.append(event)
+            record = (record_of(event) or {}).get("checkpoint")
+            if record is not None and not self._newest and not record.get("late"):
+                self._newest = record["id"]
+            if self._newest and len(last) >= _COLD_EVENTS:
+                break
+        last.reverse()
+        for event in last:
+            self._note_record(event)
+        self._note_messages(last)
+
+    def _note(self, event: Event) -> None:
+        """Take note of an event that another writer appended."""
+        if event.type == PRUNED:
+            self._pruned.append((event.position, event.data or {}))
+            self._tasks.clear()
+        self._note_record(event)
+
+    def _note_record(self, event: Event) -> None:
+        record = record_of(event) or {}
+        if "checkpoint" in record:
+            place = (record["checkpoint"].get("ns", ""), record["checkpoint"]["id"])
+            self._newest = max(self._newest, place[1])
+            self._early.discard(place)
+        if "writes" in record:
+            place = (record["writes"].get("ns", ""), record["writes"]["id"])
+            self._tasks.pop(place, None)
+            if str(event.key).startswith("e."):
+                self._early.add(place)
+
+    def _note_messages(self, events: Sequence[Event]) -> None:
+        """Remember the messages among events that follow one another."""
+        for number, event in enumerate(events):
+            native = ((event.metadata or {}).get("langgraph") or {}).get("message")
+            if native is not None:
+                parts = [(part.type, part.data) for part in events[number : number + native.get("parts", 1)]]
+                fields = native.get("fields") or {}
+                self.note_said(digest_parts(parts), Said(event.position, fields.get("id"), native))
+
+    def note_said(self, digest: bytes, said: Said) -> None:
+        """Remember a message."""
+        self._said.setdefault(digest, []).append(said)
+        self._said.move_to_end(digest)
+        while len(self._said) > _MESSAGES_KNOWN:
+            self._said.popitem(last=False)
+
+    # --- putting ---
+    def put(self, record: dict[str, Any], values: Mapping[str, tuple[str, bytes]], *, restored: bool = False) -> None:
+        """Record a checkpoint. values: of its channels, as the serializer gave them. record: everything else.
+
+        restored: it comes from elsewhere, and what was written after it may have come long before.
+        """
+        namespace, parent = record.get("ns", ""), record.get("parent")
+        with self._lock:
+            for _ in range(_TRIES):
+                self._ready()
+                if parent is not None and namespace not in self._begun:
+                    self._load_values(namespace, parent)
+                self._begun.add(namespace)
+                while len(self._values) > _VALUES_MAX:
+                    del self._values[next(iter(self._values))]
+                draft = Draft(self._size, self._remembered, self._readable)
+                where: dict[str, int] = {}
+                new: dict[str, Any] = {}
+                for channel, (type_, data) in values.items():
+                    known = self._values.get((namespace, channel))
+                    if known is not None and known.type == type_ and known.data == data:
+                        where[channel] = known.position
+                    else:
+                        new[channel] = draft.value((namespace, channel), type_, data, known)
+                place = (namespace, record["id"])
+                marks = {"late": True} if self._newest > record["id"] else {}
+                if place in self._early or (restored and self._written(*place, "e")) or self._again(place):
+                    marks["early"] = True
+                made = record | ({"where": where} if where else {}) | ({"values": new} if new else {}) | marks
+                if self._append(
+                    draft, CHECKPOINT, "checkpoint", made, f"c.{digest_of(namespace)}.{digest_of(record['id'])}."
+                ):
+                    self._newest = max(self._newest, record["id"])
+                    self._early.discard(place)
+                    if "early" not in marks and place not in self._tasks:
+                        self._tasks[place] = set()
+                        self._limit_tasks()
+                    return
+        raise _busy(self.session)
+
+    def _again(self, place: tuple[str, str]) -> bool:
+        """Tell whether a checkpoint is recorded already: only then may writes after it stand before it."""
+        return place[1] <= self._newest and self.find(*place, hidden=True) is not None
+
+    def put_writes(
+        self,
+        record: dict[str, Any],
+        writes: Sequence[tuple[int, str, tuple[str, bytes]]],
+        *,
+        replaces: bool,
+    ) -> bool:
+        """Record pending writes: (index, channel, value); False where there was nothing new.
+
+        replaces: what has the same task and index, else it counts no more.
+
+        LangGraph may record what a task wrote before the checkpoint that the task read. Messages in it then wait for the next
+        checkpoint that holds them, so that the conversation is recorded in its order.
+        """
+        place = (record.get("ns", ""), record["id"])
+        with self._lock:
+            for _ in range(_TRIES):
+                self._ready()
+                known = self._tasks.get(place)
+                if known is None:
+                    known = {(write.task_id, write.index) for write in self.writes_after(*place)}
+                new = [each for each in writes if replaces or (record["task"], each[0]) not in known]
+                if not new:
+                    return False
+                early = place in self._early or (place not in self._tasks and self.find(*place, hidden=True) is None)
+                draft = Draft(self._size, self._remembered, self._readable, speaks=not early)
+                made = record | {"items": [[index, channel, draft.tree(*typed)] for index, channel, typed in new]}
+                key = f"{'e' if early else 'w'}.{digest_of(place[0])}.{digest_of(place[1])}."
+                if self._append(draft, WRITES, "writes", made, key):
+                    if early:
+                        self._early.add(place)
+                    self._tasks[place] = known | {(record["task"], each[0]) for each in new}
+                    self._limit_tasks()
+                    return True
+        raise _busy(self.session)
+
+    def prune(self, data: dict[str, Any]) -> bool:
+        """Hide checkpoints (law 5); False where another writer was first, and it is to be worked out again."""
+        with self._lock:
+            event = NewEvent(PRUNED, data, key=f"d.{self._size}")
+            try:
+                self.session.extend([event], expected=self.session.head)
+            except ConflictError:
+                self.refresh()
+                return False
+            self._pruned.append((self._size, data))
+            self._size += 1
+            self._tasks.clear()
+            return True
+
+    def _ready(self) -> None:
+        if not self._branch:
+            self.refresh()
+
+    def _limit_tasks(self) -> None:
+        while len(self._tasks) > 32:
+            self._tasks.popitem(last=False)
+
+    def _append(self, draft: Draft, type: str, kind: str, record: dict[str, Any], key: str) -> bool:
+        """Record a draft with its record, at the head it was made for; False where that has moved on."""
+        events = draft.finish(type, kind, record, key)
+        try:
+            self.session.extend(events, expected=self.session.head)
+        except ConflictError:
+            self.refresh()
+            return False
+        self._size += len(events)
+        self._values.update(draft.values)
+        for digest, said in draft.said:
+            self.note_said(digest, said)
+        for said, identity in draft.adopted:
+            said.id = identity
+        return True
+
+    def _load_values(self, namespace: str, id: str) -> None:
+        """Remember what the channels of a checkpoint hold, so that what follows it is recorded as what differs."""
+        record = self.find(namespace, id)
+        if record is None:
+            return
+        reader = Reader(self.session)
+        for channel, position in positions_of(record).items():
+            known = self._values.get((namespace, channel))
+            if known is None or known.position != position:
+                self._values[namespace, channel] = reader.value(position, channel)
+
+    def _remembered(self, digest: bytes) -> list[Said]:
+        """Give the messages of this content that are remembered, oldest first."""
+        return self._said.get(digest, [])
+
+    # --- reading ---
+    def find(self, namespace: str, id: str, *, hidden: bool = False) -> Record | None:
+        """Give a checkpoint by its id; None where there is none. hidden: also one that was pruned."""
+        found = None
+        for event in self.session.events(keys=f"c.{digest_of(namespace)}.{digest_of(id)}.*"):
+            record = (record_of(event) or {}).get("checkpoint")
+            if record is None or record["id"] != id or record.get("ns", "") != namespace:
+                continue
+            if hidden or self._is_kept(event.position):
+                found = Record(event, record)
+        return found
+
+    def packed(self, namespace: str, channel: str, position: int, reader: Reader) -> tuple[str, bytes]:
+        """Give what a channel holds that was recorded at a position, as the serializer gave it.
+
+        What is read first is remembered, since a graph that reads a checkpoint goes on from it.
+        """
+        known = self._values.get((namespace, channel))
+        if known is not None and known.position == position:
+            return known.type, known.data
+        read = reader.value(position, channel)
+        with self._lock:
+            if known is None and reader.branches == {self._branch}:
+                self._values.setdefault((namespace, channel), read)
+        return read.type, read.data
+
+    def writes(self, record: Record) -> list[Write]:
+        """Give the pending writes of a checkpoint in the order in which they are to be applied."""
+        if record.writes is None or "early" in record.data:
+            return self.writes_after(record.namespace, record.id)
+        return _in_order(record.writes)
+
+    def writes_after(self, namespace: str, id: str, *, hidden: bool = False) -> list[Write]:
+        """As `writes`, of a checkpoint that may not be recorded, by index. hidden: also what was pruned."""
+        since = self._hidden_until(namespace, id) if self._pruned and not hidden else 0
+        found = [*self._written(namespace, id, "e"), *self._written(namespace, id, "w")]
+        return _in_order(
+            sorted((event for event in found if event.position >= since), key=lambda event: event.position)
+        )
+
+    def _written(self, namespace: str, id: str, kind: str) -> list[Event]:
+        """Give the events of a checkpoint's writes. kind: "e" for those that came before it, else "w"."""
+        found: list[Event] = []
+        for event in self.session.events(keys=f"{kind}.{digest_of(namespace)}.{digest_of(id)}.*"):
+            record = (record_of(event) or {}).get("writes")
+            if record is not None and record["id"] == id and record.get("ns", "") == namespace:
+                found.append(event)
+        return found
+
+    def checkpoints(self, namespace: str | None, *, before: str | None = None) -> Iterator[Record]:
+        """Give the checkpoints, of one namespace or all, greatest id first (law 4). before: only those with a smaller id."""
+        waiting: list[tuple[_Reversed, int, Record]] = []
+        seen: set[tuple[str, str]] = set()
+        for record in self._backwards(f"c.{digest_of(namespace)}.*" if namespace else None):
+            if (record.namespace, record.id) in seen or namespace not in (None, record.namespace):
+                continue
+            seen.add((record.namespace, record.id))
+            if before is None or record.id < before:
+                heapq.heappush(waiting, (_Reversed(record.id), -record.position, record))
+            if not record.data.get("late"):
+                while waiting and waiting[0][0].id >= record.id:
+                    yield heapq.heappop(waiting)[2]
+        while waiting:
+            yield heapq.heappop(waiting)[2]
+
+    def _backwards(self, keys: str | None) -> Iterator[Record]:
+        """Give the checkpoints that are not hidden, the last recorded first. keys: of a namespace other than the graph's own."""
+        kept: list[int] | None = None
+        start = 0
+        for position, pruned in reversed(self._pruned):
+            if "kept" in pruned:
+                kept, start = sorted(pruned["kept"], reverse=True), position
+                break
+        if keys is not None:
+            for event in self.session.events(keys=keys, start=start, stop=self._size, reverse=True):
+                yield from self._shown(event, None)
+        else:
+            later: dict[tuple[str, str], list[Event]] = {}  # what was written after checkpoints that come next
+            for event in self._events_backwards(start, self._size):
+                record = (record_of(event) or {}).get("writes")
+                if record is not None:
+                    later.setdefault((record.get("ns", ""), record["id"]), []).append(event)
+                yield from self._shown(event, later)
+        for position in kept or ():
+            yield from self._shown(self.session[position], None)
+
+    def _events_backwards(self, start: int, stop: int) -> Iterator[Event]:
+        """Give the events of [start, stop), the last first: few at first, and more with each read."""
+        size = _FIRST_EVENTS
+        while stop > start:
+            low = max(start, stop - size)
+            yield from reversed(self.session[low:stop])
+            stop, size = low, min(2 * size, PAGE_EVENTS_MAX)
+
+    def _shown(self, event: Event, later: dict[tuple[str, str], list[Event]] | None) -> Iterator[Record]:
+        record = (record_of(event) or {}).get("checkpoint")
+        if record is not None and self._is_kept(event.position):
+            written = None if later is None else later.pop((record.get("ns", ""), record["id"]), [])[::-1]
+            yield Record(event, record, written)
+
+    def _is_kept(self, position: int) -> bool:
+        return not any(
+            at > position and (position in pruned["dropped"] if "dropped" in pruned else position not in pruned["kept"])
+            for at, pruned in self._pruned
+        )
+
+    def _hidden_until(self, namespace: str, id: str) -> int:
+        """Give the position of the event that last hid this checkpoint; 0 for none."""
+        recorded = [event.position for event in self.session.events(keys=f"c.{digest_of(namespace)}.{digest_of(id)}.*")]
+        hidden = [position for position in recorded if not self._is_kept(position)]
+        return max((at for at, _ in self._pruned for position in hidden if at > position), default=0)
+
+
+def _in_order(events: Sequence[Event]) -> list[Write]:
+    """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
+    made: dict[tuple[str, int], Write] = {}
+    for event in events:
+        record: dict[str, Any] = (record_of(event) or {})["writes"]
+        task, path = record["task"], record.get("path", "")
+        for index, channel, tree in record["items"]:
+            made[task, index] = Write(path, task, index, channel, event, tree)
+    return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
+
+
+class _Reversed:
+    """An id that the greater comes first of."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+    def __lt__(self, other: _Reversed) -> bool:
+        return self.id > other.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Reversed) and self.id == other.id
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _busy(session: Session) -> BusyError:
+    return BusyError(
+        f"others appended to thread {session.id!r} before each of {_TRIES} tries; nothing was written; try again"
+    )

@@ -1,0 +1,76 @@
+"""Items of OpenAI's Agents SDK as events, one event an item: what `everlog.reducers.spoken` gives back is what went in.
+
+An item of a kind that has no standard type is the data of an event of type `x.openai_agents.KIND`. What the log takes neither way
+(half characters, integers of 2^64, deep or large ones) is attached.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any, Final, cast
+
+from everlog.core.event import Event, NewEvent
+from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
+from everlog.core.standard import is_standard, is_type
+from everlog.core.values import encode_json
+from everlog.errors import InvalidEventError, LimitError
+from everlog.integrations.openai_items import response_events
+from everlog.reducers.spoken import ITEMS, UNREADABLE, base_of, message_of, native_of, opaque_prefix
+
+FORMAT: Final = ITEMS
+_OPAQUE: Final = opaque_prefix(FORMAT)
+INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
+_ATTACHMENT: Final = "native.json"
+
+
+def session_name(session_id: str) -> str:
+    """Give the id of Everlog's session for one of the SDK's: itself, or its hash where a log's id cannot be that."""
+    if session_id.isprintable() and 0 < len(session_id) <= SESSION_ID_CHARACTERS_MAX:
+        return session_id
+    return f"sha256:{sha256(session_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def title_of(session_id: str) -> str | None:
+    """Give as a session's title what can be read of an id that is no log's."""
+    return "".join(filter(str.isprintable, session_id))[:200] or None
+
+
+def event_of(item: Any) -> NewEvent:
+    """Give an item as an event. Raises TypeError or ValueError where JSON cannot say it at all."""
+    try:
+        encode_json(item, what="item")
+        made = _said(item)
+        if len(encode_json([made.data, made.metadata], what="item")) <= INLINE_BYTES_MAX:
+            return made
+    except (InvalidEventError, LimitError):
+        pass
+    return attached(FORMAT, _opaque_type(item), item)
+
+
+def attached(format: str, type: str, value: Any) -> NewEvent:
+    """Give an event that keeps a value beside it."""
+    native = {"format": format, "attachment": _ATTACHMENT}
+    kept = {_ATTACHMENT: json.dumps(value).encode()}
+    return NewEvent(type, {"attachment": _ATTACHMENT}, metadata={"native": native}, attachments=kept)
+
+
+def item_of(event: Event) -> Any:
+    """Give the item that an event says. Raises NothingSaidError."""
+    return message_of(FORMAT, [event])
+
+
+def _said(item: Any) -> NewEvent:
+    events = response_events(item, None) if isinstance(item, dict) else []
+    if len(events) != 1 or not is_standard(events[0].type, events[0].data):
+        return NewEvent(_opaque_type(item), item)
+    event = events[0]
+    native = native_of(FORMAT, base_of(FORMAT, [event]), item)
+    metadata = None if native is None else {"native": native}
+    return NewEvent(event.type, event.data, outcome=event.outcome, metadata=metadata)
+
+
+def _opaque_type(item: Any) -> str:
+    kind = cast("dict[str, Any]", item).get("type") if isinstance(item, dict) else None
+    named = f"{_OPAQUE}{kind}"
+    return named if isinstance(kind, str) and kind != UNREADABLE and is_type(named) else f"{_OPAQUE}item"

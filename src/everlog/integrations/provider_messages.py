@@ -1,0 +1,127 @@
+"""Messages of providers' APIs as events: what `everlog.reducers.spoken` gives back is what went in.
+
+A message of Anthropic's API or of chat completions is one event a block or call; an item of the Responses API is one event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Final, cast
+
+from everlog.core.event import NewEvent
+from everlog.core.standard import is_standard
+from everlog.core.values import encode_json
+from everlog.errors import InvalidEventError, LimitError
+from everlog.integrations.openai_items import chat_events
+from everlog.integrations.openai_native import INLINE_BYTES_MAX, attached, event_of
+from everlog.reducers.spoken import ANTHROPIC, ITEMS, base_of, native_of, opaque_prefix
+
+_RESULT: Final = ("tool_use_id", "content", "is_error")
+
+
+def events_of(format: str, message: Any) -> list[NewEvent]:
+    """Give a message as events, which together say it exactly. Raises TypeError or ValueError where JSON cannot say it."""
+    if format == ITEMS:
+        return [event_of(message)]
+    opaque = f"{opaque_prefix(format)}message"
+    try:
+        encode_json(message, what="message")
+        made = _said(format, message)
+        if made:
+            native = native_of(format, base_of(format, made), message)
+            if native is not None:
+                made[0] = replace(made[0], metadata={"native": native})
+        else:
+            made = [NewEvent(opaque, message)]
+        if len(encode_json([[event.data, event.metadata] for event in made], what="message")) > INLINE_BYTES_MAX:
+            return [attached(format, opaque, message)]
+    except (InvalidEventError, LimitError):
+        return [attached(format, opaque, message)]
+    return made[:1] + [replace(event, metadata={"part": [at, len(made)]}) for at, event in enumerate(made) if at]
+
+
+def _said(format: str, message: Any) -> list[NewEvent]:
+    if not isinstance(message, dict):
+        return []
+    given = cast("dict[str, Any]", message)
+    made = _anthropic(given) if format == ANTHROPIC else chat_events(given)
+    return made if all(is_standard(event.type, event.data) for event in made) else []
+
+
+def _anthropic(message: Mapping[str, Any]) -> list[NewEvent]:
+    role, content = message.get("role"), message.get("content")
+    if role == "system":
+        return [NewEvent("system.message", {"content": content})]
+    if role not in ("user", "assistant") or not isinstance(content, (str, list)) or content == []:
+        return []
+    said = "user.message" if role == "user" else "agent.message"
+    if isinstance(content, str):
+        return [NewEvent(said, {"content": content})]
+    events: list[NewEvent] = []
+    for block in cast("list[Any]", content):
+        event = _block(block) if isinstance(block, dict) else None
+        if event is not None and event.type.startswith("agent.tool_result") == (role == "user"):
+            events.append(event)
+        elif role == "user" and events and events[-1].type == said:
+            events[-1] = NewEvent(said, {"content": [*events[-1].data["content"], block]})
+        else:
+            events.append(NewEvent(said, {"content": [block]}))
+    return events
+
+
+def _block(block: Mapping[str, Any]) -> NewEvent | None:
+    """Give a block that is no plain content as an event."""
+    match block.get("type"):
+        case "tool_result":
+            data = {name: block[name] for name in _RESULT if name in block}
+            return NewEvent("agent.tool_result", data, outcome="error" if block.get("is_error") is True else None)
+        case "tool_use" | "server_tool_use" as kind:
+            data = {name: block.get(name) for name in ("id", "name", "input")}
+            return NewEvent("agent.tool_use", {**data, "kind": "function" if kind == "tool_use" else "server"})
+        case "thinking":
+            return NewEvent("agent.thinking", {"text": block.get("thinking"), "signature": block.get("signature")})
+        case "redacted_thinking":
+            return NewEvent("agent.thinking", {"encrypted": block.get("data"), "provider": "anthropic"})
+        case _:
+            return None
+
+
+# --- telling messages apart ----------------------------------------------------------------------
+def chained(before: bytes, format: str, message: Any) -> bytes:
+    """Give what stands for a conversation with one message more: the same however the message is written down.
+
+    A thought, a cache mark, an id of a message do not count: callers leave them out, or put them elsewhere, when they say it again.
+    """
+    essence = [found for event in events_of(format, message) if (found := _essence(event)) is not None]
+    if not essence:
+        return before
+    return sha256(before + json.dumps(essence, sort_keys=True).encode()).digest()
+
+
+def _essence(event: NewEvent) -> Any:
+    if event.type == "agent.thinking":
+        return None
+    if event.attachments:
+        return [event.type, *(sha256(kept).hexdigest() for kept in event.attachments.values())]
+    if not isinstance(event.data, dict) or event.type.startswith("x."):
+        return [event.type, event.data]
+    data = cast("dict[str, Any]", event.data)
+    names = ("id", "name", "input", "tool_use_id", "role")
+    return [event.type, _words(data.get("content")), *(data.get(name) for name in names)]
+
+
+def _words(content: Any) -> Any:
+    """Give content as texts and other blocks, without what is no part of what is said."""
+    if not isinstance(content, list):
+        return [content]
+    said: list[Any] = []
+    for block in cast("list[Any]", content):
+        text = cast("dict[str, Any]", block) if isinstance(block, dict) else {}
+        if isinstance(text.get("text"), str):
+            said.append(text["text"])
+        else:
+            said.append({name: text[name] for name in text if name != "cache_control"} if text else block)
+    return said

@@ -1,0 +1,323 @@
+"""Calls of Anthropic's and OpenAI's Python clients, recorded as they are made: `with record(session, client) as client:`.
+
+1. What the client returns and raises is what it would: the same objects, read by nobody else. Its streams are looked at piece by piece as
+   their reader takes them.
+2. Only the client that `record` gives records: it is a copy (`client.copy()`), which shares the connections. The one that was given, and
+   every other, stay as they are.
+3. Where recording fails, the call goes on as if nothing were recorded; `failures` has the error, and the log `everlog.recorder` names it.
+4. Importing this imports neither client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import wraps
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from everlog.aio import AsyncSession
+from everlog.core.event import Outcome
+from everlog.integrations.recorder_answers import pieces_of
+from everlog.integrations.recorder_calls import Call, Calls, format_of
+from everlog.session import Session
+
+_RAW: Final = "x-stainless-raw-response"  # the header by which both clients ask themselves for an answer's bytes
+_FAILURES_MAX: Final = 100
+_log: Final = logging.getLogger("everlog.recorder")
+C = TypeVar("C")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Recorder:
+    """Records the calls of one client, from `with` to its end; see `record`."""
+
+    def __init__(self, session: Session | AsyncSession, client: Any, *, actor: str | None = None) -> None:
+        if not callable(getattr(client, "copy", None)) or not callable(getattr(client, "post", None)):
+            raise TypeError(
+                f"{type(client).__name__} is no client of Anthropic's or OpenAI's: it has no copy() and post(); nothing is recorded"
+            )
+        self.failures: list[Exception] = []
+        self._client = client
+        self._calls = Calls(session.sync if isinstance(session, AsyncSession) else session, actor)
+        self._open: dict[int, _Tap] = {}
+        self._ended = False
+
+    def __enter__(self) -> Any:
+        return self._recording(self._client.copy())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+        for tap in list(self._open.values()):
+            tap.end("cancelled")
+
+    async def __aenter__(self) -> Any:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    # --- the client ---
+    def _recording(self, client: Any) -> Any:
+        """Make a copy of the client record: whatever it is asked for, it posts."""
+        post, copy = client.post, client.copy
+        secrets = tuple(
+            secret
+            for name in ("api_key", "auth_token", "admin_api_key")
+            if isinstance(secret := getattr(client, name, None), str) and secret
+        )
+        client.post = (
+            self._awaiting(post, secrets) if inspect.iscoroutinefunction(post) else self._calling(post, secrets)
+        )
+        client.copy = client.with_options = lambda *given, **named: self._recording(copy(*given, **named))
+        return client
+
+    def _calling(self, post: Callable[..., Any], secrets: tuple[str, ...]) -> Callable[..., Any]:
+        @wraps(post)
+        def recorded(path: str, *given: Any, **named: Any) -> Any:
+            call = self._ask(path, named)
+            try:
+                answer = post(path, *given, **named)
+            except BaseException as error:
+                self._failed(call, error, secrets)
+                raise
+            if call is not None:
+                self._answered(call, answer, named, secrets)
+            return answer
+
+        return recorded
+
+    def _awaiting(self, post: Callable[..., Any], secrets: tuple[str, ...]) -> Callable[..., Any]:
+        @wraps(post)
+        async def recorded(path: str, *given: Any, **named: Any) -> Any:
+            call = await asyncio.to_thread(self._ask, path, named)
+            try:
+                answer = await post(path, *given, **named)
+            except BaseException as error:
+                await asyncio.to_thread(self._failed, call, error, secrets)
+                raise
+            if call is not None:
+                await asyncio.to_thread(self._answered, call, answer, named, secrets)
+            return answer
+
+        return recorded
+
+    # --- what is recorded; none of it raises ---
+    def _ask(self, path: str, named: Mapping[str, Any]) -> Call | None:
+        format = None if self._ended else format_of(path)
+        if format is None:
+            return None
+        for tap in list(self._open.values()):
+            if tap.left:
+                tap.end("cancelled")
+        body = named.get("body")
+        extra = named.get("options", {}).get("extra_json") or {}
+        return self.guarded(lambda: self._calls.ask(format, {**cast("dict[str, Any]", body), **extra}))
+
+    def _failed(self, call: Call | None, error: BaseException, secrets: tuple[str, ...]) -> None:
+        if call is not None:
+            outcome: Outcome = "error" if isinstance(error, Exception) else "cancelled"
+            self.guarded(lambda: self._calls.fail(call, error, outcome=outcome, secrets=secrets))
+
+    def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], secrets: tuple[str, ...]) -> None:
+        def read() -> object:
+            raw = _raw_of(named)
+            if raw:
+                content = None if named.get("stream") or raw == "stream" else _content(answer)
+                return self._calls.unread(call) if content is None else self._calls.answer(call, json.loads(content))
+            if named.get("stream"):
+                return _Tap(self, call, secrets).listen(answer)
+            return self._calls.answer(call, answer)
+
+        self.guarded(read)
+
+    def guarded(self, write: Callable[[], T]) -> T | None:
+        """Do what must not disturb the call; note where it failed."""
+        try:
+            return write()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller's answer comes first
+            if len(self.failures) < _FAILURES_MAX:
+                self.failures.append(error)
+            _log.error("a call was not recorded, and went on all the same: %s: %s", type(error).__name__, error)
+            return None
+
+    # --- streams ---
+    def opened(self, tap: _Tap) -> None:
+        """Note a stream that is being read."""
+        self._open[id(tap)] = tap
+
+    def ended(self, tap: _Tap) -> None:
+        """Note that one is not read any more."""
+        self._open.pop(id(tap), None)
+
+    def said(self, tap: _Tap, outcome: Outcome) -> None:
+        """Record what came of a stream."""
+        self.guarded(lambda: self._calls.answer(tap.call, tap.pieces.said(), streamed=True, outcome=outcome))
+
+    def broke(self, tap: _Tap, error: BaseException, secrets: tuple[str, ...]) -> None:
+        """Record that a stream raised."""
+        self._failed(tap.call, error, secrets)
+
+
+class _Tap:
+    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it."""
+
+    def __init__(self, recorder: Recorder, call: Call, secrets: tuple[str, ...]) -> None:
+        self.call = call
+        self.pieces = pieces_of(call.format)
+        self._recorder = recorder
+        self._secrets = secrets
+        self.left = False  # before its end
+        self._stepping = False
+        self._done = False
+
+    def listen(self, stream: Any) -> None:
+        """Begin: the stream's own iterator, and the closing of its response, pass by here from now on."""
+        inner, response = stream._iterator, stream.response
+        self._recorder.opened(self)
+        if hasattr(inner, "__anext__"):
+            aclose = response.aclose
+
+            async def closing() -> None:
+                self._leave()
+                await aclose()
+
+            stream._iterator = self._each_async(inner)
+            response.aclose = closing
+        else:
+            close = response.close
+
+            def closed() -> None:
+                self._leave()
+                close()
+
+            stream._iterator = self._each(inner)
+            response.close = closed
+
+    def _leave(self) -> None:
+        """Note that the reader went away. It may be the garbage collector that says so, wherever it runs: nothing is written here."""
+        self.left = self.left or not self._stepping
+
+    def end(self, outcome: Outcome) -> None:
+        """Record what came, once. outcome: where the stream's own end did not come."""
+        if not self._done:
+            self._done = True
+            self._recorder.ended(self)
+            self._recorder.said(self, "ok" if self.pieces.complete else outcome)
+
+    def _each(self, inner: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            self._stepping = True
+            try:
+                piece = next(inner)
+            except StopIteration:
+                self.end("cancelled")
+                return
+            except BaseException as error:
+                self._broke(error)
+                raise
+            finally:
+                self._stepping = False
+            self._take(piece)
+            yield piece
+
+    async def _each_async(self, inner: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        while True:
+            self._stepping = True
+            try:
+                piece = await anext(inner)
+            except StopAsyncIteration:
+                await asyncio.to_thread(self.end, "cancelled")
+                return
+            except BaseException as error:
+                await asyncio.to_thread(self._broke, error)
+                raise
+            finally:
+                self._stepping = False
+            self._take(piece)
+            yield piece
+
+    def _take(self, piece: Any) -> None:
+        if not self._done:
+            self._recorder.guarded(lambda: self.pieces.add(piece.to_dict(mode="json", warnings=False)))
+
+    def _broke(self, error: BaseException) -> None:
+        """Record what came before a stream raised, and that it did."""
+        if not self._done:
+            self._done = True
+            self._recorder.ended(self)
+            self._recorder.broke(self, error, self._secrets)
+
+
+def record(session: Session | AsyncSession, client: Any, *, actor: str | None = None) -> Recorder:
+    """Give what records a client's calls in a session for as long as its `with` (or `async with`) lasts; it gives the client to use there.
+
+    client: Anthropic's or OpenAI's, sync or async; of its calls those of `messages`, `chat.completions` and `responses` are recorded,
+    however they are made. actor: of the events of the agent.
+    """
+    return Recorder(session, client, actor=actor)
+
+
+def recorded(
+    session: Session | AsyncSession | Callable[[], Session | AsyncSession],
+    *,
+    argument: str = "client",
+    actor: str | None = None,
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Record, for as long as the decorated function runs, the calls of the client that it is given as `argument`.
+
+    session: or what gives one, asked at each call of the function.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        if argument not in signature.parameters:
+            raise TypeError(f"{function.__qualname__} takes no argument {argument!r}; name the one that is the client")
+
+        def recorder_of(given: inspect.BoundArguments) -> Recorder:
+            chosen = session if isinstance(session, (Session, AsyncSession)) else session()
+            return record(chosen, given.arguments[argument], actor=actor)
+
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def awaited(*given: P.args, **named: P.kwargs) -> Any:
+                bound = signature.bind(*given, **named)
+                async with recorder_of(bound) as client:
+                    bound.arguments[argument] = client
+                    return await function(*bound.args, **bound.kwargs)
+
+            return cast("Callable[P, T]", awaited)
+
+        @wraps(function)
+        def called(*given: P.args, **named: P.kwargs) -> T:
+            bound = signature.bind(*given, **named)
+            with recorder_of(bound) as client:
+                bound.arguments[argument] = client
+                return function(*bound.args, **bound.kwargs)
+
+        return called
+
+    return decorate
+
+
+def _raw_of(named: Mapping[str, Any]) -> str | None:
+    """Tell whether the caller asked for an answer's bytes: None, or how."""
+    headers = cast("Mapping[str, Any]", named.get("options", {}).get("headers") or {})
+    return next((str(value) for name, value in headers.items() if name.lower() == _RAW), None)
+
+
+def _content(answer: Any) -> bytes | None:
+    """Give the bytes of an answer that were read already; None where they were not."""
+    try:
+        return answer.http_response.content
+    except Exception:  # noqa: BLE001  # each client raises an error of its own
+        return None

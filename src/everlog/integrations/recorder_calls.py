@@ -1,0 +1,279 @@
+"""What is recorded of calls to providers: the messages that are new, the request, and the answer.
+
+1. A request and what is new in it are one append, before it is sent; its answer is another, when it is there. A request without an answer
+   was under way when its process ended.
+2. What is new is what no earlier request or answer of the session ends with: the longest beginning that is known is not recorded
+   again, whichever process recorded it. A caller who says it otherwise than it was said is shown by a patch.
+3. Headers, keys of clients, and what a request's tools log in with are never recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from threading import Lock
+from typing import Any, Final, cast
+
+import msgspec
+
+from everlog.context.recorded import MESSAGES, SYSTEM, is_recorded, said_until, sent_hash
+from everlog.core.event import Event, NewEvent, Outcome
+from everlog.core.patch import diff_values
+from everlog.integrations.provider_messages import chained, events_of
+from everlog.integrations.recorder_answers import Answer, answer_of
+from everlog.reducers.spoken import ANTHROPIC, CHAT, ITEMS
+from everlog.session import Session
+
+_PATHS: Final = {"/v1/messages": ANTHROPIC, "/chat/completions": CHAT, "/responses": ITEMS}
+_PROVIDERS: Final = {ANTHROPIC: "anthropic", CHAT: "openai", ITEMS: "openai"}
+_SECRET: Final = ("authorization", "authorization_token", "api_key", "headers")  # of what tools reach
+_LEFT_OUT: Final = "[left out]"
+_KNOWN_MAX: Final = 10_000  # newest requests and answers of a session that a conversation may go on from
+_RECENT_MAX: Final = 8  # conversations whose messages are held, so that going on costs no reading
+_ERROR_CHARACTERS_MAX: Final = 2_000
+
+
+def format_of(path: str) -> str | None:
+    """Give the format of the messages that are sent to a path; None where no conversation is."""
+    return _PATHS.get(path.partition("?")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request that was recorded. history: stands for the conversation up to and with it, which is `messages`."""
+
+    format: str
+    request: Event
+    history: bytes
+    messages: list[Any]
+
+
+class Calls:
+    """Records the calls of one session; from any thread, one after another."""
+
+    def __init__(self, session: Session, actor: str | None) -> None:
+        self._session = session
+        self._actor = actor
+        self._turn = Lock()
+        self._branch: str | None = None
+        self._known: dict[bytes, str] = {}  # a conversation: the event that it ends with
+        # By the same event: the conversation's format, what stands for it, and its messages.
+        self._recent: OrderedDict[str, tuple[str, bytes, list[Any]]] = OrderedDict()
+        self._beside: dict[tuple[str, str], tuple[str, str]] = {}  # what it holds, and the event that does
+
+    def ask(self, format: str, given: Any) -> Call:
+        """Record a request, with what is new in it."""
+        sent_body = _plain(given)
+        body = self._session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
+        sent = body.get(MESSAGES[format])
+        messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
+        with self._turn:
+            self._follow_branch()
+            after, known, history = self._beginning(format, messages)
+            events = [event for message in messages[known:] for event in events_of(format, message)]
+            kept: dict[str, Any] = {"api": format, "new": len(events)}
+            if after is not None:
+                kept["after"] = after
+                said = [*self._said(after), *messages[known:]]
+                if said != messages:
+                    kept["ops"] = _patch(said, messages)
+            if isinstance(sent, str):
+                kept["text"] = True
+            if body != sent_body:
+                kept["left_out"] = True
+            kept["history"] = history.hex()
+            data = self._request(format, body, kept)
+            request = self._session.extend([*events, NewEvent("model.request", data, actor=self._actor)])[-1]
+            self._note(request, format, history, messages)
+            for name in ("system", "tools"):
+                if name in data:
+                    self._beside[format, name] = (sent_hash(data[name]), request.id)
+        return Call(format=format, request=request, history=history, messages=messages)
+
+    def answer(
+        self, call: Call, given: Mapping[str, Any], *, streamed: bool = False, outcome: Outcome | None = "ok"
+    ) -> Event:
+        """Record an answer. outcome: "cancelled" where it was not read to its end; None where that is not known."""
+        said = self._session._clean(_plain(given))  # pyright: ignore[reportPrivateUsage]
+        found = answer_of(call.format, said)
+        events = [self._agents(event, found) for each in found.messages for event in events_of(call.format, each)]
+        named = {
+            "model": found.model,
+            "response_id": found.response_id,
+            "stop_reason": found.stop_reason,
+            "usage": found.usage,
+            "others": found.others,
+            "streamed": streamed,
+        }
+        data: dict[str, Any] = {"request": call.request.id, **{name: value for name, value in named.items() if value}}
+        history = call.history
+        for each in found.messages:
+            history = chained(history, call.format, each)
+        data["recorded"] = {"new": len(events), "history": history.hex()}
+        failed = isinstance(said.get("error"), dict)
+        if failed:
+            data |= {"is_error": True, "error": said["error"]}
+        last = NewEvent("model.response", data, actor=self._actor, outcome="error" if failed else outcome)
+        return self._end(call, [*events, last], history, found.messages)
+
+    def fail(self, call: Call, error: BaseException, *, outcome: Outcome, secrets: tuple[str, ...] = ()) -> Event:
+        """Record that a call raised. secrets: what its message must not show."""
+        shown = str(error)
+        for secret in secrets:
+            shown = shown.replace(secret, _LEFT_OUT)
+        kept: dict[str, Any] = {"kind": type(error).__name__, "message": shown[:_ERROR_CHARACTERS_MAX]}
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int):
+            kept["status"] = status
+        data = {"request": call.request.id, "is_error": True, "error": kept}
+        return self._end(call, [NewEvent("model.response", data, actor=self._actor, outcome=outcome)], None, [])
+
+    def unread(self, call: Call) -> Event:
+        """Record that the caller reads the answer's bytes alone."""
+        data = {"request": call.request.id, "unread": True}
+        return self._end(call, [NewEvent("model.response", data, actor=self._actor)], None, [])
+
+    # --- underneath ---
+    def _end(self, call: Call, events: list[NewEvent], history: bytes | None, said: list[Any]) -> Event:
+        with self._turn:
+            made = self._session.extend([replace(event, caused_by=call.request) for event in events])[-1]
+            if history is not None:
+                self._note(made, call.format, history, [*call.messages, *said])
+        return made
+
+    def _request(self, format: str, body: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+        """Give the data of a request: what stands beside the messages, once for as long as it stays the same."""
+        data: dict[str, Any] = {"model": body["model"], "provider": _PROVIDERS[format]}
+        system, named = SYSTEM[format], {"model", MESSAGES[format]}
+        for name, member in (("system", system), ("tools", "tools")):
+            if member is None or member not in body:
+                continue
+            named.add(member)
+            digest, place = self._beside.get((format, name), (None, ""))
+            if digest == sent_hash(body[member]):
+                kept.setdefault("unchanged", {})[name] = place
+            else:
+                data[name] = body[member]
+        params = {name: value for name, value in body.items() if name not in named}
+        return data | {"params": params, "recorded": kept, "request_hash": sent_hash(body)}
+
+    def _agents(self, event: NewEvent, found: Answer) -> NewEvent:
+        """Give an event of an answer as the agent's own; the blocks of one message share its id."""
+        if not event.type.startswith("agent.") or "tool_result" in event.type:
+            return event
+        data = {**event.data}
+        if found.response_id is not None and event.type != "agent.tool_result":
+            data.setdefault("message_id", found.response_id)
+        return replace(event, data=data, actor=self._actor)
+
+    def _beginning(self, format: str, messages: list[Any]) -> tuple[str | None, int, bytes]:
+        """Find the longest beginning that is recorded: the event it ends with, how many messages it is; and what stands for all."""
+        after: str | None = None
+        known, history = 0, sha256(format.encode()).digest()
+        for place, (spoken, its, said) in self._recent.items():
+            if spoken == format and len(said) >= max(known, 1) and messages[: len(said)] == said:
+                after, known, history = place, len(said), its
+        for count in range(known, len(messages)):
+            history = chained(history, format, messages[count])
+            if history in self._known:
+                after, known = self._known[history], count + 1
+        return after, known, history
+
+    def _said(self, place: str) -> list[Any]:
+        if place in self._recent:
+            return self._recent[place][2]
+        return said_until(self._session.event(place), self._session.event, self._session.slice)
+
+    def _note(self, event: Event, format: str, history: bytes, messages: list[Any]) -> None:
+        self._known[history] = event.id
+        self._recent[event.id] = (format, history, messages)
+        while len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+
+    def _follow_branch(self) -> None:
+        """Learn anew what is recorded where the session was rewound, or this is the first call."""
+        self._session.refresh()
+        if self._branch == self._session.branch_id:
+            return
+        self._branch = self._session.branch_id
+        self._recent.clear()
+        self._beside.clear()
+        self._known = {}
+        types = ("model.request", "model.response")
+        for event in self._session.events(types=types, reverse=True, limit=_KNOWN_MAX):
+            history = event.data["recorded"].get("history") if is_recorded(event) else None
+            if isinstance(history, str):
+                self._known.setdefault(bytes.fromhex(history), event.id)
+
+
+def _patch(said: list[Any], messages: list[Any]) -> list[dict[str, Any]]:
+    """Give the patch from what was recorded to what was sent, without looking long at what is the same."""
+    first = next((at for at, (one, other) in enumerate(zip(said, messages, strict=False)) if one != other), 0)
+    ops = diff_values(said[first:], messages[first:])
+    for op in ops:
+        at, slash, rest = op["path"][1:].partition("/")
+        op["path"] = f"/{int(at) + first}{slash}{rest}"
+    return ops
+
+
+def _plain(value: Any) -> Any:
+    """Give a value as JSON says it, in objects of its own, without what the caller did not give."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_dumped))
+    except (_NotGivenError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
+        return json.loads(json.dumps(_given(value), default=_dumped))
+
+
+class _NotGivenError(Exception):
+    """A value says that none was given."""
+
+
+def _is_given(value: Any) -> bool:
+    return type(value).__name__ not in ("Omit", "NotGiven")  # as both clients name their own
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _given(each) for name, each in cast("dict[Any, Any]", value).items() if _is_given(each)}
+    if isinstance(value, (list, tuple)):
+        return [_given(each) for each in cast("list[Any]", value) if _is_given(each)]
+    return value
+
+
+def _dumped(value: Any) -> Any:
+    if not _is_given(value):
+        raise _NotGivenError
+    if hasattr(value, "to_dict"):
+        return value.to_dict(mode="json", warnings=False)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_unset=True, warnings=False)
+    return list(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _without_credentials(body: dict[str, Any]) -> dict[str, Any]:
+    """Give a request without what its tools log in with."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(each) for each in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return value
+        members = cast("dict[str, Any]", value).items()
+        return {name: _LEFT_OUT if name in _SECRET and member else clean(member) for name, member in members}
+
+    return {
+        name: [clean(each) if _reaches_out(each) else each for each in cast("list[Any]", value)]
+        if name in ("tools", "mcp_servers") and isinstance(value, list)
+        else value
+        for name, value in body.items()
+    }
+
+
+def _reaches_out(tool: Any) -> bool:
+    """Tell whether a tool is one that the provider calls elsewhere: a function's own schema may name anything."""
+    return isinstance(tool, dict) and not (
+        {"function", "input_schema", "parameters"} & cast("dict[str, Any]", tool).keys()
+    )
