@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from everlog.core.block import Compressed
-from everlog.encrypted import EncryptionRequest, Rewrap
+from everlog.encrypted import EncryptedStorage, EncryptionRequest, Rewrap
 
 DAY_MICROS: Final = 86_400_000_000
 
@@ -225,8 +225,8 @@ class Sizes(msgspec.Struct, frozen=True):
     objects: int = 0
 
 
-class ColdStorage(Protocol):
-    """What a store promises of cold bodies, beside what `Storage` says."""
+class ColdStorage(EncryptedStorage, Protocol):
+    """What a store promises of cold bodies, and of encrypted ones, beside what `Storage` says."""
 
     def cold(self, after: int, limit: int) -> list[Cold]:
         """List branches of living sessions with own events that are not packed, by key, after one; none where it never packs."""

@@ -3,6 +3,8 @@
 1. A store that encrypts has one wrapping key by which new data keys are wrapped, known by an id; the key itself it never holds.
 2. Others are *retired*: data keys may still be wrapped with them, until each is wrapped anew. One that nothing needs is forgotten.
 3. In every bucket of a store the same wrapping key is current, but while keys are being exchanged.
+4. Who reads bodies gets them in plain text, or KeyNeededError where the key was not given. Rows and attachments that are read `as_stored`
+   have their envelopes instead, and no salt: for that no key is needed.
 """
 
 from __future__ import annotations

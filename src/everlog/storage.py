@@ -21,7 +21,6 @@ from everlog.core.merkle import root_of_joined, root_of_peaks
 from everlog.core.query import Query, Term
 from everlog.core.snapshot import Snapshot
 from everlog.core.trigrams import Needles
-from everlog.encrypted import EncryptedStorage
 from everlog.sealed import LedgerEntry, SealedStorage, SealRequest
 
 
@@ -392,7 +391,7 @@ class Candidates(msgspec.Struct, frozen=True):
 CatchingUp = Callable[[int, int], None]
 
 
-class Storage(ColdStorage, EncryptedStorage, SealedStorage, Protocol):
+class Storage(ColdStorage, SealedStorage, Protocol):
     """One store. Every method may be called from any thread; none promises an order between calls of two threads.
 
     Errors are those of everlog.errors. After `fork()` every call that reads or writes raises UnsupportedStoreError in the
@@ -504,10 +503,7 @@ class Storage(ColdStorage, EncryptedStorage, SealedStorage, Protocol):
         ...
 
     def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
-        """Read stored rows from `start` on, whole, for verification and copies; a page, never empty while start < stop.
-
-        as_stored: encrypted bodies as they are, without a salt, for which no key is needed; else KeyNeededError where it is not there.
-        """
+        """Read stored rows from `start` on, whole, for verification and copies; never an empty page while start < stop. as_stored: see encrypted.py."""
         ...
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -527,7 +523,7 @@ class Storage(ColdStorage, EncryptedStorage, SealedStorage, Protocol):
         ...
 
     def attachments(self, lineage: Lineage, position: int, *, as_stored: bool = False) -> list[PreparedAttachment]:
-        """Read an event's attachments, in order; content and salt are None where they were destroyed. as_stored: as of `rows`."""
+        """Read an event's attachments, in order; content and salt are None where they were destroyed. as_stored: see encrypted.py."""
         ...
 
     # --- snapshots ---
