@@ -438,8 +438,9 @@ class Session(SessionEraser):
         metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
         actor: str | None = None,
         expected: int | Head | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Event:
-        """Change title, labels or metadata, each as a whole; give the `session.updated` event. What is left out stays."""
+        """Change title, labels or metadata, each as a whole; give the `session.updated` event, which `events` follow. What is left out stays."""
         if title is labels is metadata is msgspec.UNSET:
             raise InvalidEventError(
                 "an update of nothing says nothing; nothing was written; give title, labels or metadata"
@@ -461,7 +462,7 @@ class Session(SessionEraser):
             shown,
             labels if isinstance(labels, msgspec.UnsetType) else dict(labels),
             encoded,
-            self._batch(prepared, self._expect(expected)),
+            self._batch(prepared + self._prepare(events), self._expect(expected)),
         )
         event = self.write(request).events[0]
         self._row = self.storage.session_by_id(self._row.id)

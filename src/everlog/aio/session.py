@@ -340,10 +340,17 @@ class AsyncSession(AsyncReader[Session]):
         metadata: Mapping[str, Any] | msgspec.UnsetType | None = msgspec.UNSET,
         actor: str | None = None,
         expected: int | Head | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> Event:
         """See `Session.update`."""
         return await self._engine.run(
-            self.sync.update, title=title, labels=labels, metadata=metadata, actor=actor, expected=expected
+            self.sync.update,
+            title=title,
+            labels=labels,
+            metadata=metadata,
+            actor=actor,
+            expected=expected,
+            events=events,
         )
 
     async def erase(

@@ -19,19 +19,14 @@ from typing import Any, cast
 from everlog.core.event import Event, NewEvent
 from everlog.errors import NotFoundError
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target, first_words, item_of, make_item, opaque_type, parse_moment
+from everlog.importers.record import Item, Target, first_words, item_of, make_item
+from everlog.integrations.claude_entries import FORMAT, events_of, member_of, text_of
+from everlog.integrations.items import opaque_type, parse_moment
 from everlog.store import Store
 
-FORMAT = "claude-code"
 ACTOR = "claude-code"
 PATTERN = "*.jsonl"
 _CHAINS_MAX = 10_000  # inline side chains' newest entries that are remembered, to find where the next belongs
-# What Claude Code writes beside the conversation. Other types are kept just the same, and reported.
-_KNOWN = {
-    *("agent-name", "ai-title", "attachment", "custom-title", "file-history-snapshot", "last-prompt", "mode"),
-    *("permission-mode", "pr-link", "progress", "queue-operation", "summary", "system", "tag", "worktree-state"),
-    *("user", "assistant"),
-}
 
 
 def default_folder() -> Path:
@@ -57,7 +52,7 @@ class Translator:
         self._asked: dict[str, str] = {}  # by session; the same as `_mark_of`
         self._chains: OrderedDict[str, str] = OrderedDict()
         self._chain: str | None = None
-        owner = path.parent.parent.name if path.parent.name == "subagents" else _member(first.value, "sessionId")
+        owner = path.parent.parent.name if path.parent.name == "subagents" else member_of(first.value, "sessionId")
         self._own_file = path.name.startswith("agent-") and isinstance(owner, str)
         if self._own_file:
             self._agent = path.stem.removeprefix("agent-")
@@ -83,7 +78,7 @@ class Translator:
             return
         entry = cast("dict[str, Any]", entry)
         target = self._target(entry)
-        events, problem = _events(entry, self._actor(entry))
+        events, problem = events_of(entry, self._actor(entry))
         self._note_title(target.name, entry)
         uuid = entry.get("uuid")
         key = f"{FORMAT}:{uuid}" if isinstance(uuid, str) and uuid else _line_key(line)
@@ -136,7 +131,7 @@ class Translator:
                 self._titles[name] = first_words(entry[member])
                 return
         if name not in self._prompts and entry.get("type") == "user" and entry.get("isMeta") is not True:
-            said = _text_of(_member(entry.get("message"), "content"))
+            said = text_of(member_of(entry.get("message"), "content"))
             if said and not said.lstrip().startswith("<"):  # <command-name> and its kin are Claude Code's own words
                 self._prompts[name] = first_words(said)
                 self._asked[name] = _mark_of(said)
@@ -172,125 +167,17 @@ class Starters:
     def _note(self, owner: str, event: Event) -> None:
         data = event.data
         if event.type == "agent.tool_use":
-            prompt = _member(_member(data, "input"), "prompt")
+            prompt = member_of(member_of(data, "input"), "prompt")
             if isinstance(prompt, str):
                 self._uses[owner, "use", data["id"]] = event
                 self._uses[owner, "prompt", _mark_of(prompt)] = event
             return
-        use = self._uses.get((owner, "use", str(_member(data, "tool_use_id"))))
+        use = self._uses.get((owner, "use", str(member_of(data, "tool_use_id"))))
         if use is None:
             return
-        agent = _member(_member(item_of([event], lambda _: None), "toolUseResult"), "agentId")
+        agent = member_of(member_of(item_of([event], lambda _: None), "toolUseResult"), "agentId")
         if isinstance(agent, str):
             self._uses[owner, "agent", agent] = use
-
-
-# --- entries -------------------------------------------------------------------------------------
-def _events(entry: dict[str, Any], actor: str) -> tuple[list[NewEvent], str | None]:
-    """Give an entry's events, at least one, and what is to be reported."""
-    kind = entry.get("type")
-    message = entry.get("message")
-    content = _member(message, "content")
-    if kind in ("user", "assistant") and isinstance(content, (str, list)):
-        if entry.get("isApiErrorMessage") is True:
-            return [NewEvent("error", {"message": _text_of(content) or "", "kind": "api"}, actor=actor)], None
-        made = _user_events(content) if kind == "user" else _assistant_events(content, message, actor)
-        if made:
-            return made, None
-    known = isinstance(kind, str) and kind in _KNOWN
-    problem = None if known else f"has the type {kind!r:.100}, which is not known; kept as it is"
-    return [NewEvent(opaque_type(FORMAT, kind), _opaque_data(entry))], problem
-
-
-def _opaque_data(entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Give what a listing should show of an entry that has no standard type; the whole stands in `native`."""
-    for member in ("content", "summary", "customTitle", "aiTitle", "lastPrompt", "operation", "subtype"):
-        if isinstance(entry.get(member), str):
-            return {member: entry[member]}
-    return None
-
-
-def _user_events(content: str | list[Any]) -> list[NewEvent]:
-    if isinstance(content, str):
-        return [NewEvent("user.message", {"content": content})]
-    events: list[NewEvent] = []
-    said: list[Any] = []
-    for block in content:
-        if _member(block, "type") == "tool_result" and isinstance(_member(block, "tool_use_id"), str):
-            events.append(result_event(block))
-        else:
-            said.append(block)
-    if said:
-        events.append(NewEvent("user.message", {"content": said}))
-    return events
-
-
-def result_event(block: dict[str, Any]) -> NewEvent:
-    """Give a tool's result, a block in the shape of Anthropic's Messages API, as an event."""
-    data = {name: value for name, value in block.items() if name in ("tool_use_id", "content")}
-    failed = block.get("is_error")
-    if isinstance(failed, bool):
-        data["is_error"] = failed
-    return NewEvent("agent.tool_result", data, outcome="error" if failed is True else "ok" if failed is False else None)
-
-
-def _assistant_events(content: str | list[Any], message: Any, actor: str) -> list[NewEvent]:
-    turn: dict[str, Any] = {}
-    if isinstance(_member(message, "id"), str):
-        turn["message_id"] = message["id"]
-    metadata: dict[str, Any] = {}
-    model, usage = _member(message, "model"), usage_of(_member(message, "usage"))
-    if isinstance(model, str):
-        metadata["model"] = model
-    if usage is not None:
-        metadata["usage"] = usage
-    blocks = [content] if isinstance(content, str) else content
-    events = [_block_event(block, turn, actor) for block in blocks]
-    if events and metadata:
-        first = events[0]
-        events[0] = NewEvent(first.type, first.data, actor=actor, outcome=first.outcome, metadata=metadata)
-    return events
-
-
-def _block_event(block: Any, turn: dict[str, Any], actor: str) -> NewEvent:
-    if isinstance(block, str):
-        return NewEvent("agent.message", {"content": block, **turn}, actor=actor)
-    kind = _member(block, "type")
-    if kind == "thinking" and isinstance(block.get("thinking"), str):
-        data = {"text": block["thinking"]}
-        if isinstance(block.get("signature"), str):
-            data["signature"] = block["signature"]
-        return NewEvent("agent.thinking", data | turn, actor=actor)
-    if kind == "redacted_thinking":
-        return NewEvent(
-            "agent.thinking", {"encrypted": block.get("data"), "provider": "anthropic", **turn}, actor=actor
-        )
-    if kind in ("tool_use", "server_tool_use", "mcp_tool_use") and all(
-        isinstance(block.get(member), str) for member in ("id", "name")
-    ):
-        data = {"id": block["id"], "name": block["name"], "input": block.get("input")}
-        if kind != "tool_use":
-            data["kind"] = "server" if kind == "server_tool_use" else "mcp"
-        return NewEvent("agent.tool_use", data | turn, actor=actor)
-    if isinstance(kind, str) and kind.endswith("tool_result") and isinstance(block.get("tool_use_id"), str):
-        return result_event(block)
-    return NewEvent("agent.message", {"content": [block], **turn}, actor=actor)
-
-
-def usage_of(usage: Any) -> dict[str, int] | None:
-    """Give Anthropic's count of tokens in the standard shape, where input_tokens include what came from the cache."""
-    if not isinstance(usage, dict):
-        return None
-    counted = {
-        name: value
-        for name in ("cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
-        if type(value := usage.get(name)) is int
-    }
-    fresh = usage.get("input_tokens")
-    if type(fresh) is int:
-        cached = counted.get("cache_read_input_tokens", 0) + counted.get("cache_creation_input_tokens", 0)
-        counted["input_tokens"] = fresh + cached
-    return counted or None
 
 
 def _mark_of(prompt: str) -> str:
@@ -300,16 +187,3 @@ def _mark_of(prompt: str) -> str:
 
 def _line_key(line: Line) -> str:
     return f"{FORMAT}:{line.number}:{sha256(line.raw).hexdigest()[:32]}"
-
-
-def _member(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
-
-
-def _text_of(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        texts = [text for block in content if isinstance(text := _member(block, "text"), str)]
-        return " ".join(texts) or None
-    return None

@@ -18,7 +18,8 @@ from everlog.core.position import check_session_id, format_micros, to_micros
 from everlog.core.standard import is_reserved
 from everlog.errors import EverlogError
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target, first_words, make_item, opaque_type, parse_moment
+from everlog.importers.record import Item, Target, first_words, make_item
+from everlog.integrations.items import opaque_type, parse_moment
 from everlog.store import Store
 
 FORMAT = "jsonl"

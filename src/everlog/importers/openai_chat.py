@@ -12,7 +12,8 @@ from typing import Any
 
 from everlog.core.event import Event, NewEvent
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target, compact, digest, first_words, make_item, opaque_type
+from everlog.importers.record import Item, Target, first_words, make_item
+from everlog.integrations.items import compact, digest, opaque_type
 from everlog.integrations.openai_items import chat_events, response_events, text_of
 from everlog.store import Store
 

@@ -12,12 +12,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from operator import is_
 from pathlib import Path
@@ -26,17 +25,23 @@ from typing import Any
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.redact import covers
-from everlog.core.standard import is_type
 from everlog.core.values import decode_json
 from everlog.errors import EverlogError, InvalidEventError, KeyReusedError, LimitError, NotFoundError, SecretError
 from everlog.importers.lines import Line
+from everlog.integrations.items import (
+    TITLE_READ,
+    as_title,
+    compact,
+    digest,
+    opaque_name,
+    with_key,
+    with_parts,
+)
 from everlog.session import Session
 from everlog.store import Store
 
 NATIVE_BYTES_MAX = 1024 * 1024  # a larger item goes into an attachment, so that bodies stay below their bound
 PROBLEMS_MAX = 1_000  # that are listed for a file; all are counted
-_TITLE_CHARACTERS = 120
-_TITLE_READ = 2_000  # characters of what a title is made of
 _CONTENT = re.compile(r"[0-9a-f]{32}$")  # ends a key that stands for an item's content
 _BATCH_EVENTS = 300  # of one append: few enough to stay small, many enough to share a sync
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -226,7 +231,7 @@ class Recorder:
             return self.store.session(name)
         return self.store.get_or_create(
             name,
-            title=_as_title(target.title() if self._redactor is None else self._redactor.marked(target.title())),
+            title=as_title(target.title() if self._redactor is None else self._redactor.marked(target.title())),
             labels={"source": self.format},
             metadata={"file": self.path.name, "source": identity},
             parent=target.parent(),
@@ -294,8 +299,7 @@ def make_item(
         metadata["native"] = {"format": format, "item": line.value}
     if metadata:
         made[0] = replace(made[0], metadata=metadata)
-    for index in range(1, len(made)):
-        made[index] = replace(made[index], metadata={**(made[index].metadata or {}), "part": [index, len(made)]})
+    made = with_parts(made)
     return Item(
         number=line.number,
         value=line.value,
@@ -319,28 +323,10 @@ def unreadable(format: str, line: Line) -> Item:
     )
 
 
-def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
-    """Give an item's events with the item's key: the first the key itself, the others with their number behind it."""
-    if len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16 or "\x00" in key:
-        key = f"sha256:{digest(key)}"
-    return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
-
-
 def _own_key(item: Item) -> str | None:
     """Give the key of an item whose own key other content has."""
     key = item.events[0].key
     return None if key is None else f"{key[:400]}:{digest(item.value)[:16]}"
-
-
-def opaque_type(format: str, name: object) -> str:
-    """Give the type of an event that keeps an entry that has no standard type: `x.FORMAT.TYPE`."""
-    kind = f"x.{opaque_name(format)}.{opaque_name(name) if isinstance(name, str) and name else 'entry'}"
-    return kind if is_type(kind) else f"x.{opaque_name(format)}.entry"
-
-
-def opaque_name(name: str) -> str:
-    """Give a name as part of an event's type."""
-    return "".join(character if character.isascii() and character.isalnum() else "_" for character in name.lower()[:64])
 
 
 def _opaque(format: str, item: Item) -> Item:
@@ -356,55 +342,13 @@ def _opaque(format: str, item: Item) -> Item:
     return replace(item, events=[event], problem=None)
 
 
-def parse_moment(text: object) -> datetime | None:
-    """Read a source's time; None where it is none, or has no zone."""
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return None if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
 def first_words(text: str) -> str:
     """Give the beginning of a text, of which a title is made: longer than one, since a secret that is cut off is not known for one."""
-    return " ".join(text[:_TITLE_READ].split())
-
-
-def _as_title(title: str | None) -> str | None:
-    """Give a title that the store takes: what cannot be printed is a space."""
-    if title is None:
-        return None
-    printable = "".join(character if character.isprintable() else " " for character in title[:_TITLE_READ])
-    return " ".join(printable.split())[:_TITLE_CHARACTERS].rstrip() or None
-
-
-def compact(value: object) -> str:
-    """Give a value as JSON, the same for the same value."""
-    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-
-
-def digest(value: object) -> str:
-    """Give the SHA-256 of a value's JSON, or of bytes, in hex."""
-    return sha256(value if isinstance(value, bytes) else compact(value).encode()).hexdigest()
+    return " ".join(text[:TITLE_READ].split())
 
 
 # --- giving items back ---------------------------------------------------------------------------
 Encode = Callable[[Sequence[Event]], Any]
-
-
-def groups(events: Iterator[Event]) -> Iterator[list[Event]]:
-    """Give events grouped by the item that they are of."""
-    group: list[Event] = []
-    for event in events:
-        part = (event.metadata or {}).get("part")
-        if group and not (isinstance(part, list) and part[:1] == [len(group)]):
-            yield group
-            group = []
-        group.append(event)
-    if group:
-        yield group
 
 
 def item_of(group: Sequence[Event], encode: Encode) -> Any:

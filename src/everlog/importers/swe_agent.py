@@ -16,7 +16,8 @@ from everlog.core.event import NewEvent
 from everlog.core.values import decode_json
 from everlog.errors import EverlogError, InvalidEventError
 from everlog.importers.lines import Line
-from everlog.importers.record import Item, Target, compact, digest, first_words, make_item, opaque_type
+from everlog.importers.record import Item, Target, first_words, make_item
+from everlog.integrations.items import compact, digest, opaque_type
 from everlog.integrations.openai_items import text_of
 from everlog.store import Store
 

@@ -12,6 +12,7 @@ from everlog.errors import (
     InvalidEventError,
     InvalidPlaceError,
     InvalidQueryError,
+    KeyReusedError,
     LimitError,
     NotFoundError,
     SessionExistsError,
@@ -111,6 +112,20 @@ class SessionContract(ContractStart):
         session.update(title=None)
         assert store.sessions("label.b:2")[0].title is None
         assert store.sessions("label.a:1") == []
+
+    def test_an_update_and_the_events_given_to_it_are_one_append(self, session: Any) -> None:
+        event = session.update(title="T", events=[NewEvent("note", {"content": "a"}, key="k")], expected=0)
+        assert [each.type for each in session.events()] == ["session.updated", "note"]
+        assert (event.position, session.head.size) == (0, 2)
+        for wrong in (
+            lambda: session.update(title="U", events=[NewEvent("note", {"content": "b"})], expected=0),
+            lambda: session.update(title="U", events=[NewEvent("note", {"content": "a"}, key="k")]),
+            lambda: session.update(title="U", events=[NewEvent("checkpoint", {"name": "c"})]),
+        ):
+            with pytest.raises((ConflictError, KeyReusedError, InvalidEventError)):
+                wrong()
+        info = session.info()
+        assert (info.title, info.size) == ("T", 2)
 
     def test_sessions_are_listed_by_label_prefix_words_and_order(self, store: Any, clock: FixedClock) -> None:
         for number in range(5):

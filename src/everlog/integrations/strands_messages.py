@@ -1,0 +1,183 @@
+"""Messages of Strands as events, and back: each block is an event of its own, and what the blocks do not say is kept beside the first.
+
+A message is a `SessionMessage` as its `to_dict` gives it: bytes are base64 inside it. Its key is `message:ID`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from everlog.core.event import Event, NewEvent
+from everlog.core.standard import ACTOR_PATTERN
+from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_key, with_parts
+
+FORMAT: Final = "strands"
+UPDATED: Final = "x.strands.message_updated"
+ERASED_TEXT: Final = "[erased]"
+_KEY: Final = re.compile(r"message:(-?\d+)(?::\d+)?", re.ASCII)
+_BYTES: Final = "__bytes_encoded__"  # how Strands marks base64
+
+
+def key_of(message_id: int) -> str:
+    """Give the key of a message's first event."""
+    return f"message:{message_id}"
+
+
+def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> list[NewEvent]:
+    """Give the events that keep a message. actor: the agent's id, for what it says; left out where it cannot be an actor."""
+    said, key, moment = message["message"], key_of(message["message_id"]), parse_moment(message.get("created_at"))
+    if not can_say(message, bytes_max=body_bytes_max // 2):
+        return with_key([replace(attached(FORMAT, "message", message), occurred_at=moment)], key)
+    agent = actor if ACTOR_PATTERN.fullmatch(actor) else None
+    made = [_event_of(block, said["role"], agent) for block in said["content"]] or [_said(said["role"], [], agent)]
+    made = with_key([replace(event, occurred_at=moment) for event in made], key)
+    left = _left_of(message, made)
+    native = {"format": FORMAT, **({"item": message} if left is None else {"rest": left})}
+    usage = _usage_of(said)
+    made[0] = replace(made[0], metadata={"native": native, **({"usage": usage} if usage else {})})
+    return with_parts(made)
+
+
+def groups(events: Iterable[Event]) -> Iterator[tuple[int, list[Event]]]:
+    """Give the events of each message, with its id: by their keys, which an erased event keeps."""
+    group: list[Event] = []
+    last = None
+    for event in events:
+        match = _KEY.fullmatch(event.key or "")
+        found = None if match is None else int(match[1])
+        if found is None:
+            continue
+        if found != last and last is not None:
+            yield last, group
+            group = []
+        last = found
+        group.append(event)
+    if last is not None:
+        yield last, group
+
+
+def message_of(group: Sequence[Event], update: dict[str, Any] | None) -> dict[str, Any]:
+    """Give the message that events were recorded for, as it was updated last. Of an erased one the update, else that it is erased."""
+    first = group[0]
+    message: dict[str, Any]
+    if any(event.erased for event in group):
+        role = "assistant" if first.type in ("agent.message", "agent.thinking", "agent.tool_use") else "user"
+        message = {"message": {"role": role, "content": [{"text": ERASED_TEXT}]}, **_said_by(first)}
+    else:
+        native = (first.metadata or {})["native"]
+        if "attachment" in native:
+            message = json.loads(first.attachment(ATTACHMENT))
+        elif "item" in native:
+            message = native["item"]
+        else:
+            message = {**_said_by(first), **native["rest"]}
+            message["message"] = {**message["message"], "content": _blocks_of(group)}
+    if update is not None:
+        message = {**message, **update}
+        if any(event.erased for event in group) and message.get("redact_message") is not None:
+            message["message"] = message["redact_message"]
+    return message
+
+
+def _left_of(message: dict[str, Any], events: Sequence[NewEvent]) -> dict[str, Any] | None:
+    """Give what the events do not say of a message; None where they do not say its content exactly."""
+    said = message["message"]
+    if canonical(_blocks_of(events)) != canonical(said["content"]):
+        return None
+    known = _said_by(events[0])
+    left = {name: member for name, member in message.items() if name not in known or known[name] != member}
+    return left | {"message": {name: member for name, member in said.items() if name != "content"}}
+
+
+def _said_by(first: NewEvent | Event) -> dict[str, Any]:
+    """Give the members of a message that the key and the time of its first event say, and those that most messages have alike."""
+    match = _KEY.fullmatch(first.key or "")
+    said: dict[str, Any] = {"message_id": None if match is None else int(match[1]), "redact_message": None}
+    if isinstance(first.occurred_at, datetime):
+        said["created_at"] = said["updated_at"] = first.occurred_at.isoformat()
+    return said
+
+
+# --- blocks --------------------------------------------------------------------------------------
+def _event_of(block: dict[str, Any], role: str, agent: str | None) -> NewEvent:
+    """Give the event of one block."""
+    match block:
+        case {"toolUse": {"toolUseId": str(id), "name": str(name), "input": given}}:
+            return NewEvent("agent.tool_use", {"id": id, "name": name, "input": given}, actor=agent)
+        case {"toolResult": {"toolUseId": str(id), "content": list(content), "status": "success" | "error" as status}}:
+            failed = status == "error"
+            data = {"tool_use_id": id, "content": [_shown(each) for each in content], "is_error": failed}
+            return NewEvent("agent.tool_result", data, outcome="error" if failed else "ok")
+        case {"reasoningContent": {"reasoningText": {"text": str(text), **more}}}:
+            signature = more.get("signature")
+            data = {"text": text} | ({"signature": signature} if isinstance(signature, str) else {})
+            return NewEvent("agent.thinking", data, actor=agent)
+        case {"text": str(text)}:
+            return _said(role, text, agent)
+        case _:
+            return _said(role, [_shown(block)], agent)
+
+
+def _said(role: str, content: str | list[Any], agent: str | None) -> NewEvent:
+    if role == "assistant":
+        return NewEvent("agent.message", {"content": content}, actor=agent)
+    return NewEvent("user.message", {"content": content})
+
+
+def _blocks_of(events: Sequence[NewEvent] | Sequence[Event]) -> list[Any]:
+    """Give the blocks that events were made of, as far as they say them."""
+    blocks: list[Any] = []
+    for event in events:
+        data: Any = event.data
+        if event.type == "agent.tool_use":
+            blocks.append({"toolUse": {"toolUseId": data["id"], "name": data["name"], "input": data["input"]}})
+        elif event.type == "agent.tool_result":
+            status = "error" if data["is_error"] else "success"
+            content = [_block_of(each) for each in data["content"]]
+            blocks.append({"toolResult": {"toolUseId": data["tool_use_id"], "status": status, "content": content}})
+        elif event.type == "agent.thinking":
+            blocks.append({"reasoningContent": {"reasoningText": dict(data)}})
+        elif isinstance(data["content"], str):
+            blocks.append({"text": data["content"]})
+        else:
+            blocks += [_block_of(each) for each in data["content"]]
+    return blocks
+
+
+def _shown(block: Any) -> Any:
+    """Give a block in the shape of Anthropic's Messages API where there is one for it, else as it is."""
+    match block:
+        case {"text": str(text)} if len(block) == 1:
+            return {"type": "text", "text": text}
+        case {"image": {"format": str(kind), "source": {"bytes": {"data": str(data), **rest}}}} if rest == {
+            _BYTES: True
+        }:
+            source = {"type": "base64", "media_type": f"image/{kind}", "data": data}
+            return {"type": "image", "source": source}
+        case _:
+            return block
+
+
+def _block_of(shown: Any) -> Any:
+    """Give the block that `_shown` showed."""
+    match shown:
+        case {"type": "text", "text": text} if len(shown) == 2:
+            return {"text": text}
+        case {"type": "image", "source": {"media_type": str(kind), "data": data}}:
+            return {"image": {"format": kind.removeprefix("image/"), "source": {"bytes": {_BYTES: True, "data": data}}}}
+        case _:
+            return shown
+
+
+def _usage_of(said: dict[str, Any]) -> dict[str, int]:
+    """Give the tokens that a message says it took, in the standard shape."""
+    usage = (said.get("metadata") or {}).get("usage") if isinstance(said.get("metadata"), dict) else None
+    if not isinstance(usage, dict):
+        return {}
+    names = {"input_tokens": "inputTokens", "output_tokens": "outputTokens"}
+    return {name: usage[theirs] for name, theirs in names.items() if type(usage.get(theirs)) is int}
