@@ -24,7 +24,7 @@ from agents.memory import OpenAIResponsesCompactionSession, Session
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
 from everlog.integrations.openai_agents import EverlogSession
-from everlog.integrations.openai_native import session_name
+from everlog.integrations.places import id_of
 
 set_tracing_disabled(True)
 HERE = Path(__file__).parent
@@ -433,7 +433,7 @@ def test_an_id_that_no_log_can_have_is_kept_by_its_hash(tmp_path, name):
     with everlog.open(tmp_path / "s.db") as store:
         session = EverlogSession(name, store)
         run(session.add_items(numbered(1)))
-        assert store.session(session_name(name)).size() == 1
+        assert store.session(id_of(name)).size() == 1
         assert run(EverlogSession(name, store).get_items()) == numbered(1)
 
 

@@ -21,7 +21,8 @@ from everlog.importers.databases import columns_of, opened
 from everlog.importers.lines import Line
 from everlog.importers.record import Imported, Item, Recorder, Target, digest, first_words, make_item, unreadable
 from everlog.integrations.openai_items import text_of
-from everlog.integrations.openai_native import FORMAT, event_of, session_name
+from everlog.integrations.openai_native import FORMAT, event_of
+from everlog.integrations.places import id_of
 from everlog.reducers.spoken import NothingSaidError, message_of
 from everlog.store import Store
 
@@ -79,7 +80,7 @@ def _items(
         )
     title: str | None = None
     name = session if branch in (None, MAIN) else f"{session}/{branch}"
-    target = Target(name=session_name(name), identity=digest([session, str(created), branch])[:32], title=lambda: title)
+    target = Target(name=id_of(name), identity=digest([session, str(created), branch])[:32], title=lambda: title)
     for number, raw, recorded in rows:
         item = _item(number, bytes(raw), recorded)
         if title is None and isinstance(item.value, dict) and item.value.get("role") == "user":

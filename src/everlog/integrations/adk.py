@@ -18,9 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import chain
-from os import PathLike
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import unquote
@@ -28,7 +26,6 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from everlog.aio.store import AsyncStore
 from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, SESSIONS_PAGE_MAX
 from everlog.errors import BusyError, ConflictError, InvalidPlaceError, NotFoundError, SessionExistsError
@@ -44,8 +41,8 @@ from everlog.integrations.adk_events import (
     patch_of,
     split_state,
 )
+from everlog.integrations.places import LazyStore, Place, id_part
 from everlog.integrations.versions import require
-from everlog.open import open_store
 from everlog.reader import PlaceLike
 from everlog.reducers.document import DOCUMENT
 from everlog.session import Session as EverlogSession
@@ -70,7 +67,7 @@ except ImportError:  # a version that says so with a ValueError, from which the 
     StaleSessionError = ValueError
 
 PREFIX: Final = "adk/"
-_NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id; a longer one is hashed
+_NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id
 _THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
 _SHORT = 32  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
@@ -82,31 +79,19 @@ T = TypeVar("T")
 def session_name(app_name: str, user_id: str, session_id: str) -> str:
     """Give the id of the Everlog session that holds an ADK session: `adk/APP/USER/SESSION`.
 
-    "/", "%", "~" and what does not print are percent-encoded; what is longer than 80 characters is hashed.
+    A name that holds "/" or what does not print, or more than 80 characters, is hashed.
     """
-    return f"{PREFIX}{_part(app_name)}/{_part(user_id)}/{_part(session_id)}"
+    return f"{user_state_name(app_name, user_id)}/{id_part(session_id, _NAME_CHARACTERS_MAX)}"
 
 
 def app_state_name(app_name: str) -> str:
     """Give the id of the Everlog session that holds an app's `app:` state, as its document."""
-    return f"{PREFIX}{_part(app_name)}"
+    return f"{PREFIX}{id_part(app_name, _NAME_CHARACTERS_MAX)}"
 
 
 def user_state_name(app_name: str, user_id: str) -> str:
     """Give the id of the Everlog session that holds a user's `user:` state, as its document."""
-    return f"{PREFIX}{_part(app_name)}/{_part(user_id)}"
-
-
-def _part(text: str) -> str:
-    encoded = "".join(
-        character
-        if character.isprintable() and character not in "/%~"
-        else "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
-        for character in text
-    )
-    if encoded and len(encoded) <= _NAME_CHARACTERS_MAX:
-        return encoded
-    return f"~{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+    return f"{app_state_name(app_name)}/{id_part(user_id, _NAME_CHARACTERS_MAX)}"
 
 
 class EverlogSessionService(BaseSessionService):
@@ -116,34 +101,23 @@ class EverlogSessionService(BaseSessionService):
     open. May be used from any number of event loops, as ADK's own synchronous runner does.
     """
 
-    def __init__(self, store: str | PathLike[str] | Store | AsyncStore | None = None) -> None:
-        opened = store.sync if isinstance(store, AsyncStore) else store
-        self._place = None if isinstance(opened, Store) else opened
-        self._own = not isinstance(opened, Store)
-        self._store = opened if isinstance(opened, Store) else None
-        self._opening = Lock()
+    def __init__(self, store: Place | None = None) -> None:
+        self._store = LazyStore(store)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
         self._told: dict[str, _Told] = {}
         # One append to a session at a time: agents that run in parallel share one session object, and each takes its turn.
+        self._turns_lock = Lock()
         self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
 
     @property
     def store(self) -> Store:
         """The store, for what Everlog adds: `service.store.session(session_name(app, user, id)).fork(…)`. Opens it."""
-        with self._opening:
-            if self._store is None:
-                self._store = open_store(self._place)
-            return self._store
+        return self._store.get()
 
     async def close(self) -> None:
         """Close the store, where this opened it. What is under way is finished first."""
-        await self._run(self._close)
+        await self._run(self._store.close)
         self._pool.shutdown(wait=False)
-
-    def _close(self) -> None:
-        with self._opening:
-            if self._own and self._store is not None:
-                self._store.close()
 
     async def __aenter__(self) -> EverlogSessionService:
         return self
@@ -337,7 +311,7 @@ class EverlogSessionService(BaseSessionService):
             return event
 
     def _turn(self, name: str) -> _Turn:
-        with self._opening:
+        with self._turns_lock:
             turn = self._turns.get(name)
             if turn is None:
                 turn = self._turns[name] = _Turn()

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -36,15 +34,12 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from everlog.aio import AsyncStore
-from everlog.core.position import check_session_id
-from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
+from everlog.errors import BusyError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_thread import Log, Write
-from everlog.open import open_store
+from everlog.integrations.places import Place, id_of, store_at
 from everlog.session import Session, SessionInfo
-from everlog.store import Store
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -68,7 +63,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | Store | AsyncStore | None = None,
+        store: Place | None = None,
         *,
         serde: SerializerProtocol | None = None,
     ) -> None:
@@ -78,14 +73,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 "the serializer may pickle what it cannot write otherwise, and whoever can write to a store of pickles can run "
                 "code where it is read; nothing was opened; use JsonPlusSerializer() without pickle_fallback"
             )
-        self._own = not isinstance(store, (Store, AsyncStore))
-        match store:
-            case AsyncStore():
-                self.store = store.sync
-            case Store():
-                self.store = store
-            case _:
-                self.store = open_store(store)
+        self.store, self._own = store_at(store)
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
@@ -514,11 +502,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
 def session_id(thread_id: str) -> str:
     """Give the id of the session that holds a thread: the thread's own, where a session may have it."""
-    try:
-        check_session_id(thread_id)
-    except EverlogError:
-        return f"langgraph-{sha256(thread_id.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
-    return thread_id
+    return id_of(thread_id)
 
 
 def _made_with(thread: str) -> dict[str, Any]:

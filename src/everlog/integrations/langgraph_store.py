@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 import threading
@@ -44,14 +43,12 @@ from langgraph.store.base import (
     tokenize_path,
 )
 
-from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX, TITLE_CHARACTERS_MAX
 from everlog.core.position import from_micros
 from everlog.errors import NotFoundError
-from everlog.open import open_store
+from everlog.integrations.places import Place, store_at
 from everlog.session import Session, SessionInfo
-from everlog.store import Store
 
 PUT: Final = "memory.put"
 DELETED: Final = "memory.deleted"
@@ -125,17 +122,8 @@ class EverlogStore(BaseStore):
     store: as EverlogSaver takes it. index: as InMemoryStore takes it: {"embed", "dims", "fields"}; searches are then by meaning.
     """
 
-    def __init__(
-        self, store: str | os.PathLike[str] | Store | AsyncStore | None = None, *, index: IndexConfig | None = None
-    ) -> None:
-        self._own = not isinstance(store, (Store, AsyncStore))
-        match store:
-            case AsyncStore():
-                self.store = store.sync
-            case Store():
-                self.store = store
-            case _:
-                self.store = open_store(store)
+    def __init__(self, store: Place | None = None, *, index: IndexConfig | None = None) -> None:
+        self.store, self._own = store_at(store)
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
         self._fields: Sequence[str] = ["$"] if index is None else (index.get("fields") or ["$"])
         self._shelves: OrderedDict[Namespace, _Shelf] = OrderedDict()

@@ -16,17 +16,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from os import PathLike
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
-from everlog.integrations.openai_native import event_of, item_of, session_name, title_of
+from everlog.integrations.openai_native import event_of, item_of, title_of
+from everlog.integrations.places import LazyStore, Place, id_of
 from everlog.integrations.versions import require
-from everlog.open import open_store
 from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
 from everlog.store import Store
@@ -55,7 +52,7 @@ class EverlogSession:
     def __init__(
         self,
         session_id: str,
-        store: str | PathLike[str] | Store | AsyncStore | None = None,
+        store: Place | None = None,
         *,
         session_settings: SessionSettings | Mapping[str, Any] | None = None,
         describe: Callable[[RunContextWrapper[Any]], Mapping[str, Any]] | None = None,
@@ -68,12 +65,9 @@ class EverlogSession:
         self.session_id = session_id
         settings = SessionSettings(**session_settings) if isinstance(session_settings, Mapping) else session_settings
         self.session_settings = settings or SessionSettings()
-        self._place = store.sync if isinstance(store, AsyncStore) else store
+        self._store = LazyStore(store)
         self._describe = describe
-        self._opening = Lock()
-        self._store: Store | None = None
         self._session: Session | None = None
-        self._closed = False
 
     # --- the SDK's interface ---
     # The runner passes `wrapper` where all four methods take it.
@@ -151,18 +145,14 @@ class EverlogSession:
     @property
     def store(self) -> Store:
         """The store, opened where it was not."""
-        with self._opening:
-            self._check_open()
-            if self._store is None:
-                self._store = self._place if isinstance(self._place, Store) else open_store(self._place)
-            return self._store
+        return self._store.get()
 
     @property
     def log(self) -> Session:
         """The conversation as Everlog's session, made where there is none: to fork, rewind, search, lease or prove it."""
         session = self._session
         if session is None:
-            name, given = session_name(self.session_id), {"labels": {"framework": FRAMEWORK}}
+            name, given = id_of(self.session_id), {"labels": {"framework": FRAMEWORK}}
             if name != self.session_id:
                 given |= {"title": title_of(self.session_id)}
             session = self._session = self.store.get_or_create(name, **given)
@@ -170,13 +160,10 @@ class EverlogSession:
 
     def close(self) -> None:
         """Close the store, if this session opened it; the session cannot be used any more."""
-        with self._opening:
-            self._closed = True
-            if self._store is not None and self._store is not self._place:
-                self._store.close()
+        self._store.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._store.closed:
             raise UnavailableError(f"session {self.session_id!r:.100} is closed; nothing was done; make another")
 
     # --- in a thread ---
@@ -184,7 +171,7 @@ class EverlogSession:
         """Give Everlog's session; None where there is none yet."""
         if self._session is None:
             with suppress(NotFoundError):
-                self._session = self.store.session(session_name(self.session_id))
+                self._session = self.store.session(id_of(self.session_id))
         return self._session
 
     def _read(self, limit: int | None) -> list[Any]:

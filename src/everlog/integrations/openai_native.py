@@ -7,11 +7,9 @@ An item of a kind that has no standard type is the data of an event of type `x.o
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from typing import Any, Final, cast
 
 from everlog.core.event import Event, NewEvent
-from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
 from everlog.core.standard import is_standard, is_type
 from everlog.core.values import encode_json
 from everlog.errors import InvalidEventError, LimitError
@@ -22,13 +20,6 @@ FORMAT: Final = ITEMS
 _OPAQUE: Final = opaque_prefix(FORMAT)
 INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
 _ATTACHMENT: Final = "native.json"
-
-
-def session_name(session_id: str) -> str:
-    """Give the id of Everlog's session for one of the SDK's: itself, or its hash where a log's id cannot be that."""
-    if session_id.isprintable() and 0 < len(session_id) <= SESSION_ID_CHARACTERS_MAX:
-        return session_id
-    return f"sha256:{sha256(session_id.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def title_of(session_id: str) -> str | None:

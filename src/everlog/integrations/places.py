@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from threading import Lock
 
 from everlog.aio.store import AsyncStore
+from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
+from everlog.errors import UnavailableError
 from everlog.open import open_store
 from everlog.store import Store
 
@@ -20,6 +23,37 @@ def store_at(place: Place | None) -> tuple[Store, bool]:
     if isinstance(place, AsyncStore):
         return place.sync, False
     return open_store(place), True
+
+
+class LazyStore:
+    """The store of a place, opened when it is first needed. May be used from any thread."""
+
+    def __init__(self, place: Place | None) -> None:
+        self._place = place
+        self._lock = Lock()
+        self._found: tuple[Store, bool] | None = None
+        self.closed = False
+
+    def get(self) -> Store:
+        """Give the store. Raises UnavailableError once this is closed."""
+        with self._lock:
+            if self.closed:
+                raise UnavailableError("what opened this store is closed; nothing was done; make another")
+            if self._found is None:
+                self._found = store_at(self._place)
+            return self._found[0]
+
+    def close(self) -> None:
+        """Close the store, where it was opened here; it is given no more."""
+        with self._lock:
+            self.closed = True
+            if self._found is not None and self._found[1]:
+                self._found[0].close()
+
+
+def id_of(text: str) -> str:
+    """Give a framework's id as a session's id: as it is where it can be one, else its hash."""
+    return id_part(text, SESSION_ID_CHARACTERS_MAX, slashes=True)
 
 
 def id_part(text: str, characters_max: int, *, slashes: bool = False) -> str:
