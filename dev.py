@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, interop, fuzz,
-docs, lock.
+"""Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, interop,
+oldest, fuzz, docs, lock.
 
     python3 dev.py demo          set up, and see the main job at work
     python3 dev.py test          set up, and pass the tests; more words go to pytest: dev.py test -k merkle
@@ -8,6 +8,7 @@ docs, lock.
     python3 dev.py bench         measure; more words go to the benchmark: dev.py bench --quick
     python3 dev.py bench --peers measure beside other libraries, which it installs in .venv-peers
     python3 dev.py interop       ask libraries of others about our proofs, seals and time stamps; in .venv-interop
+    python3 dev.py oldest        pass the tests of the integrations with the oldest frameworks they are for; in .venv-oldest
     python3 dev.py fuzz          feed bytes to every parser of what others send; more words: --seconds 60, names of parsers
     python3 dev.py docs          make docs/reference/ anew from the code
     python3 dev.py lock          make requirements.lock anew from pyproject.toml
@@ -36,6 +37,8 @@ PEERS_VENV = os.path.join(ROOT, ".venv-peers")
 PEERS = os.path.join(ROOT, "bench", "peers.txt")
 INTEROP_VENV = os.path.join(ROOT, ".venv-interop")
 INTEROP = os.path.join(ROOT, "tests", "interop")
+OLDEST_VENV = os.path.join(ROOT, ".venv-oldest")
+OLDEST = os.path.join(ROOT, "tests", "integrations", "oldest.txt")
 GO_PACKAGE = "/usr/share/gocode/src/golang.org/x/mod"  # where Debian has it
 FUZZ = os.path.join(ROOT, ".venv-fuzz")
 ATHERIS = os.path.join(ROOT, "tests", "fuzz", "atheris.txt")
@@ -186,6 +189,39 @@ def interop(words):
     return run(in_venv("python"), "-m", "pytest", "-q", "-rsP", "tests/interop", *words)
 
 
+def oldest(words):
+    """Run the tests of the integrations with the oldest versions of the frameworks that these are for."""
+    project = os.path.join(ROOT, "pyproject.toml")
+    wanted = hashlib.sha256((sys.version + ROOT + read(project) + read(OLDEST)).encode()).hexdigest()
+    stamp = os.path.join(OLDEST_VENV, "ready")
+    python = os.path.join(OLDEST_VENV, "bin", "python")
+    if read(stamp) != wanted:
+        say("making .venv-oldest of what tests/integrations/oldest.txt names (a minute or two)")
+        uv = in_venv("uv")
+        install = [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            python,
+            "-r",
+            project,
+            "--extra",
+            "postgres",
+            "-r",
+            OLDEST,
+        ]
+        if run(uv, "venv", "--quiet", "--clear", "--python", in_venv("python"), OLDEST_VENV) or run(*install):
+            raise Trouble(
+                ".venv-oldest could not be made\nDo: see that a package index can be reached, then run this again"
+            )
+        with open(stamp, "w") as file:
+            file.write(wanted)
+    os.environ["PYTHONPATH"] = os.path.join(ROOT, "src")
+    return run(python, "-m", "pytest", "-q", *(words or ["tests/integrations"]))
+
+
 def setup_npm():
     folder = os.path.join(INTEROP_VENV, "npm")
     if os.path.isdir(os.path.join(folder, "node_modules")):
@@ -332,6 +368,7 @@ COMMANDS = {
     "check": check,
     "bench": bench,
     "interop": interop,
+    "oldest": oldest,
     "fuzz": fuzz,
     "docs": docs,
     "lock": lock,

@@ -8,7 +8,7 @@ from typing import Any
 from everlog.importers.formats import FORMATS, Format
 from everlog.importers.record import Failure, Imported, Problem, item_of
 from everlog.importers.run import Progress, follow_paths, import_paths
-from everlog.integrations.items import groups
+from everlog.reducers.spoken import groups
 from everlog.session import Session
 
 __all__ = [

@@ -20,8 +20,8 @@ from everlog.core.event import Event, NewEvent
 from everlog.errors import NotFoundError
 from everlog.importers.lines import Line
 from everlog.importers.record import Item, Target, first_words, item_of, make_item
-from everlog.integrations.claude_entries import FORMAT, events_of, member_of, text_of
-from everlog.integrations.items import opaque_type, parse_moment
+from everlog.integrations.claude_entries import FORMAT, events_of, member_of
+from everlog.integrations.items import opaque_type, parse_moment, text_of
 from everlog.store import Store
 
 ACTOR = "claude-code"

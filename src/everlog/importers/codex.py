@@ -18,8 +18,8 @@ from everlog.core.event import Event, NewEvent
 from everlog.errors import NotFoundError
 from everlog.importers.lines import Line
 from everlog.importers.record import Item, Target, first_words, make_item
-from everlog.integrations.items import opaque_type, parse_moment
-from everlog.integrations.openai_items import response_events, text_of
+from everlog.integrations.items import opaque_type, parse_moment, text_of
+from everlog.integrations.openai_items import response_events
 from everlog.store import Store
 
 FORMAT = "codex"

@@ -20,7 +20,7 @@ from everlog.core.event import Event
 from everlog.importers.databases import columns_of, opened
 from everlog.importers.lines import Line
 from everlog.importers.record import Imported, Item, Recorder, Target, digest, first_words, make_item, unreadable
-from everlog.integrations.openai_items import text_of
+from everlog.integrations.items import text_of
 from everlog.integrations.openai_native import FORMAT, event_of
 from everlog.integrations.places import id_of
 from everlog.reducers.spoken import NothingSaidError, message_of

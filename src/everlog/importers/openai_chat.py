@@ -13,8 +13,8 @@ from typing import Any
 from everlog.core.event import Event, NewEvent
 from everlog.importers.lines import Line
 from everlog.importers.record import Item, Target, first_words, make_item
-from everlog.integrations.items import compact, digest, opaque_type
-from everlog.integrations.openai_items import chat_events, response_events, text_of
+from everlog.integrations.items import compact, digest, opaque_type, text_of
+from everlog.integrations.openai_items import chat_events, response_events
 from everlog.store import Store
 
 FORMAT = "openai"

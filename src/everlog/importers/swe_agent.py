@@ -17,8 +17,7 @@ from everlog.core.values import decode_json
 from everlog.errors import EverlogError, InvalidEventError
 from everlog.importers.lines import Line
 from everlog.importers.record import Item, Target, first_words, make_item
-from everlog.integrations.items import compact, digest, opaque_type
-from everlog.integrations.openai_items import text_of
+from everlog.integrations.items import compact, digest, opaque_type, text_of
 from everlog.store import Store
 
 FORMAT = "swe-agent"

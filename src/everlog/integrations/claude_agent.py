@@ -35,8 +35,8 @@ from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX, SESSIONS_PAGE_MAX
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
-from everlog.integrations.items import groups
 from everlog.integrations.places import Place, id_part, store_at
+from everlog.reducers.spoken import groups
 from everlog.session import Session, SessionInfo
 
 _MAIN: Final = "claude/"

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from everlog.core.event import Event, NewEvent
+from everlog.integrations.anthropic_blocks import block_event
 from everlog.integrations.items import (
     as_title,
     attached,
@@ -20,6 +21,7 @@ from everlog.integrations.items import (
     canonical,
     opaque_type,
     parse_moment,
+    text_of,
     with_key,
     with_parts,
 )
@@ -167,22 +169,14 @@ def _user_events(content: str | list[Any]) -> list[NewEvent]:
     events: list[NewEvent] = []
     said: list[Any] = []
     for block in content:
-        if member_of(block, "type") == "tool_result" and isinstance(member_of(block, "tool_use_id"), str):
-            events.append(result_event(block))
-        else:
+        event = block_event(block) if member_of(block, "type") == "tool_result" else None
+        if event is None:
             said.append(block)
+        else:
+            events.append(event)
     if said:
         events.append(NewEvent("user.message", {"content": said}))
     return events
-
-
-def result_event(block: dict[str, Any]) -> NewEvent:
-    """Give a tool's result, a block in the shape of Anthropic's Messages API, as an event."""
-    data = {name: value for name, value in block.items() if name in ("tool_use_id", "content")}
-    failed = block.get("is_error")
-    if isinstance(failed, bool):
-        data["is_error"] = failed
-    return NewEvent("agent.tool_result", data, outcome="error" if failed is True else "ok" if failed is False else None)
 
 
 def _assistant_events(content: str | list[Any], message: Any, actor: str) -> list[NewEvent]:
@@ -206,26 +200,8 @@ def _assistant_events(content: str | list[Any], message: Any, actor: str) -> lis
 def _block_event(block: Any, turn: dict[str, Any], actor: str) -> NewEvent:
     if isinstance(block, str):
         return NewEvent("agent.message", {"content": block, **turn}, actor=actor)
-    kind = member_of(block, "type")
-    if kind == "thinking" and isinstance(block.get("thinking"), str):
-        data = {"text": block["thinking"]}
-        if isinstance(block.get("signature"), str):
-            data["signature"] = block["signature"]
-        return NewEvent("agent.thinking", data | turn, actor=actor)
-    if kind == "redacted_thinking":
-        return NewEvent(
-            "agent.thinking", {"encrypted": block.get("data"), "provider": "anthropic", **turn}, actor=actor
-        )
-    if kind in ("tool_use", "server_tool_use", "mcp_tool_use") and all(
-        isinstance(block.get(member), str) for member in ("id", "name")
-    ):
-        data = {"id": block["id"], "name": block["name"], "input": block.get("input")}
-        if kind != "tool_use":
-            data["kind"] = "server" if kind == "server_tool_use" else "mcp"
-        return NewEvent("agent.tool_use", data | turn, actor=actor)
-    if isinstance(kind, str) and kind.endswith("tool_result") and isinstance(block.get("tool_use_id"), str):
-        return result_event(block)
-    return NewEvent("agent.message", {"content": [block], **turn}, actor=actor)
+    event = block_event(block, turn=turn, actor=actor) if isinstance(block, dict) else None
+    return event or NewEvent("agent.message", {"content": [block], **turn}, actor=actor)
 
 
 def usage_of(usage: Any) -> dict[str, int] | None:
@@ -246,12 +222,3 @@ def usage_of(usage: Any) -> dict[str, int] | None:
 
 def member_of(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
-
-
-def text_of(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        texts = [text for block in content if isinstance(text := member_of(block, "text"), str)]
-        return " ".join(texts) or None
-    return None

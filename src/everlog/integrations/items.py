@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
 from everlog.core import limits
-from everlog.core.event import Event, NewEvent
+from everlog.core.event import NewEvent
 from everlog.core.standard import is_type
 from everlog.core.values import check_value
 from everlog.errors import EverlogError
@@ -59,19 +60,6 @@ def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
     return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
 
 
-def groups(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """Give events grouped by the item that they are of."""
-    group: list[Event] = []
-    for event in events:
-        part = (event.metadata or {}).get("part")
-        if group and not (isinstance(part, list) and part[:1] == [len(group)]):
-            yield group
-            group = []
-        group.append(event)
-    if group:
-        yield group
-
-
 def opaque_type(format: str, name: object) -> str:
     """Give the type of an event that keeps an entry that has no standard type: `x.FORMAT.TYPE`."""
     kind = f"x.{opaque_name(format)}.{opaque_name(name) if isinstance(name, str) and name else 'entry'}"
@@ -81,6 +69,16 @@ def opaque_type(format: str, name: object) -> str:
 def opaque_name(name: str) -> str:
     """Give a name as part of an event's type."""
     return "".join(character if character.isascii() and character.isalnum() else "_" for character in name.lower()[:64])
+
+
+def text_of(content: Any) -> str | None:
+    """Give the text of content; None where it has none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [block["text"] for block in content if isinstance(block, dict) and isinstance(block.get("text"), str)]
+    return " ".join(texts) or None
 
 
 def parse_moment(text: object) -> datetime | None:

@@ -8,6 +8,7 @@ from typing import Any
 from everlog.core.event import NewEvent
 from everlog.core.values import decode_json
 from everlog.errors import EverlogError
+from everlog.integrations.items import text_of
 
 _TEXT_BLOCKS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
 
@@ -22,16 +23,6 @@ def as_content(content: Any) -> Any:
         else block
         for block in content
     ]
-
-
-def text_of(content: Any) -> str | None:
-    """Give the text of content; None where it has none."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    texts = [block["text"] for block in content if isinstance(block, dict) and isinstance(block.get("text"), str)]
-    return " ".join(texts) or None
 
 
 def parsed_input(arguments: Any) -> Any:

@@ -6,20 +6,18 @@ An item of a kind that has no standard type is the data of an event of type `x.o
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final, cast
 
 from everlog.core.event import Event, NewEvent
-from everlog.core.standard import is_standard, is_type
+from everlog.core.standard import is_standard
 from everlog.core.values import encode_json
 from everlog.errors import InvalidEventError, LimitError
+from everlog.integrations.items import attached, opaque_name, opaque_type
 from everlog.integrations.openai_items import response_events
-from everlog.reducers.spoken import ITEMS, UNREADABLE, base_of, message_of, native_of, opaque_prefix
+from everlog.reducers.spoken import ITEMS, UNREADABLE, base_of, message_of, native_of
 
 FORMAT: Final = ITEMS
-_OPAQUE: Final = opaque_prefix(FORMAT)
 INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
-_ATTACHMENT: Final = "native.json"
 
 
 def title_of(session_id: str) -> str | None:
@@ -36,14 +34,7 @@ def event_of(item: Any) -> NewEvent:
             return made
     except (InvalidEventError, LimitError):
         pass
-    return attached(FORMAT, _opaque_type(item), item)
-
-
-def attached(format: str, type: str, value: Any) -> NewEvent:
-    """Give an event that keeps a value beside it."""
-    native = {"format": format, "attachment": _ATTACHMENT}
-    kept = {_ATTACHMENT: json.dumps(value).encode()}
-    return NewEvent(type, {"attachment": _ATTACHMENT}, metadata={"native": native}, attachments=kept)
+    return attached(FORMAT, _kind_of(item), item)
 
 
 def item_of(event: Event) -> Any:
@@ -54,14 +45,14 @@ def item_of(event: Event) -> Any:
 def _said(item: Any) -> NewEvent:
     events = response_events(item, None) if isinstance(item, dict) else []
     if len(events) != 1 or not is_standard(events[0].type, events[0].data):
-        return NewEvent(_opaque_type(item), item)
+        return NewEvent(opaque_type(FORMAT, _kind_of(item)), item)
     event = events[0]
     native = native_of(FORMAT, base_of(FORMAT, [event]), item)
     metadata = None if native is None else {"native": native}
     return NewEvent(event.type, event.data, outcome=event.outcome, metadata=metadata)
 
 
-def _opaque_type(item: Any) -> str:
+def _kind_of(item: Any) -> str:
+    """Give what an item is called that has no standard type."""
     kind = cast("dict[str, Any]", item).get("type") if isinstance(item, dict) else None
-    named = f"{_OPAQUE}{kind}"
-    return named if isinstance(kind, str) and kind != UNREADABLE and is_type(named) else f"{_OPAQUE}item"
+    return kind if isinstance(kind, str) and kind and opaque_name(kind) != UNREADABLE else "item"

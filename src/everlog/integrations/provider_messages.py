@@ -9,24 +9,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from everlog.core.event import NewEvent
 from everlog.core.standard import is_standard
 from everlog.core.values import encode_json
 from everlog.errors import InvalidEventError, LimitError
+from everlog.integrations.anthropic_blocks import block_event
+from everlog.integrations.items import attached, opaque_type, with_parts
 from everlog.integrations.openai_items import chat_events
-from everlog.integrations.openai_native import INLINE_BYTES_MAX, attached, event_of
-from everlog.reducers.spoken import ANTHROPIC, ITEMS, base_of, native_of, opaque_prefix
-
-_RESULT: Final = ("tool_use_id", "content", "is_error")
+from everlog.integrations.openai_native import INLINE_BYTES_MAX, event_of
+from everlog.reducers.spoken import ANTHROPIC, ITEMS, base_of, native_of
 
 
 def events_of(format: str, message: Any) -> list[NewEvent]:
     """Give a message as events, which together say it exactly. Raises TypeError or ValueError where JSON cannot say it."""
     if format == ITEMS:
         return [event_of(message)]
-    opaque = f"{opaque_prefix(format)}message"
     try:
         encode_json(message, what="message")
         made = _said(format, message)
@@ -35,12 +34,12 @@ def events_of(format: str, message: Any) -> list[NewEvent]:
             if native is not None:
                 made[0] = replace(made[0], metadata={"native": native})
         else:
-            made = [NewEvent(opaque, message)]
+            made = [NewEvent(opaque_type(format, "message"), message)]
         if len(encode_json([[event.data, event.metadata] for event in made], what="message")) > INLINE_BYTES_MAX:
-            return [attached(format, opaque, message)]
+            return [attached(format, "message", message)]
     except (InvalidEventError, LimitError):
-        return [attached(format, opaque, message)]
-    return made[:1] + [replace(event, metadata={"part": [at, len(made)]}) for at, event in enumerate(made) if at]
+        return [attached(format, "message", message)]
+    return with_parts(made)
 
 
 def _said(format: str, message: Any) -> list[NewEvent]:
@@ -62,31 +61,14 @@ def _anthropic(message: Mapping[str, Any]) -> list[NewEvent]:
         return [NewEvent(said, {"content": content})]
     events: list[NewEvent] = []
     for block in cast("list[Any]", content):
-        event = _block(block) if isinstance(block, dict) else None
-        if event is not None and event.type.startswith("agent.tool_result") == (role == "user"):
+        event = block_event(block) if isinstance(block, dict) else None
+        if event is not None and (role == "assistant" or event.type == "agent.tool_result"):
             events.append(event)
         elif role == "user" and events and events[-1].type == said:
             events[-1] = NewEvent(said, {"content": [*events[-1].data["content"], block]})
         else:
             events.append(NewEvent(said, {"content": [block]}))
     return events
-
-
-def _block(block: Mapping[str, Any]) -> NewEvent | None:
-    """Give a block that is no plain content as an event."""
-    match block.get("type"):
-        case "tool_result":
-            data = {name: block[name] for name in _RESULT if name in block}
-            return NewEvent("agent.tool_result", data, outcome="error" if block.get("is_error") is True else None)
-        case "tool_use" | "server_tool_use" as kind:
-            data = {name: block.get(name) for name in ("id", "name", "input")}
-            return NewEvent("agent.tool_use", {**data, "kind": "function" if kind == "tool_use" else "server"})
-        case "thinking":
-            return NewEvent("agent.thinking", {"text": block.get("thinking"), "signature": block.get("signature")})
-        case "redacted_thinking":
-            return NewEvent("agent.thinking", {"encrypted": block.get("data"), "provider": "anthropic"})
-        case _:
-            return None
 
 
 # --- telling messages apart ----------------------------------------------------------------------

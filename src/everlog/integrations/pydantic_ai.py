@@ -20,7 +20,8 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import BODY_BYTES_MAX
-from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, groups, parse_moment, with_parts
+from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_parts
+from everlog.reducers.spoken import groups
 from everlog.session import Session
 
 if TYPE_CHECKING:

@@ -216,7 +216,12 @@ def _anthropic(group: Said) -> dict[str, Any] | None:
         return {"role": "system", "content": group[0].data["content"]}
     if types <= {"user.message", "agent.tool_result"}:
         return {"role": "user", "content": _blocks(group)}
-    if types <= {"agent.message", "agent.thinking", "agent.tool_use"}:
+    if types <= {
+        "agent.message",
+        "agent.thinking",
+        "agent.tool_use",
+        "agent.tool_result",
+    }:  # a server's result stands in the turn
         return {"role": "assistant", "content": _blocks(group)}
     return None
 
