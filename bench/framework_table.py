@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
 
 TURNS = 200
 TEXT_BYTES = 1_000
@@ -75,9 +83,35 @@ def _median(call: Callable[[], Sequence[Any]]) -> float:
     return statistics.median(seconds)
 
 
-def show(columns: dict[str, dict[str, float]]) -> None:
-    """Print the figures side by side."""
-    names = list(columns)
-    print(f"{'':24}" + "".join(f"{name:>28}" for name in names))
-    for row in columns[names[0]]:
-        print(f"{row:24}" + "".join(f"{columns[name].get(row, float('nan')):28,.2f}" for name in names))
+def main(title: str, columns: Mapping[str, Callable[[Path], dict[str, float]]]) -> None:
+    """Measure each column in a folder of its own, and print the table; with `--json`, what stands in it."""
+    with tempfile.TemporaryDirectory(prefix="everlog-bench-", dir=os.environ.get("EVERLOG_BENCH_DIR")) as folder:
+        found: dict[str, dict[str, float]] = {}
+        for number, (name, measured) in enumerate(columns.items()):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            found[name] = measured(place)
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"title": title, "columns": found}))
+    else:
+        show(title, found)
+
+
+def show(title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the figures side by side. In brackets: how many times Everlog's figure each other one is."""
+    first, *others = columns
+    table = Table(title=title, caption="in brackets: times Everlog's; in all rows less is better")
+    for heading in ("", first, *others):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row, own in columns[first].items():
+        cells = [columns[name].get(row, math.nan) for name in others]
+        table.add_row(row, _figure(own), *("–" if math.isnan(cell) else _beside(cell, own) for cell in cells))
+    Console(width=140).print(table)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _beside(value: float, own: float) -> str:
+    return f"{_figure(value)} ({value / own:.2g}×)" if own else _figure(value)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import os
 import random
 import sqlite3
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from bench.framework_table import main
 
 TURNS = 200
 TURN_BYTES = 1_000
@@ -94,7 +94,7 @@ def bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def ours(folder: Path) -> dict[str, dict[str, float]]:
+def ours(folder: Path) -> dict[str, float]:
     """Measure Everlog's service."""
     from everlog.core.event import NewEvent
     from everlog.integrations.adk import EverlogSessionService, json_of, session_name
@@ -109,15 +109,15 @@ def ours(folder: Path) -> dict[str, dict[str, float]]:
                 made.append(NewEvent(events[0].type, events[0].data, **_members(events[0], key)))
             log.extend(made)
 
-    return {"everlog": asyncio.run(measure(lambda: EverlogSessionService(folder / "agent.db"), folder, fill))}
+    return asyncio.run(measure(lambda: EverlogSessionService(folder / "agent.db"), folder, fill))
 
 
 def _members(event: Any, key: str) -> dict[str, Any]:
     return {"actor": event.actor, "metadata": event.metadata, "occurred_at": event.occurred_at, "key": key}
 
 
-def theirs(folder: Path) -> dict[str, dict[str, float]]:
-    """Measure ADK's own services, each in a folder of its own."""
+def theirs(folder: Path, name: str) -> dict[str, float]:
+    """Measure one of ADK's own services."""
     from google.adk.sessions.database_session_service import DatabaseSessionService
     from google.adk.sessions.sqlite_session_service import SqliteSessionService
 
@@ -125,19 +125,13 @@ def theirs(folder: Path) -> dict[str, dict[str, float]]:
         "DatabaseSessionService": lambda path: DatabaseSessionService(f"sqlite+aiosqlite:///{path}"),
         "SqliteSessionService": lambda path: SqliteSessionService(str(path)),
     }
-    found: dict[str, dict[str, float]] = {}
-    for name, maker in makers.items():
-        home = folder / name
-        home.mkdir()
-        fill = functools.partial(fill_rows, home)
-        found[name] = asyncio.run(measure(functools.partial(maker, home / "adk.db"), home, fill))
-    return found
+    fill = functools.partial(fill_rows, folder, name.startswith("Sqlite"))
+    return asyncio.run(measure(functools.partial(makers[name], folder / "adk.db"), folder, fill))
 
 
-async def fill_rows(folder: Path, _service: Any, session: str, size: int) -> None:
+async def fill_rows(folder: Path, real: bool, _service: Any, session: str, size: int) -> None:
     """Write the rows that so many appends leave, without the appends."""
     with closing(sqlite3.connect(folder / "adk.db")) as opened:
-        real = folder.name.startswith("Sqlite")
         start = time.time()
         for number in range(size):
             event = turn(number)
@@ -155,15 +149,12 @@ async def fill_rows(folder: Path, _service: Any, session: str, size: int) -> Non
         opened.commit()
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory(dir=os.environ.get("EVERLOG_BENCH_FOLDER")) as folder:
-        (Path(folder) / "everlog").mkdir()
-        found = {**ours(Path(folder) / "everlog"), **theirs(Path(folder))}
-    rows = list(next(iter(found.values())))
-    print(f"{'':24}" + "".join(f"{name:>24}" for name in found))
-    for row in rows:
-        print(f"{row:24}" + "".join(f"{values[row]:24,.2f}" for values in found.values()))
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        "Google ADK",
+        {
+            "Everlog": ours,
+            "DatabaseSessionService": lambda folder: theirs(folder, "DatabaseSessionService"),
+            "SqliteSessionService": lambda folder: theirs(folder, "SqliteSessionService"),
+        },
+    )

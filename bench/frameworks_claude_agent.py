@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from bench.framework_table import LAST, measure, show
+from bench.framework_table import LAST, main, measure
 from everlog.integrations.claude_agent import EverlogSessionStore
 
 KEY: Any = {"project_key": "-home-me-work", "session_id": "5f0c54a6-30d5-4b4c-9f8e-3a1f6f1c1a01"}
@@ -85,12 +84,7 @@ def theirs(folder: Path, *, synced: bool = False) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        show(
-            {
-                "Everlog": ours(place / "ours"),
-                "JSON lines": theirs(place / "theirs"),
-                "JSON lines, synced": theirs(place / "synced", synced=True),
-            }
-        )
+    main(
+        "Claude Agent SDK",
+        {"Everlog": ours, "JSON lines": theirs, "JSON lines, synced": lambda folder: theirs(folder, synced=True)},
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import sqlite3
 import string
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 import everlog
+from bench.framework_table import main
 from everlog.integrations.langgraph import EverlogSaver
 
 TURNS = 200
@@ -123,13 +123,5 @@ def _bytes(path):
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if not file.name.endswith("-lock"))
 
 
-def main():
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
-        mine, their = ours(folder), theirs(other)
-    print(f"{'':42}{'Everlog':>12}{'SqliteSaver':>14}")
-    for name, value in mine.items():
-        print(f"{name:42}{value:12.2f}" + (f"{their[name]:14.2f}" if name in their else ""))
-
-
 if __name__ == "__main__":
-    main()
+    main("LangGraph", {"Everlog": ours, "SqliteSaver": theirs})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from agents import SQLiteSession
 from agents.memory import Session
 
+from bench.framework_table import main
 from everlog.integrations.openai_agents import EverlogSession
 
 TEXT = "word " * 200  # 1 kB
@@ -79,17 +79,5 @@ async def _timed(call: Callable[[], Any]) -> float:
     return 1e6 * statistics.median(spent)
 
 
-def main() -> None:
-    """Print a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        mine, peer = (Path(folder, name) for name in ("ours", "theirs"))
-        mine.mkdir()
-        peer.mkdir()
-        one, other = ours(mine), theirs(peer)
-    print(f"{'':60} {'Everlog':>12} {'SQLiteSession':>14} {'ratio':>7}")
-    for name, value in one.items():
-        print(f"{name:60} {value:>12,.0f} {other[name]:>14,.0f} {value / other[name]:>7.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    main("OpenAI Agents SDK", {"Everlog": ours, "SQLiteSession": theirs})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from bench.framework_table import LAST, measure, show
+from bench.framework_table import LAST, main, measure
 from everlog.integrations.pydantic_ai import EverlogConversationStore
 
 
@@ -91,5 +90,4 @@ def theirs(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        show({"Everlog": ours(Path(folder) / "ours"), "JSON in a row": theirs(Path(folder) / "theirs")})
+    main("Pydantic AI", {"Everlog": ours, "JSON in a row": theirs})

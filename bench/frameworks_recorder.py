@@ -6,13 +6,13 @@ PYTHONPATH=src python -m bench.frameworks_recorder
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import everlog
+from bench.framework_table import main
 from everlog.integrations.recorder import record
 
 TEXT = "word " * 200  # 1 kB
@@ -74,14 +74,5 @@ def _message(number: int) -> dict[str, Any]:
     return {"role": "assistant" if number % 2 else "user", "content": f"{number} {TEXT}"}
 
 
-def main() -> None:
-    """Print a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        one, other = ours(Path(folder)), theirs(Path(folder))
-    print(f"{'':50} {'recorded':>10} {'not':>10}")
-    for name, value in one.items():
-        print(f"{name:50} {value:>10,.0f} {other[name]:>10,.0f}")
-
-
 if __name__ == "__main__":
-    main()
+    main("recorded calls", {"recorded": ours, "not": theirs})

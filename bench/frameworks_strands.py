@@ -5,7 +5,6 @@ PYTHONPATH=src .venv/bin/python -m bench.frameworks_strands
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from strands.session.file_session_manager import FileSessionManager
 from strands.session.session_repository import SessionRepository
 from strands.types.session import SessionAgent, SessionMessage
 
-from bench.framework_table import LAST, measure, show
+from bench.framework_table import LAST, main, measure
 from everlog.integrations.strands import EverlogSessionManager
 
 
@@ -52,5 +51,4 @@ def theirs(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        show({"Everlog": ours(Path(folder) / "ours"), "files, not synced": theirs(Path(folder) / "theirs")})
+    main("Strands Agents", {"Everlog": ours, "files, not synced": theirs})

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.frameworks import frameworks
 from bench.peers.peer import BESIDE, PEERS
 from bench.peers.run import ROOT, Cell, Row, Run, choose, place_of_files
 
@@ -22,6 +23,7 @@ LEGEND = (
     "In brackets: how many times better Everlog is (more than 1: Everlog is ahead; less than 1: the peer is). openai-agents and "
     "google-adk are compared with everlog-async, the others with everlog."
 )
+FRAMEWORKS = "frameworks"  # a table of each, in this environment, which has them; not with --quick
 NOTES = {
     "eventsourcing": "its recorder alone, without mapper and aggregates. No hashes, no keys, no times, no forks.",
     "openai-agents": "no hashes, no keys, no versions: a retry adds the item again. Forks are of AdvancedSQLiteSession.",
@@ -36,11 +38,15 @@ def main() -> int:
     """Measure what was asked for; give an exit code."""
     parser = argparse.ArgumentParser(prog="dev.py bench --peers", description="Measure Everlog beside its peers.")
     parser.add_argument("--quick", action="store_true", help="smaller amounts, once: two minutes instead of eight")
-    parser.add_argument("--only", action="append", choices=list(BESIDE), metavar="PEER", help=" | ".join(BESIDE))
+    parser.add_argument(
+        "--only", action="append", choices=[*BESIDE, FRAMEWORKS], metavar="PEER", help=" | ".join([*BESIDE, FRAMEWORKS])
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file too")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="the Python that has the peers")
     chosen = parser.parse_args()
-    names = choose(chosen.only)
+    if chosen.only == [FRAMEWORKS]:
+        return told({"frameworks": frameworks()}, chosen.json)
+    names = choose(None if chosen.only is None else [name for name in chosen.only if name != FRAMEWORKS])
     pythons = {name: Path(sys.executable) if name.startswith("everlog") else chosen.python for name in PEERS}
     folder = Path(tempfile.mkdtemp(prefix="everlog-peers-", dir=place_of_files()))
     run = Run(names, pythons, folder, quick=chosen.quick)
@@ -54,8 +60,14 @@ def main() -> int:
         run.stop()
         shutil.rmtree(folder, ignore_errors=True)
     show(rows, names, run.settings)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(report(rows, run), indent=1), encoding="utf-8")
+    beside = frameworks() if FRAMEWORKS in (chosen.only or ()) or not (chosen.only or chosen.quick) else []
+    return told({**report(rows, run), "frameworks": beside}, chosen.json)
+
+
+def told(measured: dict[str, object], file: Path | None) -> int:
+    """Write everything to a file, where one is wanted."""
+    if file is not None:
+        file.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     return 0
 
 
