@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from itertools import chain
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -537,8 +536,8 @@ def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
 def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
     """Give app, user and session of an Everlog session that holds an ADK session; None where it holds a state."""
     names = info.metadata.get("adk")
-    if names is None:  # made by a fork
-        names = [unquote(part, errors="surrogatepass") for part in info.id.removeprefix(PREFIX).split("/")]
+    if names is None:  # made by Everlog's own fork: the id says them
+        names = info.id.removeprefix(PREFIX).split("/")
     return None if len(names) != 3 else (names[0], names[1], names[2])
 
 
