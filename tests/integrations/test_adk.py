@@ -36,6 +36,8 @@ from everlog.integrations.adk import (
 OURS = ("everlog", "everlog-postgres")
 KEPT = (*OURS, "database", "sqlite")  # that keep sessions beyond the process, and so objects of their own
 ALL = (*KEPT, "memory")
+# The sentences are those of the newest contract. ADK's own services of older versions keep others; ours keeps these with every version.
+NEWEST = hasattr(SqliteSessionService, "get_user_state")
 WHO = {"app_name": "trips", "user_id": "u7"}
 pytestmark = [
     # What ADK says of its own features and of the versions of what it uses is not about what is tested here.
@@ -70,7 +72,7 @@ def contract(*kinds):
     """Run a sentence, an async function of a service, on each of these kinds."""
 
     def wrap(sentence):
-        @pytest.mark.parametrize("kind", kinds)
+        @pytest.mark.parametrize("kind", [kind for kind in kinds if NEWEST or kind in OURS])
         def test(kind, tmp_path):
             async def run():
                 async with opened(kind, tmp_path) as service:
@@ -237,6 +239,7 @@ async def test_both_limits_hold_together(service):
     assert texts(await got(service, session, after_timestamp=1_800_000_004.0, num_recent_events=2)) == ["4"]
 
 
+@pytest.mark.skipif(not NEWEST, reason="this version of ADK takes one")
 def test_a_negative_number_of_events_is_refused():
     with pytest.raises(ValueError, match="greater than or equal"):
         GetSessionConfig(num_recent_events=-1)
