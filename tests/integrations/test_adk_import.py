@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from importlib.util import find_spec
 
 import pytest
 
@@ -22,6 +23,7 @@ from everlog.errors import InvalidEventError, NotFoundError
 from everlog.importers.adk import import_database
 from everlog.integrations.adk import EverlogSessionService, session_name
 
+TELLS_STATE = hasattr(SqliteSessionService, "get_user_state")  # not in the oldest versions of ADK
 SECRET = TOKENS["anthropic-key"](drawn(7))
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:google.*"),
@@ -77,17 +79,25 @@ async def read(service, apps=("trips", "meals")):
             session = await service.get_session(app_name=app, user_id=listed.user_id, session_id=listed.id)
             assert listed.state == session.state
             found[app, listed.user_id, listed.id] = (session.state, session.events, round(session.last_update_time, 5))
-    return found, await service.get_user_state(app_name="trips", user_id="u7")
+    shared = await service.get_user_state(app_name="trips", user_id="u7") if TELLS_STATE else None
+    return found, shared
 
 
 async def filled(kind, path, act=fill):
     service = service_of(kind, path)
     result = await act(service)
-    await service.close()
+    if hasattr(service, "close"):
+        await service.close()
     return result
 
 
-@pytest.mark.parametrize("kind", ["database", "database-0", "sqlite"])
+UNPICKLES = pytest.mark.skipif(
+    find_spec("google.adk.sessions._restricted_pickle") is None,
+    reason="this version of ADK has no unpickler that is safe",
+)
+
+
+@pytest.mark.parametrize("kind", ["database", pytest.param("database-0", marks=UNPICKLES), "sqlite"])
 def test_what_is_imported_reads_as_it_read_before(tmp_path, kind):
     asyncio.run(filled(kind, tmp_path / "adk.db"))
     before = (tmp_path / "adk.db").read_bytes()
