@@ -24,6 +24,7 @@ from everlog.importers.adk import import_database
 from everlog.integrations.adk import EverlogSessionService, session_name
 
 TELLS_STATE = hasattr(SqliteSessionService, "get_user_state")  # not in the oldest versions of ADK
+FRACTION = 0.1234567 if TELLS_STATE else 0.123457  # those read what SQLAlchemy keeps of it
 SECRET = TOKENS["anthropic-key"](drawn(7))
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:google.*"),
@@ -44,7 +45,7 @@ def service_of(kind, path):
 def event(number, author="user", delta=None, **others):
     text = types.Part(text=f"said {number}")
     role = "user" if author == "user" else "model"
-    given = {"content": types.Content(role=role, parts=[text]), "timestamp": 1_800_000_000.1234567 + number} | others
+    given = {"content": types.Content(role=role, parts=[text]), "timestamp": 1_800_000_000 + FRACTION + number} | others
     return Event(author=author, invocation_id=f"e-{number}", actions=EventActions(state_delta=delta or {}), **given)
 
 

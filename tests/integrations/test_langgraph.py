@@ -161,6 +161,10 @@ def drive(savers, seed, *, reopen):
     return places
 
 
+@pytest.mark.skipif(
+    not hasattr(SqliteSaver, "_has_task_path"),
+    reason="this SqliteSaver gives writes in another order: by task, not by its path",
+)
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_is_put_reads_back_as_from_their_own_saver(tmp_path, seed):
     def reopen(saver):
