@@ -142,7 +142,7 @@ def bench(words):
     if "--peers" not in words:
         return run(in_venv("python"), "-m", "bench", *words)
     words = [word for word in words if word != "--peers"]
-    if not {"-h", "--help"} & set(words):
+    if not {"-h", "--help"} & set(words) and words[:2] != ["--only", "frameworks"]:  # those are in .venv
         setup_peers()
     return run(in_venv("python"), "-m", "bench.peers", "--python", os.path.join(PEERS_VENV, "bin", "python"), *words)
 
