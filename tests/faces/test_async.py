@@ -44,6 +44,7 @@ SYNC_ONLY = {
     "write_own",
     "write",
     "gave_back",
+    "under",
     "view_seen",
     "shown",
     "due",

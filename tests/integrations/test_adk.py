@@ -820,6 +820,30 @@ def test_a_store_that_was_given_stays_open_and_one_that_was_opened_is_closed(tmp
     asyncio.run(run())
 
 
+def test_a_service_that_was_closed_says_so_and_may_be_closed_again(tmp_path):
+    async def run():
+        with everlog.open(tmp_path / "given.db") as store:
+            for place in (store, tmp_path / "agent.db"):
+                service = EverlogSessionService(place)
+                session = await service.create_session(**WHO, session_id="s")
+                await service.close()
+                await service.close()
+                for call in (
+                    service.append_event(session, said("x")),
+                    service.get_session(**WHO, session_id="s"),
+                    service.list_sessions(app_name="trips"),
+                ):
+                    with pytest.raises(UnavailableError, match="closed; nothing was done"):
+                        await call
+        never = EverlogSessionService(tmp_path / "never.db")
+        await never.close()
+        with pytest.raises(UnavailableError):
+            never.store
+        assert not (tmp_path / "never.db").exists()
+
+    asyncio.run(run())
+
+
 def test_a_service_may_be_used_from_several_event_loops(tmp_path):
     service = EverlogSessionService(tmp_path / "agent.db")
     session = asyncio.run(service.create_session(**WHO, session_id="s"))

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -33,8 +34,9 @@ from claude_agent_sdk import (
 
 from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX, SESSIONS_PAGE_MAX
-from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
+from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import groups
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.session import Session, SessionInfo
@@ -83,9 +85,11 @@ class EverlogSessionStore(SessionStore):
 
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. May be used on any event loop,
     and from several. What it is asked runs in a thread; an append that is awaited no more may still be recorded.
+    lease: under which transcripts are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: Place | None = None) -> None:
+    def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
+        self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._seen = _LastSeen()
 
@@ -93,9 +97,12 @@ class EverlogSessionStore(SessionStore):
         return f"<EverlogSessionStore {self.store.url}>"
 
     async def close(self) -> None:
-        """Close the store, where it was opened here."""
-        if self._owned:
-            await _in_thread(self.store.close)
+        """Give back the leases that were taken here; close the store, where it was opened here."""
+        try:
+            await _in_thread(self._holding.release)
+        finally:
+            if self._owned:
+                await _in_thread(self.store.close)
 
     def session(self, key: SessionKey) -> Session:
         """Open the Everlog session of a transcript, to read, search, fork or prove; NotFoundError."""
@@ -158,6 +165,10 @@ class EverlogSessionStore(SessionStore):
                 events = [event for entry in new for event in recorded_of(entry, body_bytes_max=bytes_max)]
                 if seen is None:
                     self._create(key, new, events)
+                    with suppress(
+                        FencedError, NotFoundError
+                    ):  # what was appended is recorded; the next append asks again
+                        self._holding.hold(self.store.session(name))
                 else:
                     self._seen.keep(name, _extend(seen, key, new, events))
             except (ConflictError, SessionExistsError, NotFoundError):
@@ -176,6 +187,8 @@ class EverlogSessionStore(SessionStore):
         """Open a session, and read what was folded from its entries; None where there is none."""
         try:
             session = self.store.session(name)
+            self._holding.hold(session)
+            session.refresh()
         except NotFoundError:
             return None
         info = session.info()  # after the head was, so that what is folded on is never older than what is expected

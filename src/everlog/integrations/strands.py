@@ -32,6 +32,7 @@ from everlog.core.event import Event, Head, NewEvent
 from everlog.core.limits import SESSIONS_PAGE_MAX
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.integrations.strands_messages import UPDATED, groups, key_of, message_of, recorded_of
 from everlog.session import Session
@@ -67,9 +68,13 @@ class EverlogSessionRepository(SessionRepository):
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. Ids may be any text.
     erase_redacted: whether the original of a message that a guardrail redacts is destroyed; else it stays in the log, where only what
     reads the log sees it. May be used from any thread.
+    lease: under which agents are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: Place | None = None, *, erase_redacted: bool = False) -> None:
+    def __init__(
+        self, store: Place | None = None, *, erase_redacted: bool = False, lease: LeaseLike | None = None
+    ) -> None:
+        self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._erases = erase_redacted
         self._seen: dict[str, _Seen] = {}
@@ -78,9 +83,12 @@ class EverlogSessionRepository(SessionRepository):
         return f"<EverlogSessionRepository {self.store.url}>"
 
     def close(self) -> None:
-        """Close the store, where it was opened here."""
-        if self._owned:
-            self.store.close()
+        """Give back the leases that were taken here; close the store, where it was opened here."""
+        try:
+            self._holding.release()
+        finally:
+            if self._owned:
+                self.store.close()
 
     # --- sessions ---
     def create_session(self, session: StrandsSession, **kwargs: Any) -> StrandsSession:
@@ -161,7 +169,7 @@ class EverlogSessionRepository(SessionRepository):
                 f"agent {session_agent.agent_id!r} of session {session_id!r} does not exist; nothing was written"
             )
         session_agent.created_at = before["created_at"]
-        self._set_agent(self.store.session(name), session_agent)
+        self._set_agent(self._held(self.store.session(name)), session_agent)
 
     def _set_agent(self, session: Session, agent: SessionAgent) -> None:
         session.append("state.set", {"path": "/agent", "value": json.loads(json.dumps(agent.to_dict()))})
@@ -214,7 +222,7 @@ class EverlogSessionRepository(SessionRepository):
         }
         name = _name(session_id, agent_id)
         for _ in range(_TRIES):
-            seen = self._looked_at(self.store.session(name))
+            seen = self._looked_at(self._held(self.store.session(name)))
             first = seen.session.find(key_of(session_message.message_id))
             new = NewEvent(UPDATED, update, caused_by=first)
             with suppress(ConflictError):
@@ -273,7 +281,11 @@ class EverlogSessionRepository(SessionRepository):
 
     # --- within ---
     def _made(self, name: str) -> Session:
-        return self.store.get_or_create(name, labels=_LABELS)
+        return self._held(self.store.get_or_create(name, labels=_LABELS))
+
+    def _held(self, session: Session) -> Session:
+        self._holding.hold(session)
+        return session
 
     def _agents(self, name: str) -> Iterator[str]:
         last = None
@@ -309,19 +321,25 @@ class EverlogSessionRepository(SessionRepository):
 class EverlogSessionManager(RepositorySessionManager):
     """A session manager that keeps its session in Everlog: `Agent(session_manager=EverlogSessionManager("s1", store="agent.db"))`.
 
-    store, erase_redacted: as of EverlogSessionRepository, which is `session_repository`.
+    store, erase_redacted, lease: as of EverlogSessionRepository, which is `session_repository`.
     """
 
     session_repository: EverlogSessionRepository
 
     def __init__(
-        self, session_id: str, *, store: Place | None = None, erase_redacted: bool = False, **kwargs: Any
+        self,
+        session_id: str,
+        *,
+        store: Place | None = None,
+        erase_redacted: bool = False,
+        lease: LeaseLike | None = None,
+        **kwargs: Any,
     ) -> None:
-        repository = EverlogSessionRepository(store, erase_redacted=erase_redacted)
+        repository = EverlogSessionRepository(store, erase_redacted=erase_redacted, lease=lease)
         super().__init__(session_id, session_repository=repository, **kwargs)
 
     def close(self) -> None:
-        """Close the store, where it was opened here."""
+        """Give back the leases that were taken here; close the store, where it was opened here."""
         self.session_repository.close()
 
 
