@@ -597,11 +597,18 @@ async def test_state_that_is_no_json_is_kept_as_what_it_prints(service):
 
 
 @contract(*OURS)
-async def test_a_number_that_is_none_is_refused_and_nothing_is_written(service):
+async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
     session = await service.create_session(**WHO)
-    with pytest.raises(InvalidEventError):
-        await service.append_event(session, said("x", delta={"k": float("nan")}))
-    assert (await got(service, session)).events == []
+    for refused in (
+        said("x", delta={"k": float("nan")}),
+        said("x", timestamp=float("nan")),
+        said("x", timestamp=float("inf")),
+        said("half \ud83d"),
+        said("x", delta={"k": 2**64}),
+    ):
+        with pytest.raises(InvalidEventError, match="nothing was written"):
+            await service.append_event(session, refused)
+    assert (await got(service, session)).events == session.events == []
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "~", "tab\there", "é\u2028", "%2F", " lead"])
