@@ -45,6 +45,7 @@ SYNC_ONLY = {
     "write",
     "gave_back",
     "under",
+    "opened",
     "view_seen",
     "shown",
     "due",

@@ -443,11 +443,15 @@ async def test_a_list_reads_no_session_again_that_nobody_appended_to(service):
     made = [await service.create_session(**WHO, session_id=f"{number}", state={"n": number}) for number in range(5)]
     await service.list_sessions(**WHO)
     await service.append_event(made[3], said("one", timestamp=1.0))
-    opened, names = service.store.session, []
-    service.store.session = lambda name: names.append(name) or opened(name)
+    storage, names = (
+        service.store.storage,
+        {info.uuid: info.id for info in service.store.sessions(prefix="adk/trips/u7/")},
+    )
+    peek, read = storage.peek, []
+    storage.peek = lambda uuid, *others: read.append(names.get(uuid)) or peek(uuid, *others)
     listed = (await service.list_sessions(**WHO)).sessions
     assert [session.id for session in listed] == ["3", "0", "1", "2", "4"]
-    assert [name for name in names if name.count("/") == 3] == [session_name("trips", "u7", "3")]
+    assert [name for name in read if name is not None] == [session_name("trips", "u7", "3")]
 
 
 # --- delete --------------------------------------------------------------------------------------

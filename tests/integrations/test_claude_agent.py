@@ -376,7 +376,7 @@ def test_listing_a_project_is_a_read_for_each_thousand_sessions_and_none_of_thei
         monkeypatch.setattr(store.storage, "sessions", lambda chosen: reads.append(chosen) or listing(chosen))
         monkeypatch.setattr(store.storage, "read", None)
         assert len(run(kept.list_sessions("p"))) == len(run(kept.list_session_summaries("p"))) == 1_050
-        assert len(reads) == 6
+        assert len(reads) == 4
 
 
 def test_a_missing_session_has_nothing_to_list_and_deleting_it_does_nothing(kept):

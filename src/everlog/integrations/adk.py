@@ -30,7 +30,7 @@ import msgspec
 
 from everlog.aio.store import AsyncStore
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, SESSIONS_PAGE_MAX
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -386,13 +386,12 @@ class EverlogSessionService(BaseSessionService):
     def _list(self, app_name: str, user_id: str | None) -> list[Session]:
         read: list[tuple[Session, Item]] = []
         states: dict[str, Item] = {}
-        for info in self._infos(
-            f"{app_state_name(app_name)}/" if user_id is None else f"{user_state_name(app_name, user_id)}/"
-        ):
+        whose = app_state_name(app_name) if user_id is None else user_state_name(app_name, user_id)
+        for info, opened in self.store.opened(f"{whose}/"):
             owner = _owner(info)
             if owner is None:
                 continue
-            told = self._tell(info, owner)
+            told = self._tell(info, opened, owner)
             if told is None:
                 continue  # it was deleted meanwhile
             shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
@@ -405,16 +404,16 @@ class EverlogSessionService(BaseSessionService):
             shown.state = _merge(document, app, states[shown.user_id])
         return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
 
-    def _tell(self, info: SessionInfo, owner: tuple[str, str, str]) -> _Told | None:
+    def _tell(self, info: SessionInfo, opened: EverlogSession, owner: tuple[str, str, str]) -> _Told | None:
         """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
         known = self._told.get(info.uuid)
         if known is not None and known.marker == f"{info.branch}:{info.head}":
             return known
         try:
-            line = _look(self.store.session(info.id))
+            line = _look(opened)
+            newest = next(line.groups, None)
         except NotFoundError:
             return None
-        newest = next(line.groups, None)
         self._share(owner[0], owner[1], line.document)
         updated = _made_at(info) if newest is None else _time_of(newest)
         told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
@@ -422,15 +421,6 @@ class EverlogSessionService(BaseSessionService):
             self._told.clear()
         self._told[info.uuid] = told
         return told
-
-    def _infos(self, prefix: str) -> Iterator[SessionInfo]:
-        last = None
-        while True:
-            page = self.store.sessions(prefix=prefix, order="id", limit=SESSIONS_PAGE_MAX, after=last)
-            yield from page
-            if len(page) < SESSIONS_PAGE_MAX:
-                return
-            last = page[-1]
 
     def _delete(self, app_name: str, user_id: str, session_id: str) -> None:
         try:

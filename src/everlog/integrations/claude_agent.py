@@ -33,13 +33,13 @@ from claude_agent_sdk import (
 )
 
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX, SESSIONS_PAGE_MAX
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX
 from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import groups
 from everlog.integrations.places import Place, id_part, store_at
-from everlog.session import Session, SessionInfo
+from everlog.session import Session
 
 _MAIN: Final = "claude/"
 _SUB: Final = "claude-sub/"
@@ -220,7 +220,7 @@ class EverlogSessionStore(SessionStore):
 
     def _listed(self, project: str) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
         """Give id, time of the last change in milliseconds, and summary of each session of a project."""
-        for info in self._infos(f"{_MAIN}{_project(project)}/"):
+        for info, _ in self.store.opened(f"{_MAIN}{_project(project)}/"):
             own = info.metadata.get(_MEMBER)
             if own is not None and own["project_key"] == project:
                 yield own["session_id"], info.updated_at // 1_000, own.get("summary")
@@ -229,14 +229,10 @@ class EverlogSessionStore(SessionStore):
         """Give the id and the subpath of each sub-agent of a session."""
         prefix = f"{_SUB}{_name(key).removeprefix(_MAIN)}/"
         return [
-            (info.id, info.metadata[_MEMBER]["subpath"]) for info in self._infos(prefix) if _MEMBER in info.metadata
+            (info.id, info.metadata[_MEMBER]["subpath"])
+            for info, _ in self.store.opened(prefix)
+            if _MEMBER in info.metadata
         ]
-
-    def _infos(self, prefix: str) -> Iterator[SessionInfo]:
-        last = None
-        while page := self.store.sessions(prefix=prefix, order="id", limit=SESSIONS_PAGE_MAX, after=last):
-            yield from page
-            last = page[-1]
 
     def _delete(self, key: SessionKey) -> None:
         # The main one last: where this is interrupted, deleting it again finds the others.

@@ -29,7 +29,6 @@ from strands.types.session import Session as StrandsSession
 from strands.types.session import SessionAgent, SessionMessage
 
 from everlog.core.event import Event, Head, NewEvent
-from everlog.core.limits import SESSIONS_PAGE_MAX
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
@@ -288,10 +287,7 @@ class EverlogSessionRepository(SessionRepository):
         return session
 
     def _agents(self, name: str) -> Iterator[str]:
-        last = None
-        while page := self.store.sessions(prefix=f"{name}/", order="id", limit=SESSIONS_PAGE_MAX, after=last):
-            yield from (info.id for info in page)
-            last = page[-1]
+        return (info.id for info, _ in self.store.opened(f"{name}/"))
 
     def _document(self, name: str) -> dict[str, Any]:
         try:
