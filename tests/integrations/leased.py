@@ -1,9 +1,16 @@
-"""One writer on each framework, over the integration that it is for: what test_holding.py writes under leases."""
+"""One writer on each framework, over the integration that it is for: what test_holding.py writes under leases.
+
+python leased.py FRAMEWORK STORE: writes once under a lease of two seconds, and waits to be killed.
+"""
 
 import asyncio
+import sys
 import uuid
 
 import pytest
+
+import everlog
+from everlog.integrations.holding import Holder
 
 NAMES = ("adk", "claude_agent", "langgraph", "openai_agents", "pydantic_ai", "strands")
 DECIDES = ("adk", "pydantic_ai")  # whose appends say what they have read of the session
@@ -139,3 +146,17 @@ class Strands:
 
 
 WRITERS = dict(zip(NAMES, (Adk, ClaudeAgent, Langgraph, OpenaiAgents, PydanticAi, Strands), strict=True))
+
+
+def main(name, place):
+    """Write under a lease, say so, and wait to be killed."""
+    with everlog.open(place) as store:
+        writer = WRITERS[name](store, Holder(name="worker-1", ttl=2.0))
+        writer.write("one")
+        print("written", flush=True)
+        sys.stdin.read()
+        writer.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -379,6 +379,13 @@ def test_listing_a_project_is_a_read_for_each_thousand_sessions_and_none_of_thei
         assert len(reads) == 4
 
 
+def test_an_entry_whose_uuid_holds_half_a_character_is_recorded_once(kept):
+    odd = entry(0, "a", uuid="u-\ud83d")
+    for _ in range(2):
+        run(kept.append(KEY, [odd, entry(1, "b")]))
+    assert run(kept.load(KEY)) == [odd, entry(1, "b")]
+
+
 def test_a_missing_session_has_nothing_to_list_and_deleting_it_does_nothing(kept):
     run(kept.append(KEY, []))
     assert run(kept.load(KEY)) is None

@@ -1,7 +1,10 @@
 """Leases under which the integrations write: one that is held, or those that a holder takes. The same on every framework."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +147,27 @@ def test_closing_after_the_session_was_deleted_or_its_lease_lost_is_quiet(store,
     second.write("two")
     store.delete(second.name, reason="test")
     second.close()
+
+
+def test_after_a_kill_the_next_process_waits_for_the_lease_and_goes_on(tmp_path, framework):
+    place = str(tmp_path / "s.db")
+    program = [sys.executable, str(Path(__file__).with_name("leased.py")), framework, place]
+    with (
+        subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed,
+        everlog.open(place) as store,
+    ):
+        try:
+            assert killed.stdout.readline() == "written\n"
+            with pytest.raises(FencedError):  # it lives
+                WRITERS[framework](store, "worker-2").write("two")
+        finally:
+            killed.kill()
+        following = WRITERS[framework](store, Holder(name="worker-2", timeout=20.0))
+        following.write("two")
+        following.close()
+        assert said(store, following.name) == ["one", "two"]
+        lapsed, *_ = store.session(following.name).events(types=["lease.released"])
+        assert lapsed.outcome == "timeout"
 
 
 # --- a lease that is held ------------------------------------------------------------------------

@@ -404,6 +404,17 @@ def test_a_redacted_message_keeps_its_original_in_the_log_unless_it_is_to_be_era
     assert ours.store.verify().ok
 
 
+def test_redacting_destroys_what_earlier_updates_said_too(ours):
+    begin(ours, 1)
+    erasing = EverlogSessionRepository(ours.store, erase_redacted=True)
+    said = message(0, {"text": "swordfish again"}, role="user")
+    erasing.update_message("s", "a", said)
+    said.redact_message = {"role": "user", "content": [{"text": "[redacted]"}]}
+    erasing.update_message("s", "a", said)
+    assert [each.to_message()["content"] for each in ours.list_messages("s", "a")] == [[{"text": "[redacted]"}]]
+    assert all(b"swordfish" not in (event.raw or b"") for event in ours.session("s", "a"))
+
+
 def test_what_others_erase_says_so_and_the_rest_stays(ours):
     begin(ours, 3)
     session = ours.session("s", "a")

@@ -117,7 +117,7 @@ class EverlogConversationStore(ConversationStore):
 
     async def read_history(self, head_id: str | None, *, limit: int | None = None) -> list[ConversationEntry]:
         """Give the entries up to `head_id`, in order, or only the last `limit`, in one read for each page. Raises LookupError."""
-        if head_id is None or limit == 0:
+        if head_id is None or (limit is not None and limit <= 0):
             return []
         found, parent = await _in_thread(lambda: self._line(head_id, limit))
         if parent is None or len(found) == limit:

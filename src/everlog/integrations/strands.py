@@ -233,7 +233,8 @@ class EverlogSessionRepository(SessionRepository):
         else:
             raise _overtaken(name)
         if erases and first is not None:
-            places = [event.position for event in _parts(seen.session, first)]
+            said = [*_parts(seen.session, first), *_updates(seen.session, first)]
+            places = [event.position for event in said]
             seen.session.erase(places, reason="redacted by a guardrail of Strands")
 
     def list_messages(
@@ -350,6 +351,12 @@ def _parts(session: Session, first: Event) -> list[Event]:
     for _, group in groups(session.events(start=first.position)):
         return group
     raise AssertionError("the first event was read")
+
+
+def _updates(session: Session, first: Event) -> list[Event]:
+    """Give the updates of a message that say what it is."""
+    found = session.events(types=UPDATED, caused_by=first, start=first.position)
+    return [event for event in found if event.data is not None and "message" in event.data]
 
 
 def _one(seen: _Seen, first: Event) -> SessionMessage:
