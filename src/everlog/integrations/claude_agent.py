@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar, cast
+from uuid import uuid4
 
 from everlog.integrations.versions import require
 
@@ -39,6 +40,7 @@ from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, t
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import groups
 from everlog.integrations.places import Place, id_part, store_at
+from everlog.reader import PlaceLike
 from everlog.session import Session
 
 _MAIN: Final = "claude/"
@@ -107,6 +109,18 @@ class EverlogSessionStore(SessionStore):
     def session(self, key: SessionKey) -> Session:
         """Open the Everlog session of a transcript, to read, search, fork or prove; NotFoundError."""
         return self.store.session(_name(key))
+
+    async def fork_session(
+        self, key: SessionKey, session_id: str | None = None, *, up_to: str | None = None, reason: str | None = None
+    ) -> SessionKey:
+        """Make a session that shares a transcript, without its sub-agents', and copies nothing; give its key, to resume it by.
+
+        session_id: of the new one, a UUID, as the SDK asks of what it resumes; drawn by default. up_to: the `uuid` of the last entry that
+        is shared, the last one by default. Raises NotFoundError, also for an entry; SessionExistsError where there is one of that id.
+        """
+        made: SessionKey = {"project_key": key["project_key"], "session_id": session_id or str(uuid4())}
+        await _in_thread(self._fork, key, made, up_to, reason)
+        return made
 
     # --- the contract ---
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
@@ -209,6 +223,24 @@ class EverlogSessionStore(SessionStore):
             metadata={_MEMBER: own},
             events=events,
         )
+
+    def _fork(self, key: SessionKey, made: SessionKey, up_to: str | None, reason: str | None) -> None:
+        session = self.store.session(_name(key))
+        cut: PlaceLike = "end"
+        if up_to is not None:
+            first = session.find(key_of({"uuid": up_to}) or up_to)
+            if first is None:
+                raise NotFoundError(
+                    f"session {session.id!r} has no entry {up_to!r:.100}; nothing was forked; name another"
+                )
+            cut = next(groups(session.events(start=first.position)))[-1].position + 1
+        info = session.info()
+        own = {
+            **made,
+            "summary": None,
+        }  # which would be of the entries that are left, too: it is listed by being loaded
+        metadata = {**info.metadata, _MEMBER: own}
+        session.fork(cut, id=_name(made), title=info.title, labels=info.labels, metadata=metadata, reason=reason)
 
     def _load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         try:
