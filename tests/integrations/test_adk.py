@@ -680,6 +680,15 @@ async def test_a_fork_is_a_session_of_its_own(service):
 
 
 @contract(*OURS)
+async def test_a_document_that_another_program_made_a_list_of_is_no_state(service):
+    session = await service.create_session(**WHO, session_id="s", state={"k": 1})
+    service.store.session(session_name("trips", "u7", "s")).append("state.set", {"path": "", "value": [1]})
+    shown = await got(service, session)
+    assert shown.state == (await service.list_sessions(**WHO)).sessions[0].state == {}
+    await service.append_event(shown, said("x"))
+
+
+@contract(*OURS)
 async def test_a_rewind_of_everlogs_takes_events_and_state_back_and_makes_what_was_read_stale(service):
     session = await service.create_session(**WHO, state={"k": 0})
     await service.append_event(session, said("one", delta={"k": 1}))

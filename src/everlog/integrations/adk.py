@@ -527,7 +527,7 @@ def _look(opened: EverlogSession) -> _Line:
     for event in events:
         if DOCUMENT.looks_at(event.type):
             document = DOCUMENT(document, event)
-    return _Line(marker=_marker(opened), document=document, groups=newest_groups(reversed(events)))
+    return _Line(marker=_marker(opened), document=_members(document), groups=newest_groups(reversed(events)))
 
 
 def _chosen(
@@ -546,8 +546,12 @@ def _chosen(
 
 
 def _document(opened: EverlogSession, size: int) -> Item:
-    value = opened.state("document", at=size).value
-    return cast("Item", value) if isinstance(value, dict) else {}
+    return _members(opened.state("document", at=size).value)
+
+
+def _members(document: Any) -> Item:
+    """Give a document as a state; that which another program made something else of holds nothing."""
+    return cast("Item", document) if isinstance(document, dict) else {}
 
 
 def _event_of(group: list[EverlogEvent]) -> Event:
