@@ -11,7 +11,7 @@ import pytest
 import everlog
 from databases import open_in
 from everlog import NewEvent
-from everlog.errors import EverlogError, FencedError, InvalidEventError, LimitError, NotFoundError
+from everlog.errors import EverlogError, FencedError, InvalidEventError, LimitError, NotFoundError, UnavailableError
 from everlog.integrations.holding import Holder, Holding
 from everlog.session import Settings
 from everlog.store import Store
@@ -136,6 +136,19 @@ def test_whoever_slept_through_what_others_wrote_never_writes_behind_it(store, w
     sleeper.close()
     writer("worker-1").write("four")
     assert said(store, sleeper.name) == ["one", "two", "four"]
+
+
+def test_one_that_was_closed_takes_a_lease_again_or_says_that_it_is_closed(store, writer, framework):
+    first = writer("worker-1")
+    first.write("one")
+    first.write("two")
+    first.close()
+    if framework in ("adk", "openai_agents"):
+        with pytest.raises(UnavailableError, match="closed"):
+            first.write("three")
+    else:
+        first.write("three")
+        assert holders(store, first.name) == ["worker-1"]
 
 
 def test_closing_after_the_session_was_deleted_or_its_lease_lost_is_quiet(store, writer, ticks):

@@ -175,7 +175,10 @@ class EverlogSessionStore(SessionStore):
         for _ in range(_TRIES):
             seen = self._seen.take(name)
             try:
-                seen = self._looked_at(name) if seen is None else seen
+                if seen is None:
+                    seen = self._looked_at(name)
+                else:
+                    self._holding.hold(seen.session)
                 events = [event for entry in new for event in recorded_of(entry, body_bytes_max=bytes_max)]
                 if seen is None:
                     self._create(key, new, events)

@@ -182,6 +182,7 @@ class EverlogSessionRepository(SessionRepository):
         for _ in range(_TRIES):
             seen = self._seen.pop(name, None) or self._looked_at(self._made(name))
             try:
+                self._holding.hold(seen.session)
                 self._append(seen, message_id, events)
             except (ConflictError, NotFoundError):
                 continue  # another writer was faster, or it was deleted: look again
@@ -292,9 +293,10 @@ class EverlogSessionRepository(SessionRepository):
 
     def _document(self, name: str) -> dict[str, Any]:
         try:
-            return self.store.session(name).state("document").value
+            document = self.store.session(name).state("document").value
         except NotFoundError:
             return {}
+        return document if isinstance(document, dict) else {}
 
     def _looked_at(self, session: Session) -> _Seen:
         head = session.refresh()  # before the metadata is read, so that this is never older than what is expected
