@@ -41,6 +41,7 @@ from everlog.core.position import check_session_id
 from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
+from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
 from everlog.open import open_store
 from everlog.session import Session, SessionInfo
@@ -140,7 +141,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             if left is not None and left <= 0:
                 return
             if filter:
-                metadata = self._plain(record, "metadata")
+                metadata = self._plain(metadata_of(record.data))
                 if any(metadata.get(name) != value for name, value in filter.items()):
                     continue
             if left is not None:
@@ -161,8 +162,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
         reader = Reader(log.session)
         left = set(channels)
-        while left and record is not None and record.data.get("parent"):
-            record = log.find(namespace, record.data["parent"], hidden=True)
+        while left and record is not None and (parent := reader.parent(record)):
+            record = log.find(namespace, parent, hidden=True)
             if record is None:
                 break
             for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
@@ -465,12 +466,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         for channel, position in positions_of(record).items():
             type_, data = log.packed(record.namespace, channel, position, reader)
             values[channel] = self.serde.loads_typed((type_, data))
-        checkpoint = self._plain(record, "checkpoint") | {"id": record.id, "channel_values": values}
-        parent = record.data.get("parent")
+        checkpoint = self._plain(fields_of(record.data)) | {"id": record.id, "channel_values": values}
+        parent = reader.parent(record)
         return CheckpointTuple(
             _config(thread, record.namespace, record.id),
             cast("Checkpoint", checkpoint),
-            cast("CheckpointMetadata", self._plain(record, "metadata")),
+            cast("CheckpointMetadata", self._plain(metadata_of(record.data))),
             _config(thread, record.namespace, parent) if parent else None,
             [self._pending(write, reader) for write in log.writes(record)],
         )
@@ -478,14 +479,13 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     def _pending(self, write: Write, reader: Reader) -> PendingWrite:
         return write.task_id, write.channel, self.serde.loads_typed(reader.typed(write.tree, write.record))
 
-    def _plain(self, record: Record, member: str) -> dict[str, Any]:
-        tree = record.data[member]
+    def _plain(self, tree: Any) -> dict[str, Any]:
         typed = codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(codec.from_json(tree, _no_message)))
         return _PLAIN.loads_typed(typed)
 
     def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
         found = log.checkpoints(None)
-        return [each.position for each in found if self._plain(each, "metadata").get("run_id") in runs]
+        return [each.position for each in found if self._plain(metadata_of(each.data)).get("run_id") in runs]
 
     def _latest(self, log: Log) -> list[int]:
         """Give the positions of the newest checkpoint of each namespace."""
@@ -502,8 +502,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 for channel, position in positions_of(record).items()
             }
             place = (target, record.namespace, record.id)
-            fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
-            parent = record.data.get("parent")
+            fields, metadata = self._plain(fields_of(record.data)), self._plain(metadata_of(record.data))
+            parent = reader.parent(record)
             self.restore(*place, parent=parent, fields=fields, metadata=metadata, values=values, hidden=False)
             for write in source.writes(record):
                 typed = reader.typed(write.tree, write.record)

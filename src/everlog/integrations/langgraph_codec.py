@@ -237,9 +237,26 @@ def pack_message(parts: Sequence[tuple[str, Any]], native: Mapping[str, Any]) ->
             return Extension(_PYDANTIC, [module, name, _fields(name, parts[0][0], data, fields), _METHOD])
 
 
-def erased_native(event_type: str) -> dict[str, Any]:
-    """Give a native form for a message whose event was erased."""
-    return {"class": _CLASS_OF.get(event_type, "HumanMessage")}
+def short_native(native: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    """Give a native form as it is stored: without what the event's type says."""
+    if native["class"] == "pair":
+        return {"pair": native["role"]}
+    usual = native["class"] == _CLASS_OF.get(event_type)
+    return {name: item for name, item in native.items() if not (usual and name == "class")}
+
+
+def long_native(short: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    """Give a native form from how it is stored. An erased message has none: {} is the least one."""
+    if "pair" in short:
+        return {"class": "pair", "role": short["pair"]}
+    return {"class": _CLASS_OF.get(event_type, "HumanMessage")} | dict(short)
+
+
+def called(native: Mapping[str, Any], id: str) -> dict[str, Any]:
+    """Give the native form that a message has once a graph took it up and gave it an id."""
+    if native["class"] in ("pair", "object"):
+        native = {"class": _CLASS_OF[_EVENT_TYPES[native["role"]]]}
+    return dict(native) | {"fields": (native.get("fields") or {}) | {"id": id}}
 
 
 def _model_message(value: Extension) -> Message | None:
