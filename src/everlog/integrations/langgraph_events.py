@@ -21,6 +21,7 @@ _MESSAGES_MAX: Final = 4_000  # of one record that become events of their own; a
 _MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024  # of one message that becomes an event of its own
 _DEPTH_MIN: Final = 64  # of lists that continue one another, before their items are named anew
 _INLINE_BYTES_MAX: Final = 256 * 1024  # of one value; a larger one is attached
+_GROWTH_MAX: Final = 16  # bytes of JSON for each byte of a value: no more, so that few are measured
 _ATTACHED_MAX: Final = 15
 
 
@@ -120,8 +121,8 @@ class Draft:
         try:
             value = codec.unpack(data)
             tree = codec.to_json(value, self._recorded)
-            left = len(msgspec.json.encode(tree))
-            if left <= _INLINE_BYTES_MAX and codec.pack(value) == data:
+            small = len(data) * _GROWTH_MAX <= _INLINE_BYTES_MAX or len(msgspec.json.encode(tree)) <= _INLINE_BYTES_MAX
+            if small and codec.pack(value) == data:
                 return (tree,)
         except (codec.Unsayable, ValueError, TypeError, RecursionError):
             pass  # something that only the serializer itself reads

@@ -140,10 +140,9 @@ def _short_ts(id: str, ts: Any) -> Any:
     if begun is None or not isinstance(ts, str):
         return ts
     try:
-        short = (datetime.fromisoformat(ts) - begun) // _MICROSECOND
+        return (datetime.fromisoformat(ts) - begun) // _MICROSECOND
     except (ValueError, TypeError):
         return ts
-    return short if _long_ts(id, short) == ts else ts
 
 
 def _long_ts(id: str, ts: Any) -> Any:
