@@ -482,8 +482,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         return write.task_id, write.channel, self.serde.loads_typed(reader.typed(write.tree, write.record))
 
     def _plain(self, tree: Any) -> dict[str, Any]:
-        typed = codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(codec.from_json(tree, codec.no_message)))
-        return _PLAIN.loads_typed(typed)
+        plain = tree if codec.is_json(tree) else codec.from_json(tree, codec.no_message)
+        return _PLAIN.loads_typed(codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(plain)))
 
     def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
         found = log.checkpoints(None)
