@@ -200,6 +200,17 @@ def test_what_a_task_wrote_before_its_checkpoint_is_stored_once_where_it_follows
         assert [write[2][0].content for write in saver.get_tuple(thread(second)).pending_writes] == ["the answer"]
 
 
+def test_what_a_graph_is_called_with_is_said_once_even_where_its_task_is_recorded_first(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        before = put(saver, {"n": 1})
+        saver.put_writes(thread(before), [("n", 2)], "one", "~__pregel_pull, agent")  # it was stopped after this
+        asked, id = HumanMessage("the question"), str(uuid6())
+        saver.put_writes(thread(id), [("messages", [asked])], "two", "~__pregel_pull, __start__")
+        put(saver, {"__start__": {"messages": [asked]}}, before, id=id)
+        said = [event.data["content"] for event in saver.session("t").events(types="user.message")]
+        assert said == ["the question"]
+
+
 def test_a_checkpoint_whose_parent_was_erased_has_none_and_the_thread_goes_on(tmp_path):
     with EverlogSaver(tmp_path / "s.db") as saver:
         graph = graph_of(saver)
