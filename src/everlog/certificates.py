@@ -115,7 +115,7 @@ def read_certificate(line: bytes) -> Certificate:
     """Read a certificate from its JSON. Raises InvalidEventError."""
     try:
         read = msgspec.json.decode(line, type=Certificate)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEventError(
             f"this is no certificate ({error!s:.200}); nothing was checked; give a file that `everlog erase --certificate` wrote"
         ) from error

@@ -436,6 +436,26 @@ def test_hostile_names_do_not_reach_the_terminal(store, tmp_path):
     assert "NOT COVERED BY A SEAL" in done.stdout
 
 
+@pytest.mark.parametrize("letters", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_few_letters_changes_no_verdict(store, tmp_path, letters):
+    made = store.create("sessi\u00f3n \u4e00")
+    made.append("note", {"content": "x"})
+    environment = {**os.environ, "PYTHONIOENCODING": letters, "PYTHONUTF8": "0"}
+    words = [sys.executable, "-S", VERIFIER, str(exported(made, tmp_path))]
+    done = subprocess.run(words, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert b"NOT COVERED BY A SEAL" in done.stdout
+
+
+def test_a_bundle_in_which_nothing_holds_is_not_told_of_for_ever(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier, "FAULTS_MAX", 50)
+    path = exported(session, tmp_path)
+    rebuild(path, [(name, data.replace(b'"v":"everlog/1/event"', b'"v":"x"')) for name, data in members(path)])
+    report = verifier.verify_bundle(str(path))
+    assert (report.code, len(report.faults)) == (1, 51)
+    assert "the rest was not looked at" in report.faults[-1]
+
+
 @pytest.mark.timeout(3_600)  # each bit takes a minute or ten
 def test_every_change_is_told_even_where_the_digest_was_made_anew(sealed_fork):
     """Each bit in turn with EVERLOG_FAULTS=1, else each 17th. What nothing hashes is not among it: the manifest, ids of causes, names of attachments that are gone."""
