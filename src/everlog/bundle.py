@@ -315,8 +315,7 @@ def _contents(event: EventParcel, *, withheld: bool, keys: bool) -> _Contents:
     cause = None if row.cause is None else Cause.unpack(row.cause).id
     if withheld or row.body is None or row.salt is None:
         gone = _GONE.get(row.gone or 0, "withheld")
-        bare = [_Attachment(item.name, item.size) for item in event.attachments]
-        return _Contents(row.position, gone=gone, key=key, caused_by=cause, attachments=bare)
+        return _Contents(row.position, gone=gone, key=key, caused_by=cause)  # names of attachments may be personal
     attachments = [
         _Attachment(
             item.name,

@@ -317,11 +317,12 @@ def test_what_is_withheld_brings_nothing_along(session, tmp_path, content):
     """Nothing would be held against the commitment of an attachment whose event is marked as withheld."""
     path = exported(session, tmp_path, withhold="type:agent.message")
     parts = dict(members(path))
-    name = next(name for name, data in parts.items() if b'"attachments"' in data)
+    assert not any(b"a.bin" in data for data in parts.values()), "names of attachments are withheld too"
+    name = next(name for name, data in parts.items() if b'"withheld"' in data)
     lines = parts[name].splitlines()
-    place = next(at for at, line in enumerate(lines) if b'"attachments"' in line)
+    place = next(at for at, line in enumerate(lines) if b'"withheld"' in line)
     event = json.loads(lines[place])
-    event["attachments"][0].update(content)
+    event["attachments"] = [{"name": "a.bin", "size": 100, **content}]
     lines[place] = json.dumps(event).encode()
     parts[name] = b"\n".join(lines) + b"\n"
     rebuild(path, list(parts.items()))
