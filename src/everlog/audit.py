@@ -335,7 +335,7 @@ def _anchored(checker: _Checker, session: SessionRow, branch: BranchRow, lineage
         return 0
     try:
         return anchored_size(checker.storage, View(branch, lineage), checker.since)
-    except _DAMAGED as error:
+    except (CorruptionError, *_DAMAGED) as error:
         checker.fault(session.name, branch.id, None, str(error))
         return 0
 
