@@ -104,7 +104,7 @@ def read_attestation(raw: bytes) -> list[HeadRecord]:
     """Check that the records of an attestation stand in what is sealed; give the heads among them. ValueError."""
     try:
         read = _decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"its seal cannot be read ({error})") from error
     if read.v != SEALS_FORMAT or _encode(read) + b"\n" != raw:
         raise ValueError(f"its seal is not in the one form of {SEALS_FORMAT}")

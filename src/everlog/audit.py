@@ -43,6 +43,7 @@ _DAMAGED = (
     AttributeError,
     msgspec.MsgspecError,
     CorruptionError,
+    RecursionError,  # nested deeper than anything that was appended
 )  # a byte may make a text a number
 Progress = Callable[[int], None]
 
@@ -335,7 +336,7 @@ def _anchored(checker: _Checker, session: SessionRow, branch: BranchRow, lineage
         return 0
     try:
         return anchored_size(checker.storage, View(branch, lineage), checker.since)
-    except (CorruptionError, *_DAMAGED) as error:
+    except _DAMAGED as error:
         checker.fault(session.name, branch.id, None, str(error))
         return 0
 

@@ -300,7 +300,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         if body is None:
             try:
                 body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise unreadable(f"the body of event {self.id}", error) from error
             force_setattr(self, "body_cache", body)
         return body
@@ -338,5 +338,5 @@ def decode_attached(attached: str) -> list[tuple[str, int]]:
     """Read what `encode_attached` gave. Raises CorruptionError."""
     try:
         return msgspec.json.decode(attached, type=list[tuple[str, int]])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise unreadable("the list of an event's attachments", error) from error
