@@ -131,6 +131,12 @@ def test_records_of_the_ledger_that_are_gone_are_a_fault_and_stop_nothing(path, 
                     ask()
 
 
+def test_a_record_that_is_none_is_told_by_whoever_writes_tiles(path, sealed):
+    damage(path, "UPDATE placed SET record = ? WHERE record IS NOT NULL", b"x" * 70_000)
+    with everlog.open(path) as store, pytest.raises(CorruptionError, match="everlog verify"):
+        store.write_tiles(path.parent / "tiles")
+
+
 def test_a_line_written_anew_is_found_whether_its_record_is_changed_with_it_or_not(path, sealed):
     """Of the fork all is sealed, so that none of its events is read."""
     peaks = os.urandom(64)
