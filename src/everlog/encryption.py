@@ -73,12 +73,14 @@ class Encryption:
         return done
 
     def seal(self, *, progress: Callable[[int], None] | None = None) -> int:
-        """Encrypt the bodies and attachments that were written before the store encrypted; give how many events were looked at.
+        """Encrypt the bodies and attachments that were written in plain text; give how many events were looked at.
 
-        The store is open with its key. Run it again where it was killed, and beside everything else. progress: told how many so far.
-        Raises KeyNeededError where the store does not encrypt; UnavailableError while bodies are archived: nothing was written.
+        The store is open with its key, and encrypts from now on where it did not. Run it again where it was killed, and beside everything
+        else. progress: told how many so far.
+        Raises KeyNeededError where no key was given; UnavailableError while bodies are archived: nothing was written.
         """
-        if self.keys().current is None:
+        begun = self.keys().current
+        if begun is None and not self._settings.wrapping:
             raise _off()
         if self._storage.objects():
             raise UnavailableError(
@@ -86,6 +88,11 @@ class Encryption:
             )
         from everlog.audit import all_sessions
 
+        first = self._settings.wrapping[0].id if begun is None else bytes.fromhex(begun)
+        for bucket in self._storage.all_buckets():
+            self._storage.write(TakeKey(bucket, first, first=True))
+        if self.keys().current is None:
+            return 0  # it is in memory: nothing is at rest
         done = 0
         for session in all_sessions(self._storage):
             for branch in self._storage.branches(session.key):

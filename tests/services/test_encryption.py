@@ -650,3 +650,72 @@ def test_what_is_archived_is_not_sealed_and_that_is_said(opened, tmp_path, clock
     store.restore()
     store.encryption.seal()
     assert opened().verify().encrypted == 100
+
+
+# --- who is asked to encrypt -----------------------------------------------------------------------
+def test_a_key_of_the_environment_encrypts_new_stores_and_never_makes_a_plain_one_mixed(kind, tmp_path, monkeypatch):
+    url = str(tmp_path / "store.db") if kind == "sqlite" else url_of(tmp_path)
+    source = key_file(tmp_path, "key", bytes(32))
+    with everlog.open(url, encrypt="") as store:
+        store.create("s", events=[note(1)])
+    monkeypatch.setenv("EVERLOG_ENCRYPT", source)
+    with everlog.open(url) as store:
+        session = store.session("s")
+        assert session[0].data["n"] == 1
+        assert store.encryption.keys() == EncryptionKeys(None)
+        with pytest.raises(KeyNeededError, match="keeps bodies in plain text; nothing was written; have it encrypt"):
+            session.append("note", {"content": SECRET})
+        with everlog.open(url, encrypt="") as other:  # which goes on as ever
+            other.session("s").append("note", {"content": "x", "n": 2})
+        session.refresh()
+        assert store.encryption.seal() == 2
+        session.append("note", {"content": SECRET, "n": 3})
+        assert [event.data["n"] for event in session.events()] == [1, 2, 3]
+        assert store.verify().ok
+    with everlog.open(url, encrypt="") as without:
+        assert without.verify().encrypted == 3
+    with everlog.open(tmp_path / "new.db") as new:
+        assert new.encryption.keys().current == WrappingKey(bytes(32)).id.hex()
+    with everlog.open("memory:") as memory:
+        assert memory.encryption.seal() == 0
+
+
+def test_a_program_that_was_open_before_writes_no_plain_text_once_the_store_encrypts(opened, program, kind, tmp_path):
+    store = opened()
+    store.create("s", events=[note(number) for number in range(60)])
+    late = store.session("s")
+    url = str(tmp_path / "store.db") if kind == "sqlite" else url_of(tmp_path)
+    with everlog.open(url, encrypt="") as other, program(OLD) as sealing:
+        waiting = other.session("s")
+        assert sealing.encryption.seal() == 60
+        for attempt in (
+            lambda: late.append("note", {"content": SECRET}),
+            lambda: waiting.extend([note(number) for number in range(1_100)]),
+            lambda: store.create("never", events=[note(1)]),
+        ):
+            with pytest.raises(KeyNeededError, match="nothing was written"):
+                attempt()
+        assert [info.id for info in sealing.sessions()] == ["s"]
+        assert sealing.session("s").head.size == 60
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_program_that_was_open_before_keeps_no_words_for_searching_once_the_store_encrypts(opened, program, tmp_path):
+    store = opened()
+    store.create("s", events=[NewEvent("note", {"content": SECRET})])
+    assert store.search("sentence").hits
+    with program(OLD):
+        assert not (tmp_path / "store.db-search").exists()
+        assert store.search("sentence").hits  # in plain text until it is sealed
+        assert not (tmp_path / "store.db-search").exists()
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_program_that_encrypts_writes_no_plain_text_where_the_list_of_keys_is_gone(opened, tmp_path):
+    store = opened(OLD)
+    session = store.create("s", events=[note(0)])
+    held = apsw.Connection(str(tmp_path / "store.db"))
+    held.execute("DELETE FROM wrapping_key")
+    held.close()
+    with pytest.raises(KeyNeededError, match="nothing was written"):
+        session.append("note", {"content": SECRET})

@@ -993,6 +993,15 @@ SELECT %(bucket)s, r.branch, r.position, (
   ), r.wrapped
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped);
 
+-- refuse_plain: refused, since NULL is, where the bucket encrypts by now; behind what was written in plain text, and behind its counter
+INSERT INTO {schema}.data_key (bucket, branch, position, wrapping, wrapped)
+SELECT w.bucket, 0, 0, NULL::bytea, w.id FROM {schema}.wrapping_key AS w WHERE w.bucket = %(bucket)s AND w.retired IS NULL;
+
+-- refuse_joined_plain: what refuse_plain does, of several buckets
+INSERT INTO {schema}.data_key (bucket, branch, position, wrapping, wrapped)
+SELECT w.bucket, 0, 0, NULL::bytea, w.id
+FROM {schema}.wrapping_key AS w WHERE w.bucket = ANY(%(buckets)s::smallint[]) AND w.retired IS NULL;
+
 -- read_data_keys: of single events
 SELECT k.branch, k.position, k.wrapping, k.wrapped
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)

@@ -91,6 +91,7 @@ class SqliteTransaction:
         self.now = now
         self.ticks = ticks
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
+        self.took_key = False  # whether what is beside the store in plain text is to go
         self.erasures_raised = 0
         self.removed: list[Removed] = []  # what an index beside the store is to lose once this is committed
         self._room = limits.GROUP_BYTES_MAX  # for the words of it
@@ -409,6 +410,7 @@ class SqliteTransaction:
             self._leave_traces()
             self._raise_erasures()
             self._kept.wrapping = read_current_key(self._connection)
+            self.took_key = self.took_key or isinstance(request, TakeKey)
         return done
 
     def seal(self, request: SealRequest) -> int:
