@@ -43,7 +43,10 @@ class TakeKey(msgspec.Struct, frozen=True):
 
 
 class Rewrap(msgspec.Struct, frozen=True):
-    """Put wrapped data keys in the place of those that a retired key wraps; keys that were destroyed meanwhile stay so."""
+    """Put wrapped data keys in the place of those that a retired key wraps; keys that were destroyed meanwhile stay so.
+
+    KeyNeededError where `id` is not the current one: another rotation began.
+    """
 
     bucket: int
     retired: bytes

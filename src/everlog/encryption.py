@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -51,16 +51,24 @@ class Encryption:
         to: file:PATH, env:NAME or command:WORDS, as `everlog.open` takes them. The store is open with the key that it has. Programs that are
         open with both keys go on; others are refused what needs the new one. Run it again where it was killed. progress: told how many so
         far.
-        Raises KeyNeededError where the store does not encrypt, or an old key was not given: nothing was written.
+        Raises KeyNeededError where the store does not encrypt, or an old key was not given: nothing was written. UnavailableError where
+        another rotation, to another key, runs.
         """
         from everlog.wrapping import read_wrapping_key
 
         new = read_wrapping_key(to)
         given = {key.id: key for key in (*self._settings.wrapping, new)}
+        self._forget(self._storage.wrapping_keys())  # what a rotation that was given up left behind
         self._check(given)
         for bucket in self._storage.all_buckets():
             self._storage.write(TakeKey(bucket, new.id, first=False))
-        retired = [row for row in self._storage.wrapping_keys() if row.retired is not None]
+        rows = self._storage.wrapping_keys()
+        if any(row.id not in given or (row.retired is None and row.id != new.id) for row in rows):
+            raise UnavailableError(
+                "another rotation, to another key, began at the same time; no data key was changed by this one; when the other has ended, "
+                "see which key is current (everlog encryption keys), and run it again if that is not the one"
+            )
+        retired = [row for row in rows if row.retired is not None]
         done = 0
         for row in retired:
             for keys in self._data_keys(row):
@@ -68,8 +76,7 @@ class Encryption:
                 done += len(keys)
                 if progress is not None:
                     progress(done)
-        for row in retired:
-            self._storage.write(ForgetKey(row.bucket, row.id))
+        self._forget(retired)
         return done
 
     def seal(self, *, progress: Callable[[int], None] | None = None) -> int:
@@ -107,6 +114,12 @@ class Encryption:
         return done
 
     # --- underneath ---
+    def _forget(self, rows: Sequence[WrappingRow]) -> None:
+        """Forget retired keys that nothing needs."""
+        for row in rows:
+            if row.retired is not None:
+                self._storage.write(ForgetKey(row.bucket, row.id))
+
     def _check(self, given: dict[bytes, WrappingKey]) -> None:
         rows = self._storage.wrapping_keys()
         if not rows:

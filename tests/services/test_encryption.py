@@ -13,7 +13,7 @@ import everlog
 from databases import open_in, url_of
 from everlog import NewEvent, SnapshotPolicy
 from everlog.core.envelope import DataKey, WrappingKey, is_sealed
-from everlog.encrypted import ForgetKey, TakeKey
+from everlog.encrypted import ForgetKey, Rewrap, TakeKey
 from everlog.encryption import EncryptionKeys
 from everlog.errors import CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
 from everlog.session import Settings
@@ -280,6 +280,8 @@ def test_a_key_comes_from_a_file_a_variable_or_a_command(tmp_path, monkeypatch):
         ("command:'unbalanced", "gave no key"),
         (f"command:{sys.executable} -c 'print(\"0\" * 5_000)'", "prints more than 4096 bytes"),
         ("command:''", "gave no key"),
+        ("file:~nobody-of-this-name/key", "cannot be read"),
+        ("file:/a\0b", "cannot be read"),
         ("kms:key", "names none"),
         ("file:", "names none"),
     ):
@@ -319,6 +321,9 @@ def test_one_option_or_variable_switches_it_on(tmp_path, monkeypatch):
         "UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE position = 2) WHERE position = 1",
         "UPDATE data_key SET wrapped = x'00' WHERE position = 1",
         "DELETE FROM data_key WHERE position = 1",
+        # The envelope of another event with its key: only the leaf tells.
+        """UPDATE event SET body = (SELECT body FROM event WHERE position = 2) WHERE position = 1;
+        UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE position = 2) WHERE position = 1""",
     ],
 )
 def test_a_changed_envelope_or_key_is_found_and_no_other_body_suffers(opened, tmp_path, statement):
@@ -447,6 +452,57 @@ def test_after_a_rotation_the_old_key_is_needed_for_nothing_and_opens_nothing(op
     with pytest.raises(KeyNeededError):
         opened(OLD)
     assert opened(NEW).encryption.rotate(key_file(tmp_path, "same", bytes([2]) * 32)) == 0
+
+
+def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(opened, program, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(number) for number in range(5)])
+    third = WrappingKey(bytes([3]) * 32)
+    new, other = (key_file(tmp_path, name, bytes([fill]) * 32) for name, fill in (("new", 2), ("third", 3)))
+    with program(OLD) as second:
+        started = False
+
+        def other_begins(page):
+            nonlocal started
+            if not started:  # the first has wrapped a page, and the second takes its key from there
+                started = True
+                for bucket in second.storage.all_buckets():
+                    second.storage.write(TakeKey(bucket, third.id, first=False))
+                with pytest.raises(KeyNeededError, match="nothing was written"):
+                    for bucket in second.storage.all_buckets():
+                        for key in second.storage.data_keys(bucket, NEW.id, (-1, -1), 1):
+                            second.storage.write(Rewrap(bucket, NEW.id, OLD.id, (key,)))
+
+        store.encryption.rotate(new, progress=other_begins)
+        with pytest.raises(KeyNeededError, match="was not given"):
+            second.encryption.rotate(other)
+    with program(OLD, NEW, third) as all_keys:
+        assert [event.data["n"] for event in all_keys.session("s").events()] == list(range(5))
+        all_keys.encryption.rotate(other)
+        assert all_keys.encryption.keys() == keys_of(third)
+        assert all_keys.encryption.rotate(new) == 5  # and back
+    store = opened(NEW)
+    assert [event.data["n"] for event in store.session("s").events()] == list(range(5))
+
+
+def test_a_rotation_that_was_given_up_before_it_wrapped_anything_needs_no_key(opened, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(0)])
+    for id in (NEW.id, OLD.id):
+        for bucket in store.storage.all_buckets():
+            store.storage.write(TakeKey(bucket, id, first=False))
+    assert store.encryption.keys() == keys_of(OLD, NEW)
+    assert store.encryption.rotate(key_file(tmp_path, "third", bytes([3]) * 32)) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_after_a_rotation_no_file_holds_a_data_key_as_the_old_key_wrapped_it(opened, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(number) for number in range(300)])
+    wrapped = [key.wrapped for key in store.storage.data_keys(0, OLD.id, (-1, -1), 1_000)]
+    assert looked_for(files_of(tmp_path), wrapped)
+    store.encryption.rotate(key_file(tmp_path, "new", bytes([2]) * 32))
+    assert looked_for(files_of(tmp_path), wrapped) == []
 
 
 def keys_of(current, *retired):

@@ -1014,8 +1014,13 @@ WHERE bucket = %(bucket)s AND (branch, position) > (%(branch)s, %(position)s) AN
 ORDER BY branch, position
 LIMIT %(limit)s;
 
--- rewrap_data_keys: wrapped with another key, as far as they are still there
-UPDATE {schema}.data_key AS k SET wrapping = %(wrapping)s, wrapped = r.wrapped
+-- rewrap_data_keys: wrapped with another key, as far as they are still there; refused, since NULL is, where that is not current any more
+UPDATE {schema}.data_key AS k
+SET wrapped = r.wrapped, wrapping = (
+    SELECT w.id FROM {schema}.wrapping_key AS w
+    WHERE w.bucket = %(bucket)s AND w.id = %(wrapping)s AND w.retired IS NULL
+    LIMIT 1
+  )
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped)
 WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position AND k.wrapping = %(retired)s
 RETURNING k.position;

@@ -12,7 +12,7 @@ from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.decide import EventRow
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
-from everlog.errors import UnavailableError
+from everlog.errors import KeyNeededError, UnavailableError
 from everlog.stores.blocks import BlockCache, Bodies
 from everlog.stores.sqlite.cold import ColdWriter, SqliteBlocks, bodies
 from everlog.stores.sqlite.connections import Connections
@@ -49,6 +49,10 @@ class EncryptionWriter:
             case TakeKey():
                 return self._take(request)
             case Rewrap():
+                if request.id != current:
+                    raise KeyNeededError(
+                        "the store encrypts with another key by now; nothing was written; open it with that key: encrypt=, or EVERLOG_ENCRYPT"
+                    )
                 before = self._connection.total_changes()
                 about = {"wrapping": request.id, "retired": request.retired}
                 rows = [about | msgspec.structs.asdict(each) for each in request.keys]

@@ -24,7 +24,7 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.core.trigrams import indexed_text
-from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey
+from everlog.encrypted import EncryptionRequest, ForgetKey, SealBodies, TakeKey
 from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import SealRequest
 from everlog.storage import BranchRow, Create, Request, SessionRow
@@ -406,7 +406,7 @@ class SqliteTransaction:
         if not isinstance(request, EncryptionRequest):
             return ColdWriter(self._connection, self._blocks, now=self.now).carry_out(request, self.erasures(0))
         done = EncryptionWriter(self._connection, self._blocks, now=self.now).carry_out(request, self._kept.wrapping)
-        if isinstance(request, TakeKey | SealBodies) and done:  # what stood in plain text may still stand in the WAL
+        if isinstance(request, TakeKey | SealBodies | ForgetKey) and done:  # plain text, old keys may stand in the WAL
             self._leave_traces()
             self._raise_erasures()
             self._kept.wrapping = read_current_key(self._connection)
