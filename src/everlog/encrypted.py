@@ -82,6 +82,10 @@ class EncryptedStorage(Protocol):
         """List the wrapping keys that each bucket knows of, its current one first; none where the store does not encrypt."""
         ...
 
+    def plain_bodies(self) -> int:
+        """Count events in plain text of a store that encrypts; 0 where it does not. Walks tables, as `sizes` does."""
+        ...
+
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:
         """List data keys that a key wraps, by branch and position, after a place."""
         ...

@@ -660,7 +660,10 @@ def test_sealing_what_was_written_before_changes_no_answer(opened, clock):
         store.encryption.seal()
     store = opened(OLD)
     assert store.verify().encrypted == 0
+    mixed = store.verify()
+    assert store.stats().plain == mixed.plain == mixed.events - mixed.erased
     assert store.encryption.seal() > 1_000
+    assert store.stats().plain == 0
     assert told(store) == before
     store.verify().raise_for_faults()
     store.encryption.seal()  # again changes nothing

@@ -1014,6 +1014,11 @@ WHERE bucket = %(bucket)s AND (branch, position) > (%(branch)s, %(position)s) AN
 ORDER BY branch, position
 LIMIT %(limit)s;
 
+-- count_plain: events in plain text where the store encrypts: every other that is there has a key; walks the tables, on purpose
+SELECT CASE WHEN EXISTS (SELECT 1 FROM {schema}.wrapping_key)
+  THEN (SELECT count(*) FROM {schema}.event WHERE gone IS NULL) - (SELECT count(*) FROM {schema}.data_key)
+  ELSE 0 END;
+
 -- rewrap_data_keys: wrapped with another key, as far as they are still there; refused, since NULL is, where that is not current any more
 UPDATE {schema}.data_key AS k
 SET wrapped = r.wrapped, wrapping = (

@@ -16,7 +16,7 @@ from everlog.errors import KeyNeededError, UnavailableError
 from everlog.stores.blocks import BlockCache, Bodies
 from everlog.stores.sqlite.cold import ColdWriter, SqliteBlocks, bodies
 from everlog.stores.sqlite.connections import Connections
-from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, run, run_many
+from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots
 
 
@@ -28,6 +28,10 @@ class SqliteEncryption:
     def wrapping_keys(self) -> list[WrappingRow]:
         with self._connections.reader() as connection:
             return [WrappingRow(0, *row) for row in fetch_each(connection, "read_wrapping_keys")]
+
+    def plain_bodies(self) -> int:
+        with self._connections.reader() as connection:
+            return fetch_row(connection, "count_plain")[0]
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002
         given = {"wrapping": wrapping, "branch": after[0], "position": after[1], "limit": limit}
