@@ -82,6 +82,10 @@ class EncryptedStorage(Protocol):
         """List the wrapping keys that each bucket knows of, its current one first; none where the store does not encrypt."""
         ...
 
+    def remove_traces(self) -> None:
+        """Destroy what the engine still keeps of what was erased, deleted or sealed, as far as it can. BusyError where a reader keeps it."""
+        ...
+
     def plain_bodies(self) -> int:
         """Count events in plain text of a store that encrypts; 0 where it does not. Walks tables, as `sizes` does."""
         ...

@@ -84,7 +84,8 @@ class Encryption:
 
         The store is open with its key, and encrypts from now on where it did not. Run it again where it was killed, and beside everything
         else. progress: told how many so far.
-        Raises KeyNeededError where no key was given; UnavailableError while bodies are archived: nothing was written.
+        Raises KeyNeededError where no key was given; UnavailableError while bodies are archived: nothing was written. BusyError where all is
+        encrypted, but a reader of the file keeps its log from being emptied of what stood there before.
         """
         begun = self.keys().current
         if begun is None and not self._settings.wrapping:
@@ -111,6 +112,7 @@ class Encryption:
                     done += count
                     if progress is not None:
                         progress(done)
+        self._storage.remove_traces()
         return done
 
     # --- underneath ---

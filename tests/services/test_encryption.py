@@ -15,9 +15,10 @@ from everlog import NewEvent, SnapshotPolicy
 from everlog.core.envelope import DataKey, WrappingKey, is_sealed
 from everlog.encrypted import ForgetKey, Rewrap, TakeKey
 from everlog.encryption import EncryptionKeys
-from everlog.errors import CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
+from everlog.errors import BusyError, CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
 from everlog.session import Settings
 from everlog.store import Store
+from everlog.stores.sqlite import connections
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing import FixedClock
 from everlog.wrapping import read_wrapping_key, read_wrapping_keys
@@ -696,6 +697,23 @@ def test_sealing_leaves_no_plain_text_in_any_file(opened, tmp_path, clock):
     assert len(store.search("sentence", limit=300).hits) > 200
     store.close()
     assert looked_for(files_of(tmp_path), markers) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_sealing_says_where_a_reader_keeps_plain_text_in_the_log(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "BUSY_MILLISECONDS", 50)
+    opened().create("s", events=[NewEvent("note", {"content": f"{SECRET} {n}"}) for n in range(200)])
+    store = opened(OLD)
+    store.session("s").append("note", {"content": SECRET})
+    reader = apsw.Connection(str(tmp_path / "store.db"))
+    reader.execute("BEGIN; SELECT count(*) FROM event").fetchall()
+    with pytest.raises(BusyError, match="deleted or sealed is gone from the store, but a reader keeps old bytes"):
+        store.encryption.seal()
+    assert store.stats().plain == 0
+    assert looked_for(files_of(tmp_path), [SECRET.encode()])
+    reader.close()
+    store.encryption.seal()
+    assert looked_for(files_of(tmp_path), [SECRET.encode()]) == []
 
 
 def test_what_is_archived_is_not_sealed_and_that_is_said(opened, tmp_path, clock):

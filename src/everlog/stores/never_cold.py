@@ -15,6 +15,9 @@ class NeverCold:
     def wrapping_keys(self) -> list[WrappingRow]:
         return []
 
+    def remove_traces(self) -> None:
+        pass
+
     def plain_bodies(self) -> int:
         return 0
 

@@ -195,8 +195,8 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         busy, _, _ = fetch_row(connection, "truncate_wal")
         if busy:
             raise BusyError(
-                f"what was erased or deleted is gone from the store, but a reader keeps old bytes in {self._connections.path}-wal; "
-                "they go with the next erasure, deletion or opening of the store once that reader has ended"
+                f"what was erased, deleted or sealed is gone from the store, but a reader keeps old bytes in {self._connections.path}-wal; "
+                "they go with the next erasure, deletion, sealing or opening of the store once that reader has ended"
             )
         run(connection, "set_traces", {"traces": 0})
 
