@@ -48,6 +48,8 @@ def test_a_store_is_encrypted_looked_at_and_given_another_key(run, path, tmp_pat
     assert "3 encrypted and not looked at" in found
     assert "3 bodies are encrypted, and were not looked at" in found
     assert "and the store was opened with no key" in run("log", "s", code=6).output
+    run("erase", "s@1", "--reason", "asked for", "--yes")
+    assert "2 encrypted and not looked at" in run("verify").stdout
 
 
 def test_a_store_of_which_a_part_is_in_plain_text_says_so(run, path, tmp_path, monkeypatch):
