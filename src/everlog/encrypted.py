@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -70,6 +71,26 @@ class SealBodies(msgspec.Struct, frozen=True):
     branch: int
     start: int
     stop: int
+
+
+class Encrypts(Protocol):
+    """What beginning to encrypt needs of a store."""
+
+    def wrapping_keys(self) -> list[WrappingRow]: ...
+
+    def write(self, request: TakeKey) -> object: ...
+
+
+def begin_encrypting(store: Encrypts, buckets: Sequence[int], id: bytes) -> bytes:
+    """Have buckets encrypt that do not yet; give the id of the key that they wrap with: another where somebody else was quicker.
+
+    Of two who begin with different keys at once, both go by the first bucket: law 3.
+    """
+    for bucket in buckets:
+        store.write(TakeKey(bucket, id, first=True))
+        if bucket == buckets[0]:
+            id = next(row.id for row in store.wrapping_keys() if row.bucket == bucket and row.retired is None)
+    return id
 
 
 EncryptionRequest = TakeKey | Rewrap | ForgetKey | SealBodies

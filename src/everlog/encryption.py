@@ -14,7 +14,7 @@ import msgspec
 
 from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.envelope import NONCE_BYTES, WrappingKey
-from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
+from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow, begin_encrypting
 from everlog.errors import CorruptionError, KeyNeededError, UnavailableError
 from everlog.storage import Storage
 
@@ -97,8 +97,7 @@ class Encryption:
         from everlog.audit import all_sessions
 
         first = self._settings.wrapping[0].id if begun is None else bytes.fromhex(begun)
-        for bucket in self._storage.all_buckets():
-            self._storage.write(TakeKey(bucket, first, first=True))
+        begin_encrypting(self._storage, self._storage.all_buckets(), first)
         if self.keys().current is None:
             return 0  # it is in memory: nothing is at rest
         done = 0

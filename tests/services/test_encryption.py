@@ -18,6 +18,7 @@ from everlog.encryption import EncryptionKeys
 from everlog.errors import BusyError, CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
 from everlog.session import Settings
 from everlog.store import Store
+from everlog.stores.sealed_bodies import Sealing, take_key
 from everlog.stores.sqlite import connections
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing import FixedClock
@@ -796,3 +797,35 @@ def test_a_program_that_encrypts_writes_no_plain_text_where_the_list_of_keys_is_
     held.close()
     with pytest.raises(KeyNeededError, match="nothing was written"):
         session.append("note", {"content": SECRET})
+
+
+def test_of_two_programs_that_begin_with_different_keys_at_once_one_is_refused(opened, kind, tmp_path):
+    plain = opened().storage
+    others = open_sqlite if kind == "sqlite" else open_in
+    place = tmp_path / "store.db" if kind == "sqlite" else tmp_path
+    drawn = {"draw": os.urandom} if kind == "sqlite" else {}
+    first = others(place, clock=FixedClock(), **drawn)
+
+    class Begun:
+        """The store as the slower of two sees it: without a key when it looks, and with one when it writes."""
+
+        def __init__(self):
+            self.looked = False
+
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def wrapping_keys(self):
+            if self.looked:
+                return plain.wrapping_keys()
+            self.looked = True
+            found = plain.wrapping_keys()
+            first.write(TakeKey(0, NEW.id, first=True))
+            return found
+
+    with pytest.raises(
+        KeyNeededError, match=f"encrypts with the key {NEW.id.hex()}, and was opened with {OLD.id.hex()}"
+    ):
+        take_key(Begun(), Sealing([OLD]), read_only=False)
+    assert {row.id for row in plain.wrapping_keys()} == {NEW.id}
+    first.close()

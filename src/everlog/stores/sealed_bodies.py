@@ -18,7 +18,7 @@ import msgspec
 from everlog.core.decide import EventRow
 from everlog.core.envelope import BODY, KEY_BYTES, NONCE_BYTES, DataKey, Packer, WrappedKey, WrappingKey, make_packer
 from everlog.core.event import PreparedAttachment
-from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey, WrappingRow
+from everlog.encrypted import Encrypts, SealBodies, WrappingRow, begin_encrypting
 from everlog.errors import CorruptionError, KeyNeededError
 from everlog.storage import (
     Adopt,
@@ -27,7 +27,6 @@ from everlog.storage import (
     EndLease,
     FeedPlace,
     PutSnapshots,
-    Receipt,
     Request,
     Rewind,
     Switch,
@@ -158,19 +157,15 @@ class Sealing:
         return ", ".join(each.hex() for each in self._keys) or "no key"
 
 
-class Encrypts(Protocol):
+class Taking(Encrypts, Protocol):
     """What taking a key needs of a store."""
-
-    def wrapping_keys(self) -> list[WrappingRow]: ...
 
     def feed_end(self) -> tuple[FeedPlace, ...]: ...
 
     def all_buckets(self) -> Sequence[int]: ...
 
-    def write(self, request: EncryptionRequest) -> Receipt: ...
 
-
-def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
+def take_key(store: Taking, sealing: Sealing, *, read_only: bool) -> None:
     """Have a store encrypt with the first of the keys it was opened with, where it is to and does not yet; refuse keys that it does not know.
 
     Raises KeyNeededError, and nothing was written.
@@ -181,17 +176,16 @@ def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
     if first is None:
         return
     if known and not any(sealing.has(row.id) for row in known):
-        raise KeyNeededError(
-            f"the store encrypts with the key {known[0].id.hex()}, and was opened with {first.id.hex()}; nothing was written; give that key"
-        )
+        raise _other_key(known[0].id, first)
     if not known and not sealing.begins and store.feed_end():
         return  # a key that every program is given says nothing about a store that others write to in plain text
     begun = next(iter(sealing.current.values()), first.id)  # by whoever was killed in the middle
     missing = [] if read_only else [bucket for bucket in store.all_buckets() if bucket not in sealing.current]
-    for bucket in missing:
-        store.write(TakeKey(bucket, begun, first=True))
     if missing:
+        begun = begin_encrypting(store, missing, begun)
         sealing.current = _current(store.wrapping_keys())
+        if not sealing.has(begun):
+            raise _other_key(begun, first)
 
 
 def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
@@ -201,6 +195,12 @@ def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
     if changed:
         sealing.current = found
     return changed
+
+
+def _other_key(wanted: bytes, given: WrappingKey) -> KeyNeededError:
+    return KeyNeededError(
+        f"the store encrypts with the key {wanted.hex()}, and was opened with {given.id.hex()}; nothing was written; give that key"
+    )
 
 
 def _current(rows: Sequence[WrappingRow]) -> dict[int, bytes]:
