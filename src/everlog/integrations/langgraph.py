@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -36,15 +35,16 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from everlog.aio import AsyncStore
 from everlog.core.position import check_session_id
-from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
+from everlog.errors import EverlogError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
+from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
-from everlog.open import open_store
+from everlog.integrations.langgraph_turns import Turns
+from everlog.integrations.places import Place, store_at
 from everlog.session import Session, SessionInfo
-from everlog.store import Store
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -53,7 +53,6 @@ LABEL: Final = "framework"
 LABELLED: Final = "langgraph"
 _LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
-_TRIES: Final = 100  # of hiding what is worked out, where others append meanwhile
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
 
@@ -64,13 +63,15 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     store: a path or URL as `everlog.open` takes it, which is then closed with the saver; or an open Store or AsyncStore, which is not.
     serde: by default JsonPlusSerializer, whose values are stored as JSON and messages as events; what another gives is stored as it is.
+    lease: under which threads are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | Store | AsyncStore | None = None,
+        store: Place | None = None,
         *,
         serde: SerializerProtocol | None = None,
+        lease: LeaseLike | None = None,
     ) -> None:
         super().__init__(serde=serde)
         if getattr(self.serde, "pickle_fallback", False):
@@ -78,22 +79,20 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 "the serializer may pickle what it cannot write otherwise, and whoever can write to a store of pickles can run "
                 "code where it is read; nothing was opened; use JsonPlusSerializer() without pickle_fallback"
             )
-        self._own = not isinstance(store, (Store, AsyncStore))
-        match store:
-            case AsyncStore():
-                self.store = store.sync
-            case Store():
-                self.store = store
-            case _:
-                self.store = open_store(store)
+        self._holding = Holding(lease)
+        self.store, self._own = store_at(store)
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
+        self._turns = Turns()
 
     def close(self) -> None:
-        """Close the store, where this saver opened it."""
-        if self._own:
-            self.store.close()
+        """Give back the leases that were taken here; close the store, where this saver opened it."""
+        try:
+            self._holding.release()
+        finally:
+            if self._own:
+                self.store.close()
 
     def __enter__(self) -> EverlogSaver:
         return self
@@ -139,10 +138,9 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         for thread, log, record in self._records(config, None if before is None else get_checkpoint_id(before)):
             if left is not None and left <= 0:
                 return
-            if filter:
-                metadata = self._plain(record, "metadata")
-                if any(metadata.get(name) != value for name, value in filter.items()):
-                    continue
+            metadata = self._plain(metadata_of(record.data)) if filter else {}
+            if any(metadata.get(name) != value for name, value in (filter or {}).items()):
+                continue
             if left is not None:
                 left -= 1
             yield self._tuple(log, record, thread, readers.setdefault(thread, Reader(log.session)))
@@ -161,8 +159,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
         reader = Reader(log.session)
         left = set(channels)
-        while left and record is not None and record.data.get("parent"):
-            record = log.find(namespace, record.data["parent"], hidden=True)
+        while left and record is not None and (parent := reader.parent(record)):
+            record = log.find(namespace, parent, hidden=True)
             if record is None:
                 break
             for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
@@ -191,12 +189,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         new_versions: says what LangGraph takes for new; what is recorded is what differs.
         """
         thread, namespace, parent = _named(config)
-        values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
         fields = {name: value for name, value in checkpoint.items() if name not in ("id", "channel_values")}
-        record = _checkpoint_record(
-            namespace, checkpoint["id"], parent, fields=fields, metadata=get_checkpoint_metadata(config, metadata)
-        )
-        self._write(thread, lambda log: log.put(record, values))
+        with self._turns.of(thread):
+            values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
+            made = get_checkpoint_metadata(config, metadata)
+            record = _checkpoint_record(namespace, checkpoint["id"], parent, fields=fields, metadata=made)
+            self._write(thread, lambda log: log.put(record, values))
         return _config(thread, namespace, checkpoint["id"])
 
     def put_writes(
@@ -206,13 +204,14 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if not writes:
             return
         thread, namespace, checkpoint_id = _named(config)
-        made = [
-            (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
-            for index, (channel, value) in enumerate(writes)
-        ]
         record = _writes_record(namespace, checkpoint_id, task_id, task_path)
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
+        with self._turns.of(thread):
+            made = [
+                (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
+                for index, (channel, value) in enumerate(writes)
+            ]
+            self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
 
     def delete_thread(self, thread_id: str) -> None:
         """End a thread: what only it holds is destroyed. Where others were copied from it, they keep it, and it is hidden here."""
@@ -222,7 +221,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         except NotFoundError:
             pass
         except SessionExistsError:
-            self._write(str(thread_id), _hide_all)
+            self._write(str(thread_id), lambda log: log.prune(lambda: {"kept": []}))
         with self._lock:
             self._logs.pop(str(thread_id), None)
 
@@ -233,7 +232,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             thread = _thread_id(info)
             log = self._read(thread)
             if log is not None:
-                _prune(log, lambda log=log: {"dropped": self._of_runs(log, runs)})
+                self._held(log).prune(lambda log=log: {"dropped": self._of_runs(log, runs)})
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Make a thread that holds all that another does: a fork, which costs the same whatever it holds.
@@ -264,7 +263,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 continue
             log = self._read(str(thread_id))
             if log is not None:
-                _prune(log, lambda log=log: {"kept": self._latest(log)})
+                self._held(log).prune(lambda log=log: {"kept": self._latest(log)})
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """Give the version after one: counted; of the kind that the thread was begun with, where another saver began it."""
@@ -401,11 +400,15 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def _write(self, thread: str, write: Callable[[Log], object]) -> None:
         try:
-            write(self._log(thread, make=True))
+            write(self._held(self._log(thread, make=True)))
         except NotFoundError:  # deleted since it was opened
             with self._lock:
                 self._logs.pop(thread, None)
-            write(self._log(thread, make=True))
+            write(self._held(self._log(thread, make=True)))
+
+    def _held(self, log: Log) -> Log:
+        self._holding.hold(log.session)
+        return log
 
     def _log(self, thread: str, *, make: bool) -> Log:
         with self._lock:
@@ -428,6 +431,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         session = self.store.get_or_create(session_id(thread), **_made_with(thread))
         labels = session.info().labels
         if labels.get(LABEL) != LABELLED:  # made by hand, or by a fork
+            self._holding.hold(session)
             session.update(labels=labels | {LABEL: LABELLED})
         return session
 
@@ -465,12 +469,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         for channel, position in positions_of(record).items():
             type_, data = log.packed(record.namespace, channel, position, reader)
             values[channel] = self.serde.loads_typed((type_, data))
-        checkpoint = self._plain(record, "checkpoint") | {"id": record.id, "channel_values": values}
-        parent = record.data.get("parent")
+        checkpoint = self._plain(fields_of(record.data)) | {"id": record.id, "channel_values": values}
+        parent = reader.parent(record)
         return CheckpointTuple(
             _config(thread, record.namespace, record.id),
             cast("Checkpoint", checkpoint),
-            cast("CheckpointMetadata", self._plain(record, "metadata")),
+            cast("CheckpointMetadata", self._plain(metadata_of(record.data))),
             _config(thread, record.namespace, parent) if parent else None,
             [self._pending(write, reader) for write in log.writes(record)],
         )
@@ -478,14 +482,13 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     def _pending(self, write: Write, reader: Reader) -> PendingWrite:
         return write.task_id, write.channel, self.serde.loads_typed(reader.typed(write.tree, write.record))
 
-    def _plain(self, record: Record, member: str) -> dict[str, Any]:
-        tree = record.data[member]
-        typed = codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(codec.from_json(tree, _no_message)))
-        return _PLAIN.loads_typed(typed)
+    def _plain(self, tree: Any) -> dict[str, Any]:
+        plain = tree if codec.is_json(tree) else codec.from_json(tree, codec.no_message)
+        return _PLAIN.loads_typed(codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(plain)))
 
     def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
         found = log.checkpoints(None)
-        return [each.position for each in found if self._plain(each, "metadata").get("run_id") in runs]
+        return [each.position for each in found if self._plain(metadata_of(each.data)).get("run_id") in runs]
 
     def _latest(self, log: Log) -> list[int]:
         """Give the positions of the newest checkpoint of each namespace."""
@@ -502,8 +505,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 for channel, position in positions_of(record).items()
             }
             place = (target, record.namespace, record.id)
-            fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
-            parent = record.data.get("parent")
+            fields, metadata = self._plain(fields_of(record.data)), self._plain(metadata_of(record.data))
+            parent = reader.parent(record)
             self.restore(*place, parent=parent, fields=fields, metadata=metadata, values=values, hidden=False)
             for write in source.writes(record):
                 typed = reader.typed(write.tree, write.record)
@@ -566,23 +569,10 @@ def _typed(value: Any) -> tuple[str, bytes]:
     return ("bytes", value) if isinstance(value, bytes) else (codec.MSGPACK, codec.pack(value))
 
 
-def _prune(log: Log, make: Callable[[], dict[str, Any]]) -> None:
-    """Hide what is worked out, at the thread's state that it is worked out for."""
-    for _ in range(_TRIES):
-        data = make()
-        if data.get("dropped") == [] or log.prune(data):
-            return
-    raise BusyError(
-        f"others appended to thread {log.session.id!r} before each of {_TRIES} tries; nothing was hidden; try again"
-    )
-
-
-def _hide_all(log: Log) -> None:
-    _prune(log, lambda: {"kept": []})
-
-
 def _plain_json(value: Any) -> Any:
     """Give a plain value, as metadata is, as JSON."""
+    if codec.is_json(value):
+        return value
     type_, data = _PLAIN.dumps_typed(value)
     try:
         return codec.to_json(codec.unpack(data), _as_it_is)
@@ -592,7 +582,3 @@ def _plain_json(value: Any) -> Any:
 
 def _as_it_is(_: Any) -> None:
     return None
-
-
-def _no_message(_: Any) -> Any:
-    raise codec.Unsayable
