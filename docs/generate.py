@@ -59,7 +59,7 @@ INTERNAL = frozenset(
             "Session.view_seen",
         ),
         *("Session.write", "Session.write_own"),
-        *("Keys.record", "Keys.settle", "Keys.sign"),
+        *("Keys.record", "Keys.settle", "Keys.sign", "Keys.was_last"),
         *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term", "Policy.lapses"),
     }
 )
