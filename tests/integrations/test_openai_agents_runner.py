@@ -9,7 +9,7 @@ import everlog
 from everlog.errors import UnavailableError
 from integrations.agents_items import numbered, said, user
 
-pytest.importorskip("agents")
+pytest.importorskip("agents.testing", reason="openai-agents is not installed, or brings no scripted model")
 import httpx2
 import openai
 from agents import Agent, Runner, SQLiteSession, set_tracing_disabled
