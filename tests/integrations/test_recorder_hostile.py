@@ -94,6 +94,36 @@ def test_a_decorated_function_may_have_a_client_of_its_own(session, server):
     assert types(session) == ONE_CALL
 
 
+def test_a_call_is_recorded_once_where_one_decorated_function_calls_another(session, server):
+    @recorded(session)
+    def inner(client):
+        return client.chat.completions.create(model="m", messages=HI)
+
+    @recorded(session)
+    def outer(client):
+        return inner(client.with_options(timeout=5))
+
+    outer(openai_of(server))
+    assert types(session) == ONE_CALL
+
+
+def test_two_sessions_may_record_one_call(session, server, tmp_path):
+    with everlog.open(tmp_path / "other.db") as store:
+        other = store.create("s")
+        with record(session, openai_of(server)) as one, record(other, one) as both:
+            both.chat.completions.create(model="m", messages=HI)
+        assert types(session) == types(other) == ONE_CALL
+
+
+def test_a_recorder_may_be_entered_again(session, server):
+    recording = record(session, openai_of(server))
+    for text in ("one", "two"):
+        with recording as client, recording:
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}])
+    client.chat.completions.create(model="m", messages=HI)
+    assert types(session) == ONE_CALL * 2
+
+
 def test_what_is_no_session_is_refused_at_once(server):
     with pytest.raises(TypeError, match="session"):
         record("run-42", openai_of(server))

@@ -29,6 +29,7 @@ from everlog.integrations.recorder_calls import Call, Calls, format_of
 from everlog.session import Session
 
 _RAW: Final = "x-stainless-raw-response"  # the header by which both clients ask themselves for an answer's bytes
+_RECORDER: Final = "_everlog_recorder"  # of a copy: what records its calls
 _FAILURES_MAX: Final = 100
 STREAM_CHARACTERS_MAX: Final = (
     256 * 1024 * 1024
@@ -58,16 +59,20 @@ class Recorder:
         self._client = client
         self._calls = Calls(session.sync if isinstance(session, AsyncSession) else session, actor)
         self._open: dict[int, _Tap] = {}
-        self._ended = False
+        self._entered = 0
 
     def __enter__(self) -> Any:
+        self._entered += 1
+        outer = vars(self._client).get(_RECORDER) if hasattr(self._client, "__dict__") else None
+        if isinstance(outer, Recorder) and outer.records(self._calls.session):
+            return self._client  # whoever called records its calls already
         return self._recording(self._client.copy())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended = True
-        for tap in list(self._open.values()):
+        self._entered -= 1
+        for tap in () if self._entered else list(self._open.values()):
             tap.end("cancelled")
 
     async def __aenter__(self) -> Any:
@@ -78,11 +83,20 @@ class Recorder:
     ) -> None:
         await _aside(self.__exit__, kind, error, trace)
 
+    def records(self, session: Session) -> bool:
+        """Tell whether calls are being recorded in this session."""
+        return (
+            self._entered > 0
+            and self._calls.session.id == session.id
+            and self._calls.session.storage is session.storage
+        )
+
     # --- the client ---
     def _recording(self, client: Any) -> Any:
         """Make a copy of the client record: whatever it is asked for, it posts."""
         post, copy = client.post, client.copy
         client.post = self._awaiting(client, post) if inspect.iscoroutinefunction(post) else self._calling(client, post)
+        setattr(client, _RECORDER, self)
         client.copy = client.with_options = lambda *given, **named: self._recording(copy(*given, **named))
         return client
 
@@ -119,7 +133,7 @@ class Recorder:
     # --- what is recorded; none of it raises ---
     def _ask(self, path: str, named: Mapping[str, Any]) -> Call | None:
         def asked() -> Call | None:
-            format = None if self._ended else format_of(str(path))
+            format = format_of(str(path)) if self._entered else None
             if format is None:
                 return None
             for tap in list(self._open.values()):

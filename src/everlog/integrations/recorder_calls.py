@@ -56,7 +56,7 @@ class Calls:
     """Records the calls of one session; from any thread, one after another."""
 
     def __init__(self, session: Session, actor: str | None) -> None:
-        self._session = session
+        self.session = session
         self._actor = actor
         self._turn = Lock()
         self._branch: str | None = None
@@ -69,7 +69,7 @@ class Calls:
     def ask(self, format: str, given: Any) -> Call:
         """Record a request, with what is new in it."""
         sent_body = _plain(given)
-        body = self._session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
+        body = self.session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
         sent = body.get(MESSAGES[format])
         messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
         with self._turn:
@@ -99,7 +99,7 @@ class Calls:
         self, call: Call, given: Mapping[str, Any], *, streamed: bool = False, outcome: Outcome | None = "ok"
     ) -> Event:
         """Record an answer. outcome: "cancelled" where it was not read to its end; None where that is not known."""
-        said = self._session._clean(_without_credentials(_plain(given)))  # pyright: ignore[reportPrivateUsage]
+        said = self.session._clean(_without_credentials(_plain(given)))  # pyright: ignore[reportPrivateUsage]
         found = answer_of(call.format, said)
         events = [self._agents(event, found) for each in found.messages for event in events_of(call.format, each)]
         named = {
@@ -147,7 +147,7 @@ class Calls:
         return made
 
     def _extend(self, events: list[NewEvent]) -> Event:
-        made = self._session.extend(events)
+        made = self.session.extend(events)
         if made[0].position == self._size:  # nobody else wrote
             self._size = made[-1].position + 1
         return made[-1]
@@ -193,7 +193,7 @@ class Calls:
     def _said(self, place: str) -> list[Any]:
         if place in self._recent:
             return self._recent[place][2]
-        return said_until(self._session.event(place), self._session.event, self._session.slice)
+        return said_until(self.session.event(place), self.session.event, self.session.slice)
 
     def _note(self, event: Event, format: str, history: bytes, messages: list[Any]) -> None:
         self._know(history, event.id)
@@ -209,16 +209,16 @@ class Calls:
 
     def _follow_branch(self) -> None:
         """Learn what others recorded; all anew where the session was rewound, or this is the first call."""
-        size = self._session.refresh().size
-        if self._branch != self._session.branch_id:
-            self._branch, self._size = self._session.branch_id, 0
+        size = self.session.refresh().size
+        if self._branch != self.session.branch_id:
+            self._branch, self._size = self.session.branch_id, 0
             self._recent.clear()
             self._beside.clear()
             self._known = {}
         if size <= self._size:
             return
         types = ("model.request", "model.response")
-        found = self._session.events(start=self._size, stop=size, types=types, reverse=True, limit=_KNOWN_MAX)
+        found = self.session.events(start=self._size, stop=size, types=types, reverse=True, limit=_KNOWN_MAX)
         for event in reversed(list(found)):
             history = event.data["recorded"].get("history") if is_recorded(event) else None
             if isinstance(history, str):
