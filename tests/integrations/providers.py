@@ -69,7 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         pieces = globals()[f"{name}_events"](answer)
-        for event, data in pieces if self.server.pieces is None else ((None, each) for each in self.server.pieces):
+        for event, data in (
+            pieces if self.server.pieces is None else ((each.get("type"), each) for each in self.server.pieces)
+        ):
             line = f"event: {event}\n" if event else ""
             text = data if isinstance(data, str) else json.dumps(data)
             self.wfile.write(f"{line}data: {text}\n\n".encode())

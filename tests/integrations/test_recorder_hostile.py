@@ -218,6 +218,29 @@ def test_what_a_stream_gives_is_copied_once_not_with_each_piece():
     assert items.said()["output"][0]["content"] == "aaa"
 
 
+def test_a_compaction_that_comes_in_pieces_is_recorded_whole_and_nothing_counted_is_lost(session, server):
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+    server.pieces = [
+        {"type": "message_start", "message": {**message, "usage": {"input_tokens": 7, "output_tokens": 0}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "compaction", "content": None}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", "content": "all of it"}},
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "compaction"},
+            "usage": {"input_tokens": None, "output_tokens": 5},
+        },
+        {"type": "message_stop"},
+    ]
+    client = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
+    with record(session, client) as client:
+        with client.beta.messages.stream(model="m", max_tokens=9, messages=HI) as stream:
+            assert stream.get_final_message().content[0].content == "all of it"
+    answer = session.last("model.response")
+    assert answer.data["usage"] == {"input_tokens": 7, "output_tokens": 5}
+    assert session.last("agent.message").data["content"] == [{"type": "compaction", "content": "all of it"}]
+
+
 def test_a_call_that_is_retried_is_one_call(session, server):
     server.fail_once = 500
     with record(session, openai_of(server, max_retries=2)) as client:

@@ -143,7 +143,8 @@ class AnthropicPieces:
                 self._extend(self._blocks.setdefault(at, {"type": "text", "text": ""}), at, delta)
             case "message_delta":
                 self._message |= delta
-                self._message["usage"] = {**_members(self._message.get("usage")), **_members(piece.get("usage"))}
+                counted = {name: each for name, each in _members(piece.get("usage")).items() if each is not None}
+                self._message["usage"] = {**_members(self._message.get("usage")), **counted}
             case "message_stop":
                 self.complete = True
             case _:
@@ -161,8 +162,8 @@ class AnthropicPieces:
                 block["citations"] = [*(block.get("citations") or []), delta["citation"]]
             case "input_json_delta":
                 self._inputs.setdefault(at, []).append(delta["partial_json"])
-            case _:
-                pass
+            case _:  # a compaction comes at once
+                block |= {name: value for name, value in delta.items() if name != "type"}
 
     def said(self) -> dict[str, Any]:
         """Give the message. A tool's input that did not come whole is its text so far."""
