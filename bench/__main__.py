@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.contexts import contexts
+from bench.encryption import encryption
 from bench.postgres import postgres
 from bench.proofs import proofs
 from bench.redaction import redaction
@@ -34,6 +35,7 @@ ALL = WORK | {
     "search": search,
     "storage": storage,
     "redaction": redaction,
+    "encryption": encryption,
     "postgres": postgres,
     "proofs": proofs,
 }

@@ -25,6 +25,7 @@ from everlog.core.redact import Finding
 from everlog.core.retention import Policy
 from everlog.core.sealed_proof import Sealing
 from everlog.core.standard import STANDARD_TYPES, is_reserved
+from everlog.encryption import Encryption, EncryptionKeys
 from everlog.forms import StepForm
 from everlog.planning import ErasurePlan, PlannedEvent, PlannedHold, PlannedSummary
 from everlog.retaining import Due, Spared, Work
@@ -76,6 +77,8 @@ _GIVEN: dict[type[Any], str] = {
     TilesWritten: "What `store.write_tiles()` gives.",
     Sealing: "What `SealedProof.verify()` gives.",
     Exported: "In what `store.export()` gives.",
+    Encryption: "What `store.encryption` gives; on the async face the same names.",
+    EncryptionKeys: "What `Encryption.keys()` gives.",
     ErasurePlan: "What `session.plan_erasure()` gives.",
     PlannedEvent: "In `ErasurePlan.listed`.",
     PlannedSummary: "In `ErasurePlan.summaries`.",

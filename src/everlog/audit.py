@@ -22,13 +22,14 @@ from everlog.anchors import SinceLike, anchor_holds, anchored_size, find_anchor
 from everlog.context.tree import range_hashes
 from everlog.core import limits
 from everlog.core.decide import EventRow, decode_covers, header_of
+from everlog.core.envelope import is_sealed
 from everlog.core.event import DELETED, ERASED, WITHHELD, Head, PreparedAttachment, decode_attached
 from everlog.core.header import commit_attachment, commit_body, encode_header
 from everlog.core.ledger import read_erase_record
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks, split_digests
 from everlog.core.query import EVERYTHING, Query
-from everlog.errors import CorruptionError, EverlogError, InvalidEventError, TamperedError
+from everlog.errors import CorruptionError, EverlogError, InvalidEventError, KeyNeededError, TamperedError
 from everlog.ledger_audit import SEALS_CHECKED_MAX, LedgerFound, OnRecord, check_ledger, covered
 from everlog.reader import View, base_at
 from everlog.seals import Seal
@@ -70,6 +71,7 @@ class Report(msgspec.Struct, frozen=True):
     erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
     under a key that the caller pinned. states: hashes of states that were made again. unchecked: what could not be checked, in words.
     stamps: time stamps of seals that are good; stamped: of the largest such seal, its size and when it was there, in words.
+    encrypted: bodies that were not looked at, since the store was opened without their key.
     """
 
     ok: bool
@@ -86,6 +88,7 @@ class Report(msgspec.Struct, frozen=True):
     states: int = 0
     stamps: int = 0
     stamped: str | None = None
+    encrypted: int = 0
 
     def raise_for_faults(self) -> None:
         """Raise TamperedError where there is a fault."""
@@ -106,6 +109,7 @@ class _Checker:
         self.progress = progress
         self.faults: list[Fault] = []
         self.fault_count = self.events = self.branches = self.sessions = self.erased = self.withheld = 0
+        self.encrypted = 0
         self.unsealed = 0
         self.ledger: LedgerFound | None = None  # where it was checked
         self.sealed = 0  # records of the ledger that a seal covers
@@ -152,11 +156,14 @@ class _Checker:
             tuple(self._unchecked()),
             0 if self.ledger is None else self.ledger.seals,
             0 if self.states is None else self.states.compared,
+            encrypted=self.encrypted,
         )
 
     def _unchecked(self) -> Iterator[str]:
         """Say what this verification leaves open."""
         ledger = self.ledger
+        if self.encrypted:
+            yield f"{self.encrypted} bodies are encrypted, and were not looked at: open the store with their key"
         if ledger is None:
             yield "the ledger and its seals: verify the whole store, with the key that seals it"
         elif ledger.seals:
@@ -315,7 +322,7 @@ def _check_own(checker: _Checker, session: SessionRow, branch: BranchRow, lineag
             recorded = max(recorded, row.recorded or 0)
         checker.counted(len(rows))
     _check_tip(checker, session, branch, peaks, previous, recorded)
-    if checker.states is not None:
+    if checker.states is not None and not checker.encrypted:
         report = partial(checker.fault, session.name, branch.id)
         check_states(checker.storage, View(branch, lineage), start, checker.states, report)
     reached = covered(checker.storage, branch.id, branch.size, checker.sealed)
@@ -346,7 +353,7 @@ def _pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterato
     position, span = start, limits.PAGE_EVENTS_MAX
     while position < stop:
         try:
-            rows = storage.rows(lineage, position, min(stop, position + span))
+            rows = _rows(storage, lineage, position, min(stop, position + span))
         except _DAMAGED as error:
             if span > 1:
                 span //= 2
@@ -360,6 +367,14 @@ def _pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Iterato
             yield rows
             position += len(rows)
             span = min(limits.PAGE_EVENTS_MAX, 2 * span)
+
+
+def _rows(storage: Storage, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    """Read a page, of which what is encrypted stays so where its key was not given."""
+    try:
+        return storage.rows(lineage, start, stop)
+    except KeyNeededError:
+        return storage.rows(lineage, start, stop, as_stored=True)
 
 
 def _state_at(
@@ -406,7 +421,9 @@ def _check_row(
         raise ValueError("its time lies before that of the event before it")
     if row.covers is not None:
         _check_covers(checker.storage, View(branch, lineage), row, row.covers)
-    if row.gone is None:
+    if row.gone is None and row.salt is None and is_sealed(row.body):
+        checker.encrypted += 1
+    elif row.gone is None:
         attachments = checker.storage.attachments(lineage, row.position) if row.attached else []
         check_contents(row, attachments)
     elif row.gone == ERASED:

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from everlog.core.block import Compressed
+from everlog.encrypted import EncryptedStorage, EncryptionRequest, Rewrap
 
 DAY_MICROS: Final = 86_400_000_000
 
@@ -167,7 +168,8 @@ class ForgetObject(msgspec.Struct, frozen=True):
     bucket: int
 
 
-ColdRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | GiveUpObject | ForgetObject
+PackingRequest = Pack | PutDictionary | OpenObject | Archive | BringHome | GiveUpObject | ForgetObject
+ColdRequest = PackingRequest | EncryptionRequest
 
 
 def cold_bytes(request: ColdRequest) -> int:
@@ -180,6 +182,8 @@ def cold_bytes(request: ColdRequest) -> int:
             return len(request.content)
         case BringHome():
             return len(request.contents)
+        case Rewrap():
+            return sum(len(each.wrapped) for each in request.keys)
         case _:
             return 0
 
@@ -221,8 +225,8 @@ class Sizes(msgspec.Struct, frozen=True):
     objects: int = 0
 
 
-class ColdStorage(Protocol):
-    """What a store promises of cold bodies, beside what `Storage` says."""
+class ColdStorage(EncryptedStorage, Protocol):
+    """What a store promises of cold bodies, and of encrypted ones, beside what `Storage` says."""
 
     def cold(self, after: int, limit: int) -> list[Cold]:
         """List branches of living sessions with own events that are not packed, by key, after one; none where it never packs."""

@@ -30,6 +30,7 @@ from everlog.core.block import (
     train,
 )
 from everlog.core.decide import EventRow
+from everlog.core.envelope import NO_SALT, is_sealed
 from everlog.core.lineage import Lineage
 from everlog.errors import LimitError
 from everlog.steps import seconds_of
@@ -180,13 +181,13 @@ class _Packer:
                 return  # its session was deleted, or another process packs it
 
     def _read(self, lineage: Lineage, start: int, stop: int) -> _Page:
-        rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS))
+        rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS), as_stored=True)
         page = _Page([], start, start, {}, [], 0)
         held = block_bytes = 0
         for row in rows:
             held += self._read_attachments(lineage, row, page)
-            if row.body is not None and row.salt is not None:
-                entry, shared = make_entry(row.position, row.salt, row.body)
+            if row.body is not None:
+                entry, shared = make_entry(row.position, row.salt or NO_SALT, row.body)
                 for digest, content in shared.items():
                     page.shared[digest] = page.shared.get(digest) or Shared(digest, pack_shared(content))
                 block_bytes += len(row.body)
@@ -204,7 +205,7 @@ class _Packer:
         """Take a row's attachments that are worth it into a page; give their bytes."""
         held = 0
         if row.attached is not None and row.gone is None:
-            for number, each in enumerate(self._storage.attachments(lineage, row.position)):
+            for number, each in enumerate(self._storage.attachments(lineage, row.position, as_stored=True)):
                 if each.content is not None and len(each.content) >= SHARED_BYTES_MIN:
                     digest = sha256(each.content).digest()
                     if digest not in page.shared:
@@ -295,7 +296,9 @@ class _Dictionaries:
             kind = _kind_of(block)
             samples = self._samples.setdefault(kind, _Samples(deque(maxlen=_SAMPLES)))
             samples.bodies.extend(
-                row.body for row, _ in block if row.body is not None and len(row.body) <= _SAMPLE_BYTES_MAX
+                row.body
+                for row, _ in block
+                if row.body is not None and len(row.body) <= _SAMPLE_BYTES_MAX and not is_sealed(row.body)
             )
             samples.blocks += 1
             latest[kind] = [entry for _, entry in block]

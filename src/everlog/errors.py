@@ -32,6 +32,7 @@ EverlogError
     ├── CorruptionError        stored bytes contradict each other
     │   └── StateMismatchError a recorded state hash, or a snapshot, is not what the events give
     ├── TamperedError          stored bytes contradict their hashes
+    ├── KeyNeededError         a body is encrypted, and the key that it needs was not given
     └── UnsupportedStoreError  this file, file system, version or process cannot be used
 
 Each class has a stable `code` for programs that cannot match on Python classes (JSON output, HTTP).
@@ -330,6 +331,12 @@ class TamperedError(EverlogError):
     """Stored bytes contradict the hashes that were recorded for them."""
 
     code = "tampered"
+
+
+class KeyNeededError(EverlogError):
+    """Bodies are encrypted under a key that was not given, or that is not the one; nothing was written."""
+
+    code = "key_needed"
 
 
 class UnsupportedStoreError(EverlogError):

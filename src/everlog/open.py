@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from everlog.core import limits
+from everlog.core.envelope import WrappingKey
 from everlog.core.prepare import Draw
 from everlog.core.redact import Mode, check_mode, compile_rules
 from everlog.core.secret_rules import SecretRule
@@ -20,6 +21,7 @@ from everlog.rebuild import SnapshotPolicy
 from everlog.redaction import read_rules, redacting
 from everlog.storage import Storage
 from everlog.store import Store
+from everlog.wrapping import read_wrapping_keys
 from everlog.writer import Settings
 
 Durability = Literal["full", "relaxed"]
@@ -40,6 +42,7 @@ def open_store(
     snapshots: SnapshotPolicy | bool = True,
     redact: Mode | None = None,
     redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
+    encrypt: str | Sequence[str] | None = None,
 ) -> Store:
     """Open a store, making it where there is none.
 
@@ -52,7 +55,10 @@ def open_store(
     redact: what is done about secrets in what is appended: "redact" records a mark in the place of each, "reject" refuses with
         SecretError, "off" does neither. None: $EVERLOG_REDACT, else off; importers redact all the same.
     redact_rules: more rules than the standard ones, or a TOML or JSON file of them. None: the file that $EVERLOG_REDACT_RULES names.
-    Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError; InvalidQueryError for a rule.
+    encrypt: where the key is that bodies are encrypted with: "file:PATH", "env:NAME" or "command:PROGRAM ARGUMENTS"; several while one is
+        exchanged, the new one first. A store that is opened so once takes bodies with that key only. None: what $EVERLOG_ENCRYPT names, one
+        a line, else off. A store in memory, which is nowhere at rest, takes it and does nothing.
+    Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError, KeyNeededError; InvalidQueryError for a rule.
     """
     if not 1 <= body_bytes_max <= limits.BODY_BYTES_CEILING:
         raise LimitError(f"body_bytes_max {body_bytes_max} is not in 1 .. {limits.BODY_BYTES_CEILING}; choose another")
@@ -63,11 +69,12 @@ def open_store(
     if mode != "off":
         compile_rules(rules)  # what is wrong with one is said before anything is opened
     place = default_store() if url is None else os.fspath(url)
-    storage = _open_storage(place, durability, make=make, read_only=read_only)
+    wrapping = read_wrapping_keys(encrypt)
+    storage = _open_storage(place, durability, wrapping, make=make, read_only=read_only)
     policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
-    if read_only:
+    if read_only or wrapping:  # states say what bodies say, and are not kept where those are encrypted
         policy = msgspec.structs.replace(policy, automatic=False)
-    settings = Settings(os.urandom, body_bytes_max, policy, rules=rules, keys_folder=default_keys)
+    settings = Settings(os.urandom, body_bytes_max, policy, rules=rules, keys_folder=default_keys, wrapping=wrapping)
     return Store(storage, redacting(storage, settings, mode), url=shown_place(place))
 
 
@@ -96,7 +103,9 @@ def default_keys() -> Path:
     return Path(platformdirs.user_data_dir("everlog", appauthor=False)) / "keys"
 
 
-def _open_storage(place: str, durability: Durability, *, make: bool, read_only: bool) -> Storage:
+def _open_storage(
+    place: str, durability: Durability, keys: Sequence[WrappingKey], *, make: bool, read_only: bool
+) -> Storage:
     draw: Draw = os.urandom
     if place == "memory:":
         from everlog.stores.memory import MemoryStorage
@@ -107,7 +116,8 @@ def _open_storage(place: str, durability: Durability, *, make: bool, read_only: 
     if is_postgres(place):
         with needs_psycopg():
             from everlog.stores.postgres.opening import open_postgres
-        return open_postgres(place, draw=draw, make=make, read_only=read_only, relaxed=durability == "relaxed")
+        relaxed = durability == "relaxed"
+        return open_postgres(place, draw=draw, make=make, read_only=read_only, relaxed=relaxed, keys=keys)
     if "://" in place:
         raise UnsupportedStoreError(
             f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, postgresql://…, or memory:"
@@ -116,7 +126,8 @@ def _open_storage(place: str, durability: Durability, *, make: bool, read_only: 
 
     if not make and not Path(place).exists():
         raise NotFoundError(f"there is no store at {place}; nothing was made")
-    return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=durability == "relaxed")
+    relaxed = durability == "relaxed"
+    return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=relaxed, keys=keys)
 
 
 def is_postgres(place: str) -> bool:

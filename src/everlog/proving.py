@@ -157,7 +157,7 @@ def _proven(storage: Storage, view: View, start: int, stop: int, *, body: bool) 
     key_salt = storage.session_of(view.branch.key).family.key_salt
     events: list[ProvenEvent] = []
     while len(events) < stop - start:
-        for row in storage.rows(view.lineage, start + len(events), stop):
+        for row in storage.rows(view.lineage, start + len(events), stop, as_stored=not body):
             writer = view.lineage.owner(row.position).writer
             events.append(_proven_row(row, writer=writer, previous=previous, key_salt=key_salt, body=body))
             previous = row.leaf

@@ -502,8 +502,8 @@ class Storage(ColdStorage, SealedStorage, Protocol):
         """
         ...
 
-    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
-        """Read stored rows from `start` on, whole, for verification and copies; a page, never empty while start < stop."""
+    def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
+        """Read stored rows from `start` on, whole, for verification and copies; never an empty page while start < stop. as_stored: see encrypted.py."""
         ...
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -522,8 +522,8 @@ class Storage(ColdStorage, SealedStorage, Protocol):
         """Find events of all living sessions by idempotency key, by index, those recorded last first."""
         ...
 
-    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
-        """Read an event's attachments, in order; content and salt are None where they were destroyed."""
+    def attachments(self, lineage: Lineage, position: int, *, as_stored: bool = False) -> list[PreparedAttachment]:
+        """Read an event's attachments, in order; content and salt are None where they were destroyed. as_stored: see encrypted.py."""
         ...
 
     # --- snapshots ---

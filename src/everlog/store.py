@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from everlog.certificates import Certificate
     from everlog.claims import Claim
     from everlog.compacting import Compacted
+    from everlog.encryption import Encryption
     from everlog.preferences import Preferences
     from everlog.reducers.registry import Reducer
     from everlog.retaining import Work
@@ -468,6 +469,13 @@ class Store(StoreProver):
         from everlog.retention import Retention
 
         return Retention(self)
+
+    @property
+    def encryption(self) -> Encryption:
+        """The encryption of bodies: its keys, wrapping data keys with another, sealing what was written before."""
+        from everlog.encryption import Encryption
+
+        return Encryption(self.storage, self.settings)
 
     def stats(self) -> Stats:
         """Measure the store: what it holds, how it grows, what compacting would give. Reads it whole: seconds for a gigabyte."""

@@ -180,7 +180,7 @@ class _Taker:
             here: list[EventRow] = []
             while at + len(here) < min(present.size, at + len(page)):
                 start = at + len(here)
-                here.extend(self.target.rows(lineage, start, min(present.size, at + len(page))))
+                here.extend(self.target.rows(lineage, start, min(present.size, at + len(page)), as_stored=True))
             for event, row in zip(page, here, strict=False):
                 if event.row.leaf != row.leaf:
                     return at
@@ -212,7 +212,7 @@ class _Taker:
             if row.key != present.key and (row.writer, row.base, row.base_size) == place:
                 if row.size == shared:  # it was stopped before the first page
                     return row
-                first = self.target.rows(self.target.lineage(row.key, ""), shared, shared + 1)[0]
+                first = self.target.rows(self.target.lineage(row.key, ""), shared, shared + 1, as_stored=True)[0]
                 if first.leaf == leaf:
                     return row
         return None

@@ -24,6 +24,7 @@ from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.canonical import hash_state
 from everlog.core.decide import Batch, Expected, Repeats, StaleExpectationError
+from everlog.core.envelope import WrappingKey
 from everlog.core.event import (
     Event,
     Head,
@@ -68,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     draw: gives random bytes. body_bytes_max: of one event. snapshots: when they are taken. redactor: what is done about
     secrets. rules: for secrets, more than the standard ones. keys_folder: gives where the keys of
-    seals are, where no other is named.
+    seals are, where no other is named. wrapping: the keys that the store was opened with, to encrypt bodies.
     """
 
     draw: Draw
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True):
     redactor: Redactor | None = None
     rules: tuple[SecretRule, ...] = ()
     keys_folder: Callable[[], Path] = Path.cwd
+    wrapping: tuple[WrappingKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

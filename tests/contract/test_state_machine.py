@@ -12,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from databases import open_in
 from everlog import NewEvent
 from everlog.archiving import archive_store
+from everlog.core.envelope import WrappingKey
 from everlog.errors import EverlogError
 from everlog.rebuild import SnapshotPolicy
 from everlog.session import Settings
@@ -409,6 +410,15 @@ class SqliteTwins(Twins):
         return open_sqlite(self.folder / "s.db", clock=self.clock, draw=draw, ticks=self.ticks)
 
 
+class EncryptedTwins(Twins):
+    def open_storage(self, draw):
+        def drawn(size):
+            return draw(size) if size == 16 else os.urandom(size)  # its twin draws an id, and no keys
+
+        keys = [WrappingKey(bytes(32))]
+        return open_sqlite(self.folder / "s.db", clock=self.clock, draw=drawn, ticks=self.ticks, keys=keys)
+
+
 class PostgresTwins(Twins):
     def open_storage(self, draw):
         return open_in(self.folder, clock=self.clock, draw=draw, ticks=self.ticks)
@@ -422,4 +432,5 @@ def run(machine, examples):
 
 
 TestSqliteTwins = run(SqliteTwins, 60)
+TestEncryptedTwins = run(EncryptedTwins, 10)
 TestPostgresTwins = run(PostgresTwins, int(os.environ.get("EVERLOG_TWINS", "12")))

@@ -154,7 +154,7 @@ def test_what_an_upgrade_makes_is_kept_apart_and_open_to_the_roles_as_the_rest_i
         connection.execute(
             f"SET search_path TO {schema}; DROP TABLE block, object, sharing, dictionary, search_entry, search_place"
         )
-        connection.execute("DROP TABLE pending, placed, tree, seal")
+        connection.execute("DROP TABLE pending, placed, tree, seal, wrapping_key, data_key")
         connection.execute(
             "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest; UPDATE store SET version = 1"
         )
@@ -216,6 +216,41 @@ def test_maintenance_seals_and_a_program_cannot_though_what_it_records_is_sealed
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(change.format(schema))
             connection.rollback()
+
+
+def test_a_program_encrypts_and_maintenance_seals_and_exchanges_keys(url, addresses, tmp_path, monkeypatch):
+    monkeypatch.setenv("OLD", "01" * 32)
+    monkeypatch.setenv("NEW", "02" * 32)
+    with everlog.open(addresses["app"]) as store:
+        store.create("plain", events=[NewEvent("note", {"content": "before"})])
+    with everlog.open(addresses["app"], encrypt="env:OLD") as store:
+        store.create("s", events=[NewEvent("note", {"content": "secret"})]).append("note", {"content": "more"})
+        with pytest.raises(UnavailableError, match="may not do this"):
+            store.encryption.rotate("env:NEW")
+        with pytest.raises(UnavailableError, match="may not do this"):
+            store.encryption.seal()
+    with everlog.open(addresses["maintenance"], encrypt="env:OLD") as store:
+        store.encryption.seal()
+        store.session("s").erase([1], reason="asked for")
+        assert store.encryption.rotate("env:NEW") == 2
+    with everlog.open(addresses["reader"], encrypt="env:NEW", read_only=True) as store:
+        assert [store.session(name)[0].data["content"] for name in ("plain", "s")] == ["before", "secret"]
+    with psycopg.connect(read_address(url).conninfo, autocommit=True) as connection:
+        schema = read_address(url).schema
+        bodies = connection.execute(f"SELECT body FROM {schema}.event WHERE body IS NOT NULL").fetchall()
+    assert len(bodies) == 2
+    assert not any(b"note" in body or b"content" in body for (body,) in bodies)
+
+
+def test_each_tenant_has_keys_of_its_own(url, addresses, monkeypatch):
+    monkeypatch.setenv("ONE", "01" * 32)
+    monkeypatch.setenv("TWO", "02" * 32)
+    keep_tenants_apart(url)
+    for tenant, key in (("one", "env:ONE"), ("two", "env:TWO"), ("three", "")):
+        with everlog.open(f"{addresses['app']}&tenant={tenant}", encrypt=key) as store:
+            store.create("s", events=[NewEvent("note", {"content": tenant})])
+            assert store.session("s")[0].data["content"] == tenant
+            assert (store.encryption.keys().current is None) == (not key)
 
 
 def test_each_tenant_has_a_ledger_of_its_own(url, addresses, tmp_path):

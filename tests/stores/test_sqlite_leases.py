@@ -20,7 +20,7 @@ def old(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.executescript(
             "DROP TABLE lease; DROP TABLE block; DROP TABLE sharing; DROP TABLE object; DROP TABLE dictionary; "
-            "DROP TABLE placed; DROP TABLE tree; DROP TABLE seal"
+            "DROP TABLE placed; DROP TABLE tree; DROP TABLE seal; DROP TABLE wrapping_key; DROP TABLE data_key"
         )
         raw.executescript(
             "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest"

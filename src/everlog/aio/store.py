@@ -9,6 +9,7 @@ from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from everlog.aio.encryption import AsyncEncryption
 from everlog.aio.engine import WAIT_SECONDS, Engine, deadline_after
 from everlog.aio.preferences import AsyncPreferences
 from everlog.aio.retention import AsyncRetention
@@ -394,6 +395,11 @@ class AsyncStore:
         """See `Store.retention`."""
         return AsyncRetention(self._engine, self.sync.retention)
 
+    @property
+    def encryption(self) -> AsyncEncryption:
+        """See `Store.encryption`."""
+        return AsyncEncryption(self._engine, self.sync.encryption)
+
     async def stats(self) -> Stats:
         """See `Store.stats`."""
         return await self._engine.run(self.sync.stats)
@@ -409,6 +415,7 @@ async def open_async(
     snapshots: SnapshotPolicy | bool = True,
     redact: Mode | None = None,
     redact_rules: str | os.PathLike[str] | Sequence[SecretRule] | None = None,
+    encrypt: str | Sequence[str] | None = None,
 ) -> AsyncStore:
     """Open a store for use on this event loop; see `everlog.open`."""
     loop = asyncio.get_running_loop()
@@ -423,6 +430,7 @@ async def open_async(
             snapshots=snapshots,
             redact=redact,
             redact_rules=redact_rules,
+            encrypt=encrypt,
         )
         return store if read_only else _ready(store)
 

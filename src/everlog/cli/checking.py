@@ -124,6 +124,7 @@ def _say_report(report: Report, *, states: bool) -> None:
     say(
         f"{verdict}: {report.events} events on {report.branches} branches of {report.sessions} sessions; "
         f"{report.erased} erased, {report.withheld} withheld"
+        + (f", {report.encrypted} encrypted and not looked at" if report.encrypted else "")
     )
     say(f"not sealed yet: {report.unsealed} events")
     if report.seals:

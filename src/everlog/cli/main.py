@@ -22,6 +22,7 @@ from everlog.errors import (
     EverlogError,
     FencedError,
     HeldError,
+    KeyNeededError,
     MergeConflictError,
     NotFoundError,
     OutcomeUnknownError,
@@ -43,7 +44,7 @@ EXIT_CODES = (
     (3, "not found"),
     (4, "read again and decide: somebody else wrote, or a cursor is stale"),
     (5, "try again later: busy, unavailable, or an outcome that is not known"),
-    (6, "this file, version or place cannot be used"),
+    (6, "this file, version or place cannot be used, or not without its key"),
     (130, "stopped by Ctrl-C"),
 )
 _CODES: tuple[tuple[tuple[type[EverlogError], ...], int], ...] = (
@@ -57,7 +58,7 @@ _CODES: tuple[tuple[tuple[type[EverlogError], ...], int], ...] = (
         4,
     ),
     ((BusyError, UnavailableError, OutcomeUnknownError), 5),
-    ((UnsupportedStoreError,), 6),
+    ((UnsupportedStoreError, KeyNeededError), 6),
 )
 _COMPLETIONS_MAX = 50
 F = TypeVar("F", bound=Callable[..., Any])

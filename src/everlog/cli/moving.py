@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,16 +286,28 @@ def verifier(path: Path | None) -> None:
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
 @click.argument("addresses", metavar="[SESSION]...", nargs=-1)
+@click.option(
+    "--source-key",
+    metavar="file:…|env:…|command:…",
+    help="The key that SOURCE is encrypted with, where EVERLOG_ENCRYPT, which is TARGET's, names another or none.",
+)
 @json_option
 @click.pass_context
-def copy(ctx: click.Context, source: str, target: str, addresses: tuple[str, ...], as_json: bool) -> None:
+def copy(
+    ctx: click.Context, source: str, target: str, addresses: tuple[str, ...], source_key: str | None, as_json: bool
+) -> None:
     """Copy sessions, all by default, from one store to another, every hash unchanged.
 
     Again copies only what is new, also after it was stopped. What went on differently in both places becomes a branch.
     """
     if ctx.obj:
         raise click.UsageError("copy takes SOURCE and TARGET, and no --store")
-    with open_store(source, make=False) as store, open_store(target) as other:
+    # A source that is opened to be written to with a key would encrypt from then on.
+    reading = source_key is not None or bool(os.environ.get("EVERLOG_ENCRYPT"))
+    with (
+        open_store(source, make=False, read_only=reading, encrypt=source_key) as store,
+        open_store(target) as other,
+    ):
         names = [locate_session(store, address).id for address in addresses] or None
         with progress_bar("copying", None) as progress:
             copied = store.copy(other, sessions=names, progress=advance(progress))

@@ -135,6 +135,7 @@ ENVIRONMENT
   EVERLOG_STORE       the store's file, where --store is not given
   EVERLOG_REDACT      redact, reject or off: what is done about secrets in what is appended
   EVERLOG_REDACT_RULES  a TOML or JSON file of more rules for secrets
+  EVERLOG_ENCRYPT     file:PATH, env:NAME or command:PROGRAM ARGUMENTS: the key that bodies are encrypted with
   NO_COLOR            print without colour
   CLAUDE_CONFIG_DIR   where Claude Code keeps its files, for import claude-code
   CODEX_HOME          where Codex keeps its files, for import codex

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from everlog.core.envelope import is_sealed
 from everlog.core.header import SALT_BYTES
 
 if sys.version_info >= (3, 14):
@@ -68,8 +69,8 @@ class Compressed(msgspec.Struct, frozen=True):
 
 
 def make_entry(position: int, salt: bytes, body: bytes) -> tuple[Entry, dict[bytes, bytes]]:
-    """Take a body's long strings out of it; give the entry, and the strings by their hashes."""
-    if len(body) < SHARED_BYTES_MIN:
+    """Take a body's long strings out of it, where it is not encrypted; give the entry, and the strings by their hashes."""
+    if len(body) < SHARED_BYTES_MIN or is_sealed(body):
         return Entry(position, salt, (body,)), {}
     pieces: list[bytes] = []
     digests: list[bytes] = []

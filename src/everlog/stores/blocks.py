@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from hashlib import sha256
 from threading import Lock, Thread
 from typing import Final, Protocol, TypeVar
@@ -18,11 +18,14 @@ from everlog.cold import AwayError, ObjectRow, StoredBlock
 from everlog.core import limits
 from everlog.core.block import Codec, Compressed, Entry, dictionary_digest, unpack_shared
 from everlog.core.decide import EventRow
+from everlog.core.envelope import BODY, NO_SALT, WrappedKey, is_sealed
+from everlog.core.event import PreparedAttachment
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES, push_leaf
 from everlog.errors import CorruptionError, EverlogError, UnavailableError
 from everlog.storage import Receipt, Request, Resolve, Withdraw
 from everlog.stores.objects import Objects
+from everlog.stores.sealed_bodies import Sealing
 
 CACHE_BYTES: Final = 16 * 1024 * 1024
 TWIG_LEVELS: Final = 6
@@ -44,12 +47,15 @@ class BlockSource(Protocol):
 
     def object(self, block: StoredBlock) -> ObjectRow | None: ...
 
+    def data_key(self, branch: int, position: int) -> WrappedKey | None: ...
+
 
 class BlockCache:
-    """What one store has decoded lately, and the codecs of its dictionaries. Safe for threads."""
+    """What one store has decoded lately, of what is encrypted as it is stored; the codecs of its dictionaries, and its keys. Safe for threads."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, sealing: Sealing) -> None:
         self.objects = objects
+        self.sealing = sealing
         self._kept: OrderedDict[bytes, tuple[int, object]] = OrderedDict()
         self._held = 0
         self._codecs: dict[bytes | None, Codec] = {None: Codec()}
@@ -186,21 +192,57 @@ class Bodies:
             return None
         return entry.body(lambda digest: self.shared(branch, digest)), entry.salt
 
-    def body(self, branch: int, position: int) -> bytes | None:
-        """Give an event's body alone; None where no block holds it."""
-        found = self.find(branch, position)
-        return None if found is None else found[0]
+    def body(
+        self,
+        branch: int,
+        position: int,
+        stored: bytes | None,
+        gone: int | None,
+        leaf: bytes,
+        *,
+        as_stored: bool = False,
+    ) -> bytes | None:
+        """Give an event's body, as it was before it left its row or was encrypted; None where it is nowhere. stored: what its row holds."""
+        body = stored
+        if body is None and gone is None:
+            found = self.find(branch, position)
+            body = None if found is None else found[0]
+        if not as_stored and body is not None and is_sealed(body):
+            return self.opened(branch, position, leaf, body)[0]
+        return body
 
-    def whole(self, branch: int, row: EventRow) -> EventRow:
-        """Give a row with the body, the salt and the commitment that left it."""
-        if row.body is not None or row.gone is not None:
+    def opened(
+        self, branch: int, position: int, leaf: bytes, envelope: bytes, number: int = BODY
+    ) -> tuple[bytes, bytes]:
+        """Open an envelope; give what is in it, and its salt. Raises KeyNeededError, CorruptionError."""
+        key = self._source.data_key(branch, position)
+        return self._cache.sealing.open(envelope, key, leaf, position, number)
+
+    def whole(self, branch: int, row: EventRow, *, as_stored: bool = False) -> EventRow:
+        """Give a row with the body, the salt and the commitment that left it. as_stored: encrypted as it is, without a salt."""
+        if row.gone is not None:
             return row
-        found = self.find(branch, row.position)
-        if found is None:
-            return row
-        body, salt = found
-        commitments = commit_body(salt, body) if row.commitments is None else row.commitments
-        return msgspec.structs.replace(row, body=body, salt=salt, commitments=commitments)
+        body, salt = row.body, row.salt
+        if body is None:
+            found = self.find(branch, row.position)
+            if found is None:
+                return row
+            body, salt = found
+        if row.body is None or salt is None:
+            if is_sealed(body):
+                body, salt = (body, None) if as_stored else self.opened(branch, row.position, row.leaf, body)
+            commitments = commit_body(salt, body) if row.commitments is None and salt is not None else row.commitments
+            return msgspec.structs.replace(row, body=body, salt=salt, commitments=commitments)
+        return row
+
+    def attachment(
+        self, branch: int, position: int, leaf: bytes, number: int, item: PreparedAttachment
+    ) -> PreparedAttachment:
+        """Give an attachment that may be encrypted as it was given. number: its place among the event's."""
+        if item.content is None or item.salt is not None or not is_sealed(item.content):
+            return item
+        content, salt = self.opened(branch, position, leaf, item.content, number)
+        return PreparedAttachment(item.name, item.size, salt, content)
 
     def shared(self, branch: int, digest: bytes) -> bytes:
         """Give what is kept once by the hash of its bytes. branch: of an event that holds it. Raises AwayError, CorruptionError."""
@@ -244,14 +286,23 @@ class Bodies:
             raise _damaged(block, "its bytes are not what was written")
         return content
 
+    def exchanged(self, block: StoredBlock, content: bytes | None, bodies: Mapping[int, bytes]) -> Compressed:
+        """Give a block written again with other bodies at some positions, which are encrypted."""
+        entries = self.entries(block, content)
+        changed = {position: Entry(position, NO_SALT, (body,)) for position, body in bodies.items()}
+        return self._packed(block, [changed.get(position, entry) for position, entry in sorted(entries.items())])
+
     def without(self, block: StoredBlock, content: bytes | None, gone: Container[int]) -> Compressed | None:
         """Give a block written again without the bodies at some positions; None where none is left."""
         left = [entry for position, entry in sorted(self.entries(block, content).items()) if position not in gone]
         if not left:
             return None
+        return self._packed(block, left)
+
+    def _packed(self, block: StoredBlock, entries: Sequence[Entry]) -> Compressed:
         # A codec of its own: the cache's may be packing in another thread.
         dictionary = None if block.dictionary is None else _dictionary(self._source, block.dictionary)
-        return Codec(dictionary).pack(left)
+        return Codec(dictionary).pack(entries)
 
 
 class Twigs:

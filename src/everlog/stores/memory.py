@@ -251,7 +251,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
         set_attachment_readers([event], lambda event: self._attachments(owner, event.position))
         return event
 
-    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:  # noqa: ARG002
         rows: list[EventRow] = []
         held = 0
         with self._open():
@@ -290,7 +290,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
             newest = islice(reversed(self._keyed.get(key, {}).items()), limit)
             return [self._own_event(branch, position) for branch, position in newest]
 
-    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+    def attachments(self, lineage: Lineage, position: int, *, as_stored: bool = False) -> list[PreparedAttachment]:  # noqa: ARG002
         return self._attachments(self._branches[lineage.owner(position).branch], position)
 
     def _attachments(self, owner: KeptBranch, position: int) -> list[PreparedAttachment]:

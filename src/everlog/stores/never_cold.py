@@ -6,10 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from everlog.cold import DAY_MICROS, Cold, Day, Dictionary, ObjectRow, StoredBlock
 from everlog.core.decide import EventRow
+from everlog.encrypted import StoredKey, WrappingRow
 
 
 class NeverCold:
-    """Implements everlog.cold.ColdStorage but for `sizes` and `growth`."""
+    """Implements everlog.cold.ColdStorage but for `sizes` and `growth`, and everlog.encrypted.EncryptedStorage of what never encrypts."""
+
+    def wrapping_keys(self) -> list[WrappingRow]:
+        return []
+
+    def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002
+        return []
 
     def cold(self, after: int, limit: int) -> list[Cold]:  # noqa: ARG002
         return []

@@ -15,7 +15,6 @@ from everlog.cold import (
     AwayError,
     BringHome,
     Cold,
-    ColdRequest,
     Day,
     Dictionary,
     ForgetObject,
@@ -23,18 +22,21 @@ from everlog.cold import (
     ObjectRow,
     OpenObject,
     Pack,
+    PackingRequest,
     PutDictionary,
     Sizes,
     StoredBlock,
 )
 from everlog.core.block import BLOCK_EVENTS_MAX, Compressed
 from everlog.core.decide import EventRow
+from everlog.core.envelope import WrappedKey, is_sealed
 from everlog.core.limits import PAGE_BYTES_MAX
 from everlog.stores.blocks import BlockCache, Bodies
 from everlog.stores.objects import Objects, ObjectStorage
 from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import bucket_of
 from everlog.stores.rows import Row
+from everlog.stores.sealed_bodies import Sealing
 
 Fetch = Callable[[str, dict[str, Any]], Sequence[Row]]
 
@@ -45,6 +47,23 @@ class PostgresBlocks:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._ahead: list[tuple[StoredBlock, bytes | None]] = []
+        self._keys: dict[tuple[int, int], WrappedKey | None] = {}
+
+    def read_keys(self, places: Sequence[tuple[int, int]]) -> None:
+        """Read the data keys of several events of one bucket, by branch and position, in one round trip."""
+        branches, positions = (list(column) for column in zip(*places, strict=True))
+        given = {"bucket": bucket_of(branches[0]), "branches": branches, "positions": positions}
+        self._keys = dict.fromkeys(places)
+        self._keys |= {(row[0], row[1]): WrappedKey(row[2], row[3]) for row in self._fetch("read_data_keys", given)}
+
+    def data_key(self, branch: int, position: int) -> WrappedKey | None:
+        if (branch, position) not in self._keys:
+            self.read_keys([(branch, position)])
+        return self._keys[branch, position]
+
+    def over(self, branch: int, start: int, stop: int) -> list[tuple[StoredBlock, bytes | None]]:
+        """Read the blocks that hold bodies of a range of a branch's own events."""
+        return self._over([(branch, start, stop)])
 
     def read_ahead(self, places: Iterable[tuple[int, int]]) -> None:
         """Read the blocks of several events, by branch and position, in one round trip."""
@@ -84,11 +103,11 @@ class PostgresBlocks:
 class PostgresCold(ObjectStorage):
     """Implements everlog.cold.ColdStorage. buckets: of the store."""
 
-    def __init__(self, connections: Connections, objects: Objects, buckets: int) -> None:
+    def __init__(self, connections: Connections, objects: Objects, sealing: Sealing, buckets: int) -> None:
         super().__init__(objects)
         self.connections = connections
         self.buckets = buckets
-        self._blocks = BlockCache(objects)
+        self._blocks = BlockCache(objects, sealing)
 
     def cold(self, after: int, limit: int) -> list[Cold]:
         return [Cold(*row) for row in self.connections.fetch_all("list_cold", {"after": after, "limit": limit})]
@@ -160,25 +179,29 @@ def fill(
     gone: int,
     body: int,
     bytes_max: int = PAGE_BYTES_MAX,
+    as_stored: bool = False,
 ) -> list[Row]:
-    """Put bodies that left their rows back into them; fewer rows where bodies pass `bytes_max` in all, but for the first.
+    """Put bodies that left their rows or are encrypted back into them; fewer rows where they pass `bytes_max` in all, but for the first.
 
     The rows end as well before one whose body is in object storage and not here; of the first that raises AwayError.
-    place: gives a row's branch and position. gone, body: columns. Raises CorruptionError.
+    place: gives a row's branch and position. gone, body: columns; the leaf stands before the body. as_stored: leave what is encrypted so.
+    Raises CorruptionError, KeyNeededError.
     """
     away = [place(row) for row in rows if row[body] is None and row[gone] is None]
-    if not away:
+    sealed = [] if as_stored else [place(row) for row in rows if is_sealed(row[body])]
+    if not away and not sealed:
         return list(rows)
     source = PostgresBlocks(fetch)
-    source.read_ahead(away)
     bodies = Bodies(cache, source)
+    _read_ahead(cache, source, away, sealed)
     filled: list[Row] = []
     held = 0
     for row in rows:
         whole = row
-        if row[body] is None and row[gone] is None:
+        if row[gone] is None and (row[body] is None or (sealed and is_sealed(row[body]))):
             try:
-                whole = (*row[:body], bodies.body(*place(row)), *row[body + 1 :])
+                read = bodies.body(*place(row), row[body], row[gone], row[body - 1], as_stored=as_stored)
+                whole = (*row[:body], read, *row[body + 1 :])
             except AwayError:
                 if filled:
                     break
@@ -190,6 +213,16 @@ def fill(
     return filled
 
 
+def _read_ahead(
+    cache: BlockCache, source: PostgresBlocks, away: Sequence[tuple[int, int]], sealed: Sequence[tuple[int, int]]
+) -> None:
+    """Read what several rows need: blocks of bodies that left them, and the keys of those that are encrypted, in blocks too."""
+    if away:
+        source.read_ahead(away)
+    if sealed or (away and cache.sealing.current):
+        source.read_keys([*away, *sealed])
+
+
 def whole_rows(
     cache: BlockCache,
     fetch: Fetch,
@@ -198,19 +231,21 @@ def whole_rows(
     bytes_max: int,
     *,
     all_or_none: bool = False,
+    as_stored: bool = False,
 ) -> list[EventRow]:
     """As `fill`, of whole rows. owner: gives the branch that owns the event at a position. all_or_none: AwayError of any of them."""
     away = [(owner(row.position), row.position) for row in rows if row.body is None and row.gone is None]
-    if not away:
+    sealed = [] if as_stored else [(owner(row.position), row.position) for row in rows if is_sealed(row.body)]
+    if not away and not sealed:
         return list(rows)
     source = PostgresBlocks(fetch)
-    source.read_ahead(away)
     bodies = Bodies(cache, source)
+    _read_ahead(cache, source, away, sealed)
     filled: list[EventRow] = []
     held = 0
     for row in rows:
         try:
-            whole = bodies.whole(owner(row.position), row)
+            whole = bodies.whole(owner(row.position), row, as_stored=as_stored)
         except AwayError:
             if filled and not all_or_none:
                 break
@@ -244,7 +279,7 @@ class ColdWriter:
         self._new_key = new_key
         self._now = now
 
-    def carry_out(self, request: ColdRequest, erasures: int) -> int:
+    def carry_out(self, request: PackingRequest, erasures: int) -> int:
         """Carry out a request; give what its receipt counts. erasures: the number that the bucket has now."""
         match request:
             case Pack():
@@ -321,7 +356,7 @@ class ColdWriter:
             content = bodies.checked(block, request.contents[block.place : block.place + block.size])
             left.append((block, self._left(bodies, block, content, ())))
         for block, stored in left:
-            self._write_left(block, stored)
+            self.write_left(block, stored)
         self._write("set_object", {"id": request.object, "state": "leaving"})
         return len(left)
 
@@ -334,7 +369,8 @@ class ColdWriter:
                 return bodies.without(block, content, gone)
         return Compressed(content, block.checksum, block.plain)
 
-    def _write_left(self, block: StoredBlock, stored: Compressed | None) -> None:
+    def write_left(self, block: StoredBlock, stored: Compressed | None) -> None:
+        """Put what is left of a block in its place; None for nothing."""
         if stored is None:
             self._write("delete_block", {"block": block.key})
         else:
@@ -366,7 +402,7 @@ class ColdWriter:
             for each in tainted:
                 self._write("set_object", {"id": each, "state": "tainted"})
             for block, stored in left:
-                self._write_left(block, stored)
+                self.write_left(block, stored)
 
         return destroy
 

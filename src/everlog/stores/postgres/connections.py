@@ -26,6 +26,7 @@ from everlog.errors import (
     CorruptionError,
     EverlogError,
     InvalidEventError,
+    KeyNeededError,
     LimitError,
     UnavailableError,
     UnsupportedStoreError,
@@ -241,6 +242,11 @@ def was_lost(error: psycopg.Error) -> bool:
     ).startswith("08")
 
 
+def was_rewrapped(error: psycopg.Error) -> bool:
+    """Tell whether a data key was refused since what wraps it is not current any more."""
+    return error.sqlstate == "23502" and error.diag.column_name == "wrapping"
+
+
 def translate(error: psycopg.Error) -> EverlogError:
     """Say what an error of the server means. Nothing was written: an unknown outcome is told of by whoever committed."""
     said = str(error).strip().partition("\n")[0]
@@ -249,6 +255,10 @@ def translate(error: psycopg.Error) -> EverlogError:
         case "55P03" | "57014" | "40001" | "40P01" | "23505":
             return BusyError(
                 f"the database was busy for {limits.LOCK_SECONDS_MAX:.0f} s ({said}); nothing was written; try again later"
+            )
+        case _ if was_rewrapped(error):
+            return KeyNeededError(
+                "the store encrypts with another key by now; nothing was written; open it with that key: encrypt=, or EVERLOG_ENCRYPT"
             )
         case "42501":
             return UnavailableError(

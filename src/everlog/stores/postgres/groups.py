@@ -37,6 +37,7 @@ from everlog.stores.postgres.connections import (
     Connections,
     translate,
     was_lost,
+    was_rewrapped,
 )
 from everlog.stores.postgres.kept import Kept
 from everlog.stores.postgres.locking import locked_by, locks
@@ -71,7 +72,10 @@ class _ApartError(Exception):
 
 
 class Groups:
-    """The queues of one store in one process. committed: called after each commit; whether it ended sessions."""
+    """The queues of one store in one process. committed: called after each commit; whether it ended sessions.
+
+    renew_keys: called where another wrapping key is current by now; tells whether it finds others.
+    """
 
     def __init__(
         self,
@@ -82,12 +86,14 @@ class Groups:
         *,
         joined: bool,
         committed: Callable[[bool], None],
+        renew_keys: Callable[[], bool],
     ) -> None:
         self._connections = connections
         self._clock = clock
         self._settings = settings
         self._blocks = blocks
         self._committed = committed
+        self._renew_keys = renew_keys
         self._mutex = Lock()
         self._of_buckets: dict[int, Committer[Request]] = {}
         held: Callable[[_Joined], int] = lambda each: bytes_held(each.request)  # noqa: E731
@@ -194,6 +200,8 @@ class Groups:
                 return self._try(parts, limit)
             except psycopg.Error as error:
                 if copies and self._connections.stop_copying(error):
+                    continue
+                if was_rewrapped(error) and self._renew_keys():
                     continue
                 lost = was_lost(error)
                 if (not lost and error.sqlstate not in AGAIN) or time.monotonic() >= deadline:

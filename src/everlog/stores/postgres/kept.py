@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from everlog.core.decide import EventRow, Tip
+from everlog.core.envelope import WrappedKey
 from everlog.core.event import PreparedAttachment
 from everlog.stores.postgres.connections import Connection, Connections
 from everlog.stores.postgres.statements import bucket_of
@@ -49,6 +50,7 @@ class Kept:
         self._rows: list[tuple[int, EventRow]] = []  # with their branches; those of a bucket in the order of its feed
         self._grown: dict[int, Tip] = {}
         self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
+        self._keys: list[tuple[int, int, WrappedKey]] = []
 
     def add(self, query: str, parameters: dict[str, Any]) -> None:
         """Keep a statement back."""
@@ -65,6 +67,10 @@ class Kept:
             (branch, position, number, item) for position, own in attachments for number, item in enumerate(own)
         ]
 
+    def add_keys(self, branch: int, keys: Sequence[tuple[int, WrappedKey]]) -> None:
+        """Keep data keys of a branch's own events back, by their positions."""
+        self._keys += [(branch, position, key) for position, key in keys]
+
     def take(self) -> list[_Statement]:
         """Give the statements that write what was kept back, and keep nothing."""
         taken = self._taken_before()
@@ -73,6 +79,22 @@ class Kept:
             counts = Counter(bucket_of(branch) for branch, _ in rows)
             taken += self._numbering(counts)
             taken.append(self._insert_one(*rows[0]) if len(rows) == 1 else self._insert(rows, counts))
+        return taken + self._taken_keys()
+
+    def _taken_keys(self) -> list[_Statement]:
+        """Take the data keys. They are written behind the buckets' counters: see encryption.py."""
+        keys, self._keys = self._keys, []
+        taken: list[_Statement] = []
+        for bucket in sorted({bucket_of(branch) for branch, _, _ in keys}):
+            own = [each for each in keys if bucket_of(each[0]) == bucket]
+            columns = {
+                "branches": [branch for branch, _, _ in own],
+                "positions": [position for _, position, _ in own],
+                "wrapped": [key.wrapped for _, _, key in own],
+            }
+            taken.append(
+                self._statement("insert_data_keys", {"bucket": bucket, "wrapping": own[0][2].wrapping, **columns})
+            )
         return taken
 
     def copy(self, connection: Connection) -> None:

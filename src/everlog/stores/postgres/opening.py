@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -14,6 +14,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.rows import TupleRow
 
+from everlog.core.envelope import WrappingKey
 from everlog.core.lease import Ticks
 from everlog.errors import EverlogError, NotFoundError, UnsupportedStoreError
 from everlog.stores.objects import Objects
@@ -22,6 +23,7 @@ from everlog.stores.postgres.connections import AGAIN, PLAIN, Connections, trans
 from everlog.stores.postgres.rights import after_migration
 from everlog.stores.postgres.statements import Statements
 from everlog.stores.postgres.store import PostgresStorage
+from everlog.stores.sealed_bodies import Sealing, take_key
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -132,10 +134,12 @@ def open_postgres(
     clock: Callable[[], int] | None = None,
     ticks: Callable[[], Ticks] | None = None,
     objects: Objects | None = None,
+    keys: Sequence[WrappingKey] = (),
 ) -> PostgresStorage:
     """Open the store at an address, making it where there is none, `make` is given and the role may; bring its schema up to date.
 
-    clock, ticks: other ones than the server's, in tests only; so is `objects`, another way to object storage.
+    clock, ticks: other ones than the server's, in tests only; so is `objects`, another way to object storage. keys: that data keys are
+    wrapped with, the first from now on; KeyNeededError where the store knows none of them.
     Raises NotFoundError (no store, and none is made), UnsupportedStoreError, UnavailableError, BusyError.
     """
     address = read_address(url)
@@ -172,7 +176,13 @@ def open_postgres(
         settings=settings,
         distributed=distributed,
         objects=objects or Objects(),
+        sealing=(sealing := Sealing(keys, draw)),
     )
+    try:
+        take_key(store, sealing, read_only=read_only)
+    except BaseException:
+        store.close()
+        raise
     if address.notify:
         store.notify_by(address.conninfo)
     if not read_only:

@@ -258,11 +258,12 @@ SELECT e.position, e.leaf, e.nodes, e.recorded, e.gone, e.branch
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 JOIN {schema}.event AS e ON e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
 
--- read_attachments: an event's attachments, in order
-SELECT name, size, salt, content, digest
-FROM {schema}.attachment
-WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s
-ORDER BY number;
+-- read_attachments: an event's attachments, in order, with its leaf
+SELECT a.name, a.size, a.salt, a.content, a.digest, e.leaf
+FROM {schema}.attachment AS a
+JOIN {schema}.event AS e ON e.bucket = a.bucket AND e.branch = a.branch AND e.position = a.position
+WHERE a.bucket = %(bucket)s AND a.branch = %(branch)s AND a.position = %(position)s
+ORDER BY a.number;
 
 -- read_named: events of living sessions by idempotency key, the last recorded first
 SELECT b.id, b.writer, s.name, e.branch, {event}
@@ -955,3 +956,74 @@ WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
 -- sweep_words: a range of a deleted session's own events (search_entry_branch)
 DELETE FROM {schema}.search_entry
 WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;
+
+-- unindex_words: of events that are encrypted from now on: they are looked at each time (search_entry_branch)
+UPDATE {schema}.search_entry AS k
+SET trigrams = NULL
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
+
+-- list_wrapping_keys: keys that data keys are wrapped with, of each bucket the current one first
+SELECT bucket, id, made, retired FROM {schema}.wrapping_key ORDER BY bucket, retired DESC NULLS FIRST;
+
+-- read_wrapping_keys: those of one bucket, the current one first
+SELECT bucket, id, made, retired FROM {schema}.wrapping_key WHERE bucket = %(bucket)s ORDER BY retired DESC NULLS FIRST;
+
+-- insert_wrapping_key: the current one
+INSERT INTO {schema}.wrapping_key (bucket, id, made) VALUES (%(bucket)s, %(id)s, %(made)s);
+
+-- renew_wrapping_key: one that was retired, as the current one
+UPDATE {schema}.wrapping_key SET retired = NULL WHERE bucket = %(bucket)s AND id = %(id)s;
+
+-- retire_wrapping_keys: all of them
+UPDATE {schema}.wrapping_key SET retired = %(now)s WHERE bucket = %(bucket)s AND retired IS NULL;
+
+-- forget_wrapping_key: a retired key that no data key needs
+DELETE FROM {schema}.wrapping_key AS w
+WHERE w.bucket = %(bucket)s AND w.id = %(id)s AND w.retired IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM {schema}.data_key AS k WHERE k.bucket = %(bucket)s AND k.wrapping = %(id)s)
+RETURNING w.id;
+
+-- insert_data_keys: of events' bodies and attachments; refused, since NULL is, where what wraps them is not current any more
+INSERT INTO {schema}.data_key (bucket, branch, position, wrapping, wrapped)
+SELECT %(bucket)s, r.branch, r.position, (
+    SELECT w.id FROM {schema}.wrapping_key AS w
+    WHERE w.bucket = %(bucket)s AND w.id = %(wrapping)s AND w.retired IS NULL
+    LIMIT 1
+  ), r.wrapped
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped);
+
+-- read_data_keys: of single events
+SELECT k.branch, k.position, k.wrapping, k.wrapped
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+JOIN {schema}.data_key AS k ON k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
+
+-- list_data_keys: those of a bucket that one key wraps, page by page
+SELECT branch, position, wrapped
+FROM {schema}.data_key
+WHERE bucket = %(bucket)s AND (branch, position) > (%(branch)s, %(position)s) AND wrapping = %(wrapping)s
+ORDER BY branch, position
+LIMIT %(limit)s;
+
+-- rewrap_data_keys: wrapped with another key, as far as they are still there
+UPDATE {schema}.data_key AS k SET wrapping = %(wrapping)s, wrapped = r.wrapped
+FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped)
+WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position AND k.wrapping = %(retired)s
+RETURNING k.position;
+
+-- erase_data_keys: of events that are erased
+DELETE FROM {schema}.data_key AS k
+USING unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position;
+
+-- sweep_data_keys: of a range of a deleted session's own events
+DELETE FROM {schema}.data_key
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position >= %(start)s AND position < %(stop)s;
+
+-- seal_event: a body that is encrypted from now on
+UPDATE {schema}.event SET body = %(body)s, salt = NULL
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s;
+
+-- seal_attachment: an attachment that is encrypted from now on, and no more kept once
+UPDATE {schema}.attachment SET content = %(content)s, salt = NULL, digest = NULL
+WHERE bucket = %(bucket)s AND branch = %(branch)s AND position = %(position)s AND number = %(number)s;

@@ -277,7 +277,7 @@ def _like(pattern: str) -> str:
 
 
 def read_whole_rows(
-    connections: Connections, blocks: BlockCache, lineage: Lineage, start: int, stop: int
+    connections: Connections, blocks: BlockCache, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False
 ) -> list[EventRow]:
     """Read a page of whole rows from `start` on; see Storage.rows."""
     if start >= stop:
@@ -286,7 +286,12 @@ def read_whole_rows(
     given = {**ranges_of(segments), "bucket": bucket_of(lineage.branch), "bytes": limits.PAGE_BYTES_MAX}
     found = [EventRow(*columns) for columns in connections.fetch_all("read_rows", given)]
     rows = whole_rows(
-        blocks, connections.fetch_all, found, lambda position: lineage.owner(position).branch, limits.PAGE_BYTES_MAX
+        blocks,
+        connections.fetch_all,
+        found,
+        lambda position: lineage.owner(position).branch,
+        limits.PAGE_BYTES_MAX,
+        as_stored=as_stored,
     )
     if not rows or any(row.position != start + place for place, row in enumerate(rows)):
         raise gap(lineage, start, stop, len(rows))

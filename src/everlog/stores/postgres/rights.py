@@ -30,6 +30,7 @@ TABLES: Final = {
     2: ("dictionary", "object", "block", "sharing"),
     3: ("search_entry", "search_place"),
     4: ("pending", "placed", "tree", "seal"),
+    5: ("wrapping_key", "data_key"),
 }
 _GRANTS: Final = (
     "let_in",
@@ -56,6 +57,8 @@ _GRANTS: Final = (
     "let_seal",
     "let_settle",
     "let_grow",
+    "let_encrypt",
+    "let_shred",
 )
 
 Connection = psycopg.Connection[TupleRow]

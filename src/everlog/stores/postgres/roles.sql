@@ -88,6 +88,12 @@ GRANT DELETE ON {schema}.pending TO {schema}_maintenance;
 -- let_grow: and moves the tree's own row on
 GRANT UPDATE (size, peaks, feeds) ON {schema}.tree TO {schema}_maintenance;
 
+-- let_encrypt: programs keep the keys of what they write, and the first of them which key wraps these
+GRANT INSERT ON {schema}.wrapping_key, {schema}.data_key TO {schema}_app, {schema}_maintenance;
+
+-- let_shred: and maintenance destroys keys, and exchanges what wraps them
+GRANT UPDATE, DELETE ON {schema}.wrapping_key, {schema}.data_key TO {schema}_maintenance;
+
 -- list_tables: the tables of the schema
 SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = %(name)s ORDER BY tablename;
 

@@ -132,13 +132,14 @@ class Searching:
 
         def read() -> dict[int, list[Row]]:
             found = zip(starts, self._connections.ask(asked), strict=True)
-            return {bucket: self._filled(rows, share["bytes"]) for bucket, rows in found}
+            # As stored: of what is encrypted the index holds no words, and it is looked at each time.
+            return {bucket: self._filled(rows, share["bytes"], as_stored=True) for bucket, rows in found}
 
         return self._blocks.fetching(read)
 
-    def _filled(self, rows: Sequence[Row], bytes_max: int) -> list[Row]:
-        fetch = self._connections.fetch_all
-        return fill(self._blocks, fetch, rows, _place_of, gone=_GONE, body=_BODY, bytes_max=bytes_max)
+    def _filled(self, rows: Sequence[Row], bytes_max: int, *, as_stored: bool = False) -> list[Row]:
+        fetch, at = self._connections.fetch_all, {"gone": _GONE, "body": _BODY}
+        return fill(self._blocks, fetch, rows, _place_of, **at, bytes_max=bytes_max, as_stored=as_stored)
 
     def _add(self, bucket: int, start: int, counter: tuple[int, int], rows: Sequence[Row]) -> None:
         """Write what was read of a bucket, unless another process has, or something was destroyed there since.

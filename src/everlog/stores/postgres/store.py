@@ -27,6 +27,7 @@ from everlog.core.lineage import Lineage
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.query import Term
 from everlog.core.snapshot import KEYFRAME_EVERY, Snapshot
+from everlog.encrypted import ForgetKey, Rewrap, SealBodies, TakeKey
 from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import PlaceRecords, PutSeal
 from everlog.storage import (
@@ -57,6 +58,7 @@ from everlog.stores.postgres import listing, reading
 from everlog.stores.postgres.clock import Clock
 from everlog.stores.postgres.cold import SWEEP, PostgresBlocks, PostgresCold, fill
 from everlog.stores.postgres.connections import Connections, translate
+from everlog.stores.postgres.encryption import PostgresEncryption
 from everlog.stores.postgres.groups import Groups
 from everlog.stores.postgres.ledger import PostgresLedger
 from everlog.stores.postgres.notify import Notifier
@@ -64,6 +66,7 @@ from everlog.stores.postgres.searching import Searching
 from everlog.stores.postgres.statements import SESSION_COLUMNS, bucket_of, lease_row, lineage_of
 from everlog.stores.postgres.transaction import Settings
 from everlog.stores.rows import Row, branch_row, session_row, snapshot_row
+from everlog.stores.sealed_bodies import Sealing, renew_keys
 
 POLL_SECONDS: Final = 0.02  # between looks at what other processes did; follow promises 50 ms
 SWEEP_EVENTS: Final = 1_000  # events of a deleted session that one transaction destroys
@@ -81,7 +84,7 @@ class _Ahead(NamedTuple):
     rows: list[Any]
 
 
-class PostgresStorage(PostgresCold, PostgresLedger):
+class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
     """Implements everlog.storage.Storage."""
 
     def __init__(
@@ -94,13 +97,20 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         settings: Settings,
         distributed: bool,
         objects: Objects,
+        sealing: Sealing,
     ) -> None:
-        super().__init__(connections, objects, buckets)
+        super().__init__(connections, objects, sealing, buckets)
         self.id = store_id
         self._clock = clock
         self._settings = settings
         self._groups = Groups(
-            connections, clock, settings, self._blocks, joined=not distributed, committed=self._note_commit
+            connections,
+            clock,
+            settings,
+            self._blocks,
+            joined=not distributed,
+            committed=self._note_commit,
+            renew_keys=lambda: renew_keys(self, sealing),
         )
         self._homes: dict[str, int] = {}  # buckets of sessions, by id: they never change
         self._guesses: dict[str, int] = {}  # buckets of sessions, by name: another may have the name by now
@@ -121,12 +131,19 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         if isinstance(request, DropSnapshots) and request.session_id is None:
             receipts = [self._groups.write(bucket, request) for bucket in range(self.buckets)]
             return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
-        return self._blocks.fetching(lambda: self._groups.write(self._bucket(request), request))
+        bucket, admitted = self._admitted(request)
+        return self._blocks.fetching(lambda: self._groups.write(bucket, admitted))
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self.connections.check_usable()
+        bucket, admitted = self._admitted(request)
         again = self._blocks.resolving(request, self.submit, resolve)
-        return self._groups.submit(self._bucket(request), request, again)
+        return self._groups.submit(bucket, admitted, again)
+
+    def _admitted(self, request: Request) -> tuple[int, Request]:
+        """Give a request's bucket, and what of it the store takes; see `Sealing.admit`."""
+        bucket, sealing = self._bucket(request), self._blocks.sealing
+        return bucket, sealing.admit(request, sealing.current.get(bucket))
 
     def _bucket(self, request: Request) -> int:
         if isinstance(request, Create):
@@ -134,13 +151,13 @@ class PostgresStorage(PostgresCold, PostgresLedger):
             if base is not None:
                 return bucket_of(base.branch)
             return self.connections.bucket_of_name(request.name) if parent is None else self._home(parent)
-        if isinstance(request, (Adopt, Pack)):
+        if isinstance(request, (Adopt, Pack, SealBodies)):
             return bucket_of(request.branch)
         if isinstance(request, (PutDictionary, PlaceRecords, PutSeal)):
             return 0
         if isinstance(request, OpenObject):
             return request.object.bucket
-        if isinstance(request, (Archive, BringHome, GiveUpObject, ForgetObject)):
+        if isinstance(request, (Archive, BringHome, GiveUpObject, ForgetObject, TakeKey, Rewrap, ForgetKey)):
             return request.bucket
         assert request.session_id is not None, "those of all sessions are carried out in every bucket"
         return self._home(request.session_id)
@@ -170,7 +187,7 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         swept = {"bucket": bucket, "branch": branch, "swept": None if stop == size else stop}
         asked: list[tuple[str, Any]] = [("begin", None), *self._settings]
         asked += [("lock_bucket", bounds), *((name, bounds) for name in SWEEP)]
-        asked += [("sweep_events", bounds), ("sweep_attachments", bounds), ("sweep_words", bounds)]
+        asked += [(name, bounds) for name in ("sweep_events", "sweep_attachments", "sweep_data_keys", "sweep_words")]
         asked += [("set_swept", swept), ("commit", None)]
         try:
             with self.connections.writer() as connection:
@@ -317,9 +334,9 @@ class PostgresStorage(PostgresCold, PostgresLedger):
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
 
-    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
         return self._blocks.fetching(
-            lambda: reading.read_whole_rows(self.connections, self._blocks, lineage, start, stop)
+            lambda: reading.read_whole_rows(self.connections, self._blocks, lineage, start, stop, as_stored=as_stored)
         )
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -363,16 +380,17 @@ class PostgresStorage(PostgresCold, PostgresLedger):
             set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
         return event
 
-    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+    def attachments(self, lineage: Lineage, position: int, *, as_stored: bool = False) -> list[PreparedAttachment]:
         branch = lineage.owner(position).branch
         given = {"bucket": bucket_of(branch), "branch": branch, "position": position}
 
         def read() -> list[PreparedAttachment]:
             bodies = Bodies(self._blocks, PostgresBlocks(self.connections.fetch_all))
             found: list[PreparedAttachment] = []
-            for name, size, salt, content, digest in self.connections.fetch_all("read_attachments", given):
+            for name, size, salt, content, digest, leaf in self.connections.fetch_all("read_attachments", given):
                 kept = content if digest is None else bodies.shared(branch, digest)
-                found.append(PreparedAttachment(name, size, salt, kept))
+                item = PreparedAttachment(name, size, salt, kept)
+                found.append(item if as_stored else bodies.attachment(branch, position, leaf, len(found), item))
             return found
 
         return self._blocks.fetching(read)

@@ -22,6 +22,7 @@ from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
 from everlog.core.lineage import Lineage
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
+from everlog.encrypted import EncryptionRequest
 from everlog.errors import NotFoundError
 from everlog.sealed import SealRequest
 from everlog.storage import (
@@ -36,6 +37,7 @@ from everlog.storage import (
 from everlog.stores.blocks import BlockCache
 from everlog.stores.postgres.cold import ColdWriter, whole_rows
 from everlog.stores.postgres.connections import Connection, Connections
+from everlog.stores.postgres.encryption import EncryptionWriter
 from everlog.stores.postgres.kept import Kept
 from everlog.stores.postgres.ledger import LedgerWriter
 from everlog.stores.postgres.locking import keys_of, locked_by, locks
@@ -337,6 +339,10 @@ class PostgresTransaction:
             return
         self.wrote = True
         branch = tip.branch
+        wrapping = self._blocks.sealing.current.get(self.bucket)
+        if wrapping is not None:
+            (rows, attachments), keys = self._blocks.sealing.seal_all(rows, attachments, wrapping)
+            self._kept.add_keys(branch, keys)
         self._written_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._kept.add_events(tip, rows, attachments)
         first = {"branch": branch, "position": rows[0].position, "leaf": rows[0].leaf}
@@ -357,6 +363,7 @@ class PostgresTransaction:
         destroying = [cold.erasing(owner, positions) for owner, positions in owned.items()]
         self._write("erase_events", places)
         self._write("erase_attachments", places)
+        self._write("erase_data_keys", places)
         self._write("erase_words", places)
         for owner, own in owned.items():
             self._write("erase_snapshots", {"branch": owner, "position": own[0]})  # which are those of all behind it
@@ -407,7 +414,11 @@ class PostgresTransaction:
     def cold(self, request: ColdRequest) -> int:
         assert self._erasures is not None, "these requests lock the bucket"
         self.wrote = True
-        return self._cold().carry_out(request, self._erasures)
+        cold = self._cold()
+        if not isinstance(request, EncryptionRequest):
+            return cold.carry_out(request, self._erasures)
+        writer = EncryptionWriter(self._blocks, self._fetch, self._write, cold, now=self.now)
+        return writer.carry_out(request, self._blocks.sealing.current.get(self.bucket))
 
     def _cold(self) -> ColdWriter:
         new_key = partial(self._connections.new_key, self.bucket)

@@ -13,7 +13,6 @@ from everlog.cold import (
     Archive,
     BringHome,
     Cold,
-    ColdRequest,
     Day,
     Dictionary,
     ForgetObject,
@@ -22,6 +21,7 @@ from everlog.cold import (
     ObjectRow,
     OpenObject,
     Pack,
+    PackingRequest,
     PutDictionary,
     Shared,
     Sizes,
@@ -29,14 +29,17 @@ from everlog.cold import (
 )
 from everlog.core import limits
 from everlog.core.block import Compressed
+from everlog.core.envelope import WrappedKey
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES
 from everlog.stores.blocks import PAGE_FETCHES_MAX, BlockCache, Bodies, Fetched, stays
 from everlog.stores.objects import Objects, ObjectStorage
+from everlog.stores.sealed_bodies import Sealing
 from everlog.stores.sqlite.connections import Connections, translate
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 
 T = TypeVar("T")
+KEYS_AHEAD: Final = 64  # positions whose data keys are read at once
 _INCREMENTAL: Final = 2  # SQLite's number for the way of vacuuming that stores are made with
 
 
@@ -45,6 +48,8 @@ class SqliteBlocks:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self._keys: dict[int, WrappedKey] = {}
+        self._keys_at = (0, -1)  # whose they are: a branch, and which KEYS_AHEAD of its positions
 
     def block_at(self, branch: int, position: int) -> tuple[StoredBlock, bytes | None] | None:
         row = fetch_one(self._connection, "read_block_at", {"branch": branch, "position": position})
@@ -62,6 +67,16 @@ class SqliteBlocks:
         row = fetch_one(self._connection, "read_object", {"id": block.object})
         return None if row is None else ObjectRow(*row)
 
+    def data_key(self, branch: int, position: int) -> WrappedKey | None:
+        at = (branch, position // KEYS_AHEAD)
+        if at != self._keys_at:
+            start = at[1] * KEYS_AHEAD
+            rows = fetch_each(
+                self._connection, "read_data_keys", {"branch": branch, "start": start, "stop": start + KEYS_AHEAD}
+            )
+            self._keys, self._keys_at = {row[0]: WrappedKey(row[1], row[2]) for row in rows}, at
+        return self._keys.get(position)
+
 
 def bodies(connection: apsw.Connection, cache: BlockCache, fetched: Fetched | None = None) -> Bodies:
     """Give what finds bodies that left their rows, for one read."""
@@ -71,10 +86,10 @@ def bodies(connection: apsw.Connection, cache: BlockCache, fetched: Fetched | No
 class SqliteCold(ObjectStorage):
     """Implements everlog.cold.ColdStorage on one file."""
 
-    def __init__(self, connections: Connections, objects: Objects) -> None:
+    def __init__(self, connections: Connections, objects: Objects, sealing: Sealing) -> None:
         super().__init__(objects)
         self._connections = connections
-        self._blocks = BlockCache(objects)
+        self._blocks = BlockCache(objects, sealing)
 
     def _reading(self, read: Callable[[apsw.Connection, Bodies], T]) -> T:
         """Read bodies, wherever they stand."""
@@ -225,7 +240,7 @@ class ColdWriter:
         self._cache = cache
         self._now = now
 
-    def carry_out(self, request: ColdRequest, erasures: int) -> int:
+    def carry_out(self, request: PackingRequest, erasures: int) -> int:
         """Carry out a request; give what its receipt counts. erasures: the number that the store has now."""
         match request:
             case Pack():
@@ -283,7 +298,7 @@ class ColdWriter:
             return
         block = StoredBlock(*found[:-1])
         if sha256(found[-1]).digest() != block.checksum:
-            self._write_left(block, new.stored)
+            self.write_left(block, new.stored)
 
     def _empty_rows(self, request: Pack) -> None:
         """Write the rows of packed events again, without bodies and salts."""
@@ -292,8 +307,12 @@ class ColdWriter:
         packed = {position for block in request.blocks for position in block.positions}
         assert packed == {row[2] for row in rows}, "nothing was erased since, so each row with a body is in a block"
         run(self._connection, "delete_range", at)
-        # What can be made again leaves too: the commitment, from body and salt, where it is the only one; nodes, from leaves.
-        left = [(*row[:15], None if len(row[15]) == DIGEST_BYTES else row[15], row[16], stays(row[17])) for row in rows]
+        # What can be made again leaves too: the commitment, from body and salt, where it is the only one and they are not encrypted;
+        # nodes, from leaves.
+        left = [
+            (*row[:15], None if len(row[15]) == DIGEST_BYTES and row[18] else row[15], row[16], stays(row[17]))
+            for row in rows
+        ]
         run_many(self._connection, "insert_range", left)
 
     def _insert(self, branch: int | None, new: NewBlock | Shared, newest: int) -> None:
@@ -340,7 +359,7 @@ class ColdWriter:
             content = found.checked(block, request.contents[block.place : block.place + block.size])
             left.append((block, self._left(found, block, content)))
         for block, stored in left:
-            self._write_left(block, stored)
+            self.write_left(block, stored)
         run(self._connection, "set_object", {"id": request.object, "state": "leaving"})
         return len(left)
 
@@ -353,7 +372,8 @@ class ColdWriter:
                 return found.without(block, content, gone)
         return Compressed(content, block.checksum, block.plain)
 
-    def _write_left(self, block: StoredBlock, stored: Compressed | None) -> None:
+    def write_left(self, block: StoredBlock, stored: Compressed | None) -> None:
+        """Put what is left of a block in its place; None for nothing."""
         if stored is None:
             run(self._connection, "delete_block", {"block": block.key})
             return
@@ -390,7 +410,7 @@ class ColdWriter:
         source = SqliteBlocks(self._connection)
         done = -1
         for position in sorted(positions):
-            self._end_sharing(branch, position, position + 1)
+            self.end_sharing(branch, position, position + 1)
             at = None if position < done else source.block_at(branch, position)
             if at is None:
                 continue
@@ -399,16 +419,17 @@ class ColdWriter:
             if content is None:
                 self._taint(block.object)
             else:
-                self._write_left(block, self._left(found, block, content))
+                self.write_left(block, self._left(found, block, content))
 
     def sweep(self, branch: int, start: int, stop: int) -> None:
         """Destroy the blocks of a deleted session's own events that begin in a range, and what only these events hold."""
-        self._end_sharing(branch, start, stop)
+        self.end_sharing(branch, start, stop)
         at = {"branch": branch, "start": start, "stop": stop}
         for row in fetch_all(self._connection, "read_blocks_between", at):
             self._destroy(StoredBlock(*row[:-1]))
 
-    def _end_sharing(self, branch: int, start: int, stop: int) -> None:
+    def end_sharing(self, branch: int, start: int, stop: int) -> None:
+        """Destroy what is kept once for a branch's own events in a range, and for no others."""
         at = {"branch": branch, "start": start, "stop": stop}
         for digest in {digest for (digest,) in fetch_all(self._connection, "end_sharing", at)}:
             if fetch_one(self._connection, "is_shared", {"digest": digest}) is None:

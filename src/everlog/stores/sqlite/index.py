@@ -265,6 +265,15 @@ class SearchIndex:
         else:
             self._truncate_wal()
 
+    def discard(self) -> None:
+        """Remove the file: what it says is to be nowhere in plain text."""
+        with self._opening:
+            if self._side is not None:
+                self._side.close()
+                self._side = None
+            for ending in ("", "-wal", "-shm", "-lock"):
+                Path(f"{self.path}{ending}").unlink(missing_ok=True)
+
     def settle(self) -> None:
         """Empty an index that is not this store's, or has not carried out all of its erasures. Nobody is about to: it takes the turn."""
         with self._main.writing:

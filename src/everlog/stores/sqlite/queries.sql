@@ -86,8 +86,9 @@ WHERE branch = :branch AND position = :position;
 -- read_leaves: the leaves of a range of one branch's own events (event_position)
 SELECT leaf FROM event WHERE branch = :branch AND position >= :start AND position < :stop ORDER BY position;
 
--- read_attachments: an event's attachments, in order (attachment_number)
-SELECT name, size, salt, content, digest
+-- read_attachments: an event's attachments, in order, with its leaf (attachment_number, event_position)
+SELECT name, size, salt, content, digest,
+  (SELECT leaf FROM event AS e WHERE e.branch = attachment.branch AND e.position = attachment.position)
 FROM attachment
 WHERE branch = :branch AND position = :position
 ORDER BY number;
@@ -219,6 +220,49 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- set_tip: the state of a branch after its last event
 UPDATE branch SET size = ?, recorded = ?, leaf = ?, peaks = ? WHERE branch = ?;
+
+-- read_current_key: which key data keys are wrapped with (the table: a row or two)
+SELECT id FROM wrapping_key WHERE retired IS NULL;
+
+-- read_wrapping_keys: keys that data keys are wrapped with, the current one first (the table: a row or two)
+SELECT id, made, retired FROM wrapping_key ORDER BY retired IS NOT NULL, retired DESC;
+
+-- insert_wrapping_key: a key, or one that was retired, as the current one (primary key)
+INSERT INTO wrapping_key (id, made) VALUES (:id, :made) ON CONFLICT (id) DO UPDATE SET retired = NULL;
+
+-- retire_wrapping_keys: all but one (the table)
+UPDATE wrapping_key SET retired = coalesce(retired, :now) WHERE id <> :id;
+
+-- forget_wrapping_key: a retired key that no data key needs (the table of data keys)
+DELETE FROM wrapping_key
+WHERE id = :id AND retired IS NOT NULL AND NOT EXISTS (SELECT 1 FROM data_key WHERE wrapping = :id);
+
+-- insert_data_key: the key of an event's body and attachments
+INSERT INTO data_key (branch, position, wrapping, wrapped) VALUES (?, ?, ?, ?);
+
+-- read_data_keys: the keys of a range of a branch's own events (primary key)
+SELECT position, wrapping, wrapped FROM data_key WHERE branch = :branch AND position >= :start AND position < :stop;
+
+-- list_data_keys: those that one key wraps, page by page (primary key)
+SELECT branch, position, wrapped
+FROM data_key
+WHERE (branch, position) > (:branch, :position) AND wrapping = :wrapping
+ORDER BY branch, position
+LIMIT :limit;
+
+-- rewrap_data_key: wrapped with another key, if it is still there (primary key)
+UPDATE data_key SET wrapping = :wrapping, wrapped = :wrapped
+WHERE branch = :branch AND position = :position AND wrapping = :retired;
+
+-- seal_event: a body that is encrypted from now on (event_position)
+UPDATE event SET body = :body, salt = NULL, commitments = :commitments WHERE branch = :branch AND position = :position;
+
+-- seal_attachment: an attachment that is encrypted from now on, and no more kept once (attachment_number)
+UPDATE attachment SET content = :content, salt = NULL, digest = NULL
+WHERE branch = :branch AND position = :position AND number = :number;
+
+-- destroy_data_keys: of a range of a branch's own events (primary key)
+DELETE FROM data_key WHERE branch = :branch AND position >= :start AND position < :stop;
 
 -- insert_attachment: an attachment of an event
 INSERT INTO attachment (branch, position, number, name, size, salt, content)
@@ -405,7 +449,7 @@ ON CONFLICT (digest) WHERE digest IS NOT NULL DO UPDATE SET newest = max(newest,
 
 -- read_range: rows of a branch's own events, in the order of the feed, those with bodies without them (event_position)
 SELECT feed, branch, position, type, actor, outcome, recorded, occurred, cause, key, key_count, key_hash, covers, gone,
-  attached, commitments, leaf, nodes
+  attached, commitments, leaf, nodes, salt IS NOT NULL
 FROM event
 WHERE branch = :branch AND position >= :start AND position < :stop AND body IS NOT NULL
 ORDER BY feed;
@@ -558,7 +602,7 @@ WHERE block = :block;
 DELETE FROM block WHERE block = :block;
 
 -- read_removed: own events of a branch in a range, with what an index was made of (event_position)
-SELECT feed, position, gone, body FROM event WHERE branch = :branch AND position >= :start AND position < :stop;
+SELECT feed, position, gone, leaf, body FROM event WHERE branch = :branch AND position >= :start AND position < :stop;
 
 -- read_gone: own events of a branch in a range whose bodies were destroyed (event_position)
 SELECT position FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND gone IS NOT NULL;

@@ -18,6 +18,7 @@ import msgspec
 
 from everlog.core import limits
 from everlog.core.decide import EventRow
+from everlog.core.envelope import is_sealed
 from everlog.core.event import Cause, Event
 from everlog.core.lineage import Lineage, Segment
 from everlog.core.merkle import node_in_row, node_position
@@ -102,8 +103,8 @@ def _decoded(rows: Iterable[Row], bodies: Bodies, lineage: Lineage, segments: Se
             segment = next(remaining)
             writer, owner, segment_stop = segment.writer, segment.branch, segment.stop
         columns: Row = row
-        if row[11] is None and row[8] is None:
-            columns = (*row[:11], bodies.body(owner, row[0]))
+        if row[11] is None or is_sealed(row[11]):
+            columns = (*row[:11], bodies.body(owner, row[0], row[11], row[8], row[10]))
         yield Event(session, branch, writer, *columns)
 
 
@@ -271,7 +272,7 @@ def _compile_value(key: str, value: Value, name: str, parameters: dict[str, Any]
 
 
 def read_whole_rows(
-    connection: apsw.Connection, bodies: Bodies, lineage: Lineage, start: int, stop: int
+    connection: apsw.Connection, bodies: Bodies, lineage: Lineage, start: int, stop: int, *, as_stored: bool
 ) -> list[EventRow]:
     """Read a page of whole rows from `start` on; see Storage.rows."""
     rows: list[EventRow] = []
@@ -280,7 +281,7 @@ def read_whole_rows(
     for segment in lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
         at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
         for columns in fetch_each(connection, "read_rows", at):
-            row = bodies.whole(segment.branch, EventRow(*columns))
+            row = bodies.whole(segment.branch, EventRow(*columns), as_stored=as_stored)
             held += len(row.body or b"")
             if held > limits.PAGE_BYTES_MAX and rows:
                 return rows
@@ -329,9 +330,7 @@ def read_feed(
     rows: list[tuple[Any, ...]] = []
     held = 0
     for columns in fetch_each(connection, "read_feed", {"after": after, "limit": limit}):
-        row = columns
-        if row[13] is None and row[10] is None:
-            row = (*row[:13], bodies.body(row[1], row[2]))
+        row = _with_body(columns, bodies)
         held += len(row[13] or b"")
         if held > limits.PAGE_BYTES_MAX and rows:
             return rows, True
@@ -364,8 +363,13 @@ def _with_bodies(
 ) -> Iterator[tuple[Any, ...]]:
     for row in rows:
         if inside(row[1], row[2]):
-            away = row[13] is None and row[10] is None
-            yield (*row[:13], bodies.body(row[1], row[2])) if away else row
+            yield _with_body(row, bodies)
+
+
+def _with_body(row: Row, bodies: Bodies) -> Row:
+    if row[13] is not None and not is_sealed(row[13]):
+        return row
+    return (*row[:13], bodies.body(row[1], row[2], row[13], row[10], row[12]))
 
 
 def _encode(segments: Sequence[Segment]) -> str:

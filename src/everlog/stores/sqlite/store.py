@@ -20,6 +20,7 @@ from everlog.cold import AwayError
 from everlog.core import limits
 from everlog.core.attached import set_attachment_readers
 from everlog.core.decide import EventRow, StaleExpectationError
+from everlog.core.envelope import WrappingKey
 from everlog.core.event import Event, PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.lineage import Lineage
@@ -58,11 +59,13 @@ from everlog.stores.feeds import candidates_page, number_after, number_below, pl
 from everlog.stores.news import News
 from everlog.stores.objects import Objects
 from everlog.stores.rows import branch_row, session_row
+from everlog.stores.sealed_bodies import Sealing, take_key
 from everlog.stores.sqlite import files, listing, reading, snapshots
 from everlog.stores.sqlite.choosing import compile_wanted
 from everlog.stores.sqlite.cold import ColdWriter, SqliteCold
 from everlog.stores.sqlite.connections import UNREADABLE, Connections, translate
 from everlog.stores.sqlite.damage import find_damage
+from everlog.stores.sqlite.encryption import SqliteEncryption
 from everlog.stores.sqlite.index import SearchIndex
 from everlog.stores.sqlite.ledger import SqliteLedger
 from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run
@@ -82,7 +85,7 @@ from everlog.stores.transact import carry_out
 SWEEP_EVENTS = 1_000  # events of a deleted session that one transaction destroys
 
 
-class SqliteStorage(SqliteCold, SqliteLedger):
+class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
     """Implements everlog.storage.Storage on one file. Open with `open_sqlite`."""
 
     def __init__(
@@ -94,11 +97,12 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         ticks: Callable[[], Ticks],
         objects: Objects,
         disk: files.Disk,
+        sealing: Sealing,
     ) -> None:
         self.ticks = ticks
         self.id = store_id
         self._clock = clock
-        super().__init__(connections, objects)
+        super().__init__(connections, objects, sealing)
         self._committer = Committer(self._commit_group, bytes_held)
         self._data_version = -1
         self._tips = Tips()
@@ -155,7 +159,7 @@ class SqliteStorage(SqliteCold, SqliteLedger):
             self._tips.renew(connection)
             for request in requests:
                 try:
-                    outcomes.append(carry_out(tx, request))
+                    outcomes.append(carry_out(tx, tx.admit(request)))
                 except (EverlogError, StaleExpectationError, StaleLeaseError, AwayError) as refusal:
                     outcomes.append(refusal)
             tx.flush()
@@ -217,6 +221,12 @@ class SqliteStorage(SqliteCold, SqliteLedger):
                 finally:
                     turn.release()
 
+    def begin_encrypting(self, *, read_only: bool) -> None:
+        """Take the key that the store was opened with; see `take_key`. An index, which would hold words in plain text, goes."""
+        take_key(self, self._blocks.sealing, read_only=read_only)
+        if self._blocks.sealing.current and not read_only:
+            self._index.discard()
+
     def settle_index(self) -> None:
         """Empty an index beside the store that may hold words of what was destroyed: whoever destroyed it died before that."""
         if self._index.there():
@@ -239,6 +249,7 @@ class SqliteStorage(SqliteCold, SqliteLedger):
                 ColdWriter(connection, self._blocks, now=self._clock()).sweep(branch, start, stop)
                 run(connection, "sweep_events", bounds)
                 run(connection, "sweep_attachments", bounds)
+                run(connection, "destroy_data_keys", bounds)
                 run(connection, "set_swept", {"branch": branch, "swept": stop})
             connection.execute("COMMIT")
         except BaseException:
@@ -349,9 +360,9 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
 
-    def rows(self, lineage: Lineage, start: int, stop: int) -> list[EventRow]:
+    def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
         return self._reading(
-            lambda connection, bodies: reading.read_whole_rows(connection, bodies, lineage, start, stop)
+            lambda reader, bodies: reading.read_whole_rows(reader, bodies, lineage, start, stop, as_stored=as_stored)
         )
 
     def tree_nodes(self, lineage: Lineage, places: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -376,11 +387,10 @@ class SqliteStorage(SqliteCold, SqliteLedger):
 
     def find_key(self, key: str, limit: int) -> list[Event]:
         def read(connection: apsw.Connection, bodies: Bodies) -> list[tuple[Any, ...]]:
-            found: list[tuple[Any, ...]] = []
-            for row in fetch_each(connection, "read_named", {"key": key, "limit": limit}):
-                away = row[15] is None and row[12] is None
-                found.append((*row[:15], bodies.body(row[3], row[4])) if away else row)
-            return found
+            return [
+                (*row[:15], bodies.body(row[3], row[4], row[15], row[12], row[14]))
+                for row in fetch_each(connection, "read_named", {"key": key, "limit": limit})
+            ]
 
         return [self._event_of_branch(row[0], row[1], row[2], row[3], row[4:]) for row in self._reading(read)]
 
@@ -396,15 +406,16 @@ class SqliteStorage(SqliteCold, SqliteLedger):
             lineage = self.lineage(branch, event.session)
             set_attachment_readers([event], lambda event: self.attachments(lineage, event.position))
 
-    def attachments(self, lineage: Lineage, position: int) -> list[PreparedAttachment]:
+    def attachments(self, lineage: Lineage, position: int, *, as_stored: bool = False) -> list[PreparedAttachment]:
         branch = lineage.owner(position).branch
 
         def read(connection: apsw.Connection, bodies: Bodies) -> list[PreparedAttachment]:
             found: list[PreparedAttachment] = []
             at = {"branch": branch, "position": position}
-            for name, size, salt, content, digest in fetch_each(connection, "read_attachments", at):
+            for name, size, salt, content, digest, leaf in fetch_each(connection, "read_attachments", at):
                 kept = content if digest is None else bodies.shared(branch, digest)
-                found.append(PreparedAttachment(name, size, salt, kept))
+                item = PreparedAttachment(name, size, salt, kept)
+                found.append(item if as_stored else bodies.attachment(branch, position, leaf, len(found), item))
             return found
 
         return self._reading(read)
@@ -455,8 +466,10 @@ class SqliteStorage(SqliteCold, SqliteLedger):
         branches = owned if wanted.line is None else [segment.branch for segment in wanted.line]
         inside = place_test(wanted, owned)
         top = number_below(below)
-        find = partial(self._index.find, wanted, branches, inside, top, limit)
-        indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
+        indexed, feeds = 0, None
+        if not self._blocks.sealing.current:  # else an index would hold the words of what is encrypted
+            find = partial(self._index.find, wanted, branches, inside, top, limit)
+            indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
         if feeds is not None:
             low = feeds[-1] if len(feeds) == limit else 0
         else:  # what only who may write can put into the index
@@ -550,11 +563,12 @@ def open_sqlite(
     relaxed: bool = False,
     disk: files.Disk = files.SYSTEM,
     objects: Objects | None = None,
+    keys: Sequence[WrappingKey] = (),
 ) -> SqliteStorage:
     """Open the store at a path, making it where there is none; finish what a deletion left unfinished.
 
-    disk: where the files lie; objects: how object storage is spoken to; others than the system's in tests only.
-    Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError.
+    disk: where the files lie; objects: how object storage is spoken to; others than the system's in tests only. keys: see `Sealing`.
+    Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError, KeyNeededError.
     """
     connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed, disk=disk)
 
@@ -566,8 +580,19 @@ def open_sqlite(
         row = fetch_one(connection, "read_store")
     assert row is not None, "a store that was made has a row of its own"
     store = SqliteStorage(
-        connections, store_id=row[0].hex(), clock=clock, ticks=ticks, objects=objects or Objects(), disk=disk
+        connections,
+        store_id=row[0].hex(),
+        clock=clock,
+        ticks=ticks,
+        objects=objects or Objects(),
+        disk=disk,
+        sealing=Sealing(keys, draw),
     )
+    try:
+        store.begin_encrypting(read_only=read_only)
+    except BaseException:
+        store.close()
+        raise
     if not read_only:
         with suppress(BusyError):  # the store is good to use; who deletes or erases next tries again
             store.remove_traces()

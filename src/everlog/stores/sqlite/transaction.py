@@ -24,13 +24,16 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.core.trigrams import indexed_text
+from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey
 from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import SealRequest
-from everlog.storage import BranchRow, Create, SessionRow
+from everlog.storage import BranchRow, Create, Request, SessionRow
 from everlog.stores.blocks import BlockCache
 from everlog.stores.rows import branch_row, session_row, tip_of_branch
+from everlog.stores.sealed_bodies import Attached
 from everlog.stores.sqlite.cold import ColdWriter, bodies
 from everlog.stores.sqlite.damage import checksum_of
+from everlog.stores.sqlite.encryption import EncryptionWriter
 from everlog.stores.sqlite.index import Removed
 from everlog.stores.sqlite.ledger import carry_out_seal
 from everlog.stores.sqlite.run import Row, fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
@@ -50,6 +53,7 @@ class Tips:
         self.by_session: dict[str, Tip] = {}  # of the current branch, by the session's id
         self.lineages: dict[int, Lineage] = {}  # by branch; a branch and its chain of bases stay as they were made
         self.leases: dict[str, LeaseRow | None] = {}  # by the session's id
+        self.wrapping: bytes | None = None  # id of the key that data keys are wrapped with
         self._seen: tuple[apsw.Connection | None, int] = (None, -1)  # versions of two connections say nothing together
 
     def renew(self, connection: apsw.Connection) -> None:
@@ -60,6 +64,7 @@ class Tips:
             or max(map(len, (self.by_branch, self.lineages, self.leases))) > TIPS_KEPT
         ):
             self.forget()
+            self.wrapping = read_current_key(connection)
             self._seen = (connection, version)
 
     def forget(self) -> None:
@@ -91,14 +96,20 @@ class SqliteTransaction:
         self._room = limits.GROUP_BYTES_MAX  # for the words of it
         self._connection = connection
         self._blocks = blocks
+        self._kept = tips
         self._tips = tips.by_branch
         self._current = tips.by_session
         self._lineages = tips.lineages
         self._leases = tips.leases
         self._rows: list[Row] = []
+        self._data_keys: list[Row] = []
         self._grown: dict[int, Tip] = {}
         self._pending_keys: set[tuple[int, str]] = set()
         self.changed = False
+
+    def admit(self, request: Request) -> Request:
+        """Give a request as it is to be carried out, or refuse it: see `Sealing.admit`."""
+        return self._blocks.sealing.admit(request, self._kept.wrapping)
 
     # --- reading ---
     def tip(self, session_id: str) -> Tip:
@@ -294,11 +305,21 @@ class SqliteTransaction:
     ) -> None:
         self.changed = True
         branch = tip.branch
+        if self._kept.wrapping is not None:
+            rows, attachments = self._sealed(branch, rows, attachments, self._kept.wrapping)
         self._rows.extend((branch, *msgspec.structs.astuple(row)) for row in rows)
         self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._grown[branch] = tip
         for position, own in attachments:
             self._insert_attachments(branch, position, own)
+
+    def _sealed(
+        self, branch: int, rows: Sequence[EventRow], attachments: Attached, wrapping: bytes
+    ) -> tuple[Sequence[EventRow], Attached]:
+        """Give rows and attachments as they are written where the store encrypts; their keys are kept back with them."""
+        sealed, keys = self._blocks.sealing.seal_all(rows, attachments, wrapping)
+        self._data_keys.extend((branch, position, key.wrapping, key.wrapped) for position, key in keys)
+        return sealed
 
     def erase(self, branch: int, positions: Sequence[int]) -> list[tuple[int, bytes]]:
         self.flush()
@@ -312,6 +333,8 @@ class SqliteTransaction:
                 at["commitments"] = cold.commitments(at["branch"], position, commitments)
                 erasing.append((leaf, at))
         self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
+        if self._kept.wrapping is not None:
+            self._room = 0  # there is no index
         owned: dict[int, list[int]] = {}
         for _, row in erasing:
             own = (row["branch"], row["position"], row["position"] + 1)
@@ -320,6 +343,7 @@ class SqliteTransaction:
             at = {"branch": row["branch"], "position": row["position"]}
             run(self._connection, "erase_event", row)
             run(self._connection, "erase_attachments", at)
+            run(self._connection, "destroy_data_keys", {**at, "start": at["position"], "stop": at["position"] + 1})
             run(self._connection, "erase_snapshots", at)
             owned.setdefault(row["branch"], []).append(row["position"])
         for owner, own in owned.items():
@@ -378,8 +402,14 @@ class SqliteTransaction:
     def cold(self, request: ColdRequest) -> int:
         self.flush()
         self.changed = True
-        writer = ColdWriter(self._connection, self._blocks, now=self.now)
-        return writer.carry_out(request, self.erasures(0))
+        if not isinstance(request, EncryptionRequest):
+            return ColdWriter(self._connection, self._blocks, now=self.now).carry_out(request, self.erasures(0))
+        done = EncryptionWriter(self._connection, self._blocks, now=self.now).carry_out(request, self._kept.wrapping)
+        if isinstance(request, TakeKey | SealBodies) and done:  # what stood in plain text may still stand in the WAL
+            self._leave_traces()
+            self._raise_erasures()
+            self._kept.wrapping = read_current_key(self._connection)
+        return done
 
     def seal(self, request: SealRequest) -> int:
         self.changed = True
@@ -394,7 +424,9 @@ class SqliteTransaction:
         """Write the events and tips that are kept back."""
         if self._rows:
             run_many(self._connection, "insert_event", self._rows)
+            run_many(self._connection, "insert_data_key", self._data_keys)
             self._rows.clear()
+            self._data_keys.clear()
             self._pending_keys.clear()
         if self._grown:
             run_many(
@@ -451,16 +483,22 @@ def read_removed(
     """
     found = bodies(connection, blocks)
     removed: list[Removed] = []
-    for feed, position, gone, body in fetch_each(
+    for feed, position, gone, leaf, body in fetch_each(
         connection, "read_removed", {"branch": branch, "start": start, "stop": stop}
     ):
         text = "" if gone is not None else None
         if gone is None and room > 0:
             with suppress(AwayError, EverlogError):  # to destroy a body, it need not be read
-                text = indexed_text(found.body(branch, position) if body is None else body, gone) or ""
+                text = indexed_text(found.body(branch, position, body, gone, leaf), gone) or ""
                 room -= len(text)
         removed.append(Removed(feed, text))
     return removed
+
+
+def read_current_key(connection: apsw.Connection) -> bytes | None:
+    """Read the id of the key that data keys are wrapped with; None where the store does not encrypt."""
+    row = fetch_one(connection, "read_current_key")
+    return None if row is None else row[0]
 
 
 def read_lease(connection: apsw.Connection, session_id: str) -> LeaseRow | None:
