@@ -1,13 +1,16 @@
 """LangGraph: EverlogSaver beside its makers' SqliteSaver, each in a file of its own.
 
-A turn is a question and an answer that are 1 kB of text together, through a graph of one node: three checkpoints and what was written
-between them. An item that is read or appended is a checkpoint with 1 kB in one channel.
+A turn is a question and an answer, of 512 bytes each or of 1 kB each, through a graph of one node: three checkpoints and what was
+written between them. Bytes are those beyond an empty store's. An item that is read or appended is a checkpoint with 1 kB in one channel.
+Both sync every append: SqliteSaver leaves `synchronous` as SQLite has it, which is FULL. Appends of the two take turns, call by call, so
+that whatever else the machine does slows both.
 """
 
 from __future__ import annotations
 
 import random
 import sqlite3
+import statistics
 import string
 import tempfile
 import time
@@ -23,52 +26,77 @@ import everlog
 from everlog.integrations.langgraph import EverlogSaver
 
 TURNS = 200
-TEXT = 512  # characters of a question, and of an answer
+TEXTS = (512, 1_024)  # characters of a question, and of an answer
 ITEMS = (100, 10_000)
 READ = 20
 APPENDS = 300
+SKIPPED = 50  # of these, at first
 
 
 def ours(folder):
     """Measure EverlogSaver in a folder."""
-    return _measure(folder, EverlogSaver, lambda saver: saver.close(), compact=True)
+    return _measure(folder, EverlogSaver, _close, compact=True)
 
 
 def theirs(folder):
     """Measure SqliteSaver in a folder."""
 
-    def make(path):
-        return SqliteSaver(sqlite3.connect(path, check_same_thread=False))
+    return _measure(folder, _theirs, _close, compact=False)
 
-    return _measure(folder, make, lambda saver: saver.conn.close(), compact=False)
+
+def appends(folder):
+    """Measure appends of both, in turns; give their medians in µs."""
+    savers = {"ours": EverlogSaver(Path(folder) / "ours.db"), "theirs": _theirs(Path(folder) / "theirs.db")}
+    configs = dict.fromkeys(savers, _config())
+    times = {}
+    for number in range(APPENDS):
+        for name, saver in savers.items():
+            begun = time.perf_counter()
+            configs[name] = _put(saver, configs[name], number)
+            put = time.perf_counter()
+            saver.put_writes(configs[name], [("note", f"{number:06} " + "y" * 1_000)], f"task-{number}", "path")
+            times.setdefault(("put", name), []).append(put - begun)
+            times.setdefault(("put_writes", name), []).append(time.perf_counter() - put)
+    for saver in savers.values():
+        _close(saver)
+    return {place: statistics.median(each[SKIPPED:]) * 1e6 for place, each in times.items()}
+
+
+def _theirs(path):
+    return SqliteSaver(sqlite3.connect(path, check_same_thread=False))
+
+
+def _close(saver):
+    (saver if isinstance(saver, EverlogSaver) else saver.conn).close()
 
 
 def _measure(folder, make, close, *, compact):
     found = {}
-    sizes = {}
-    for turns in (0, TURNS, 2 * TURNS):
-        path = Path(folder) / f"turns-{turns}.db"
-        saver = make(path)
-        begun = time.perf_counter()
-        _talk(saver, turns)
-        found["ms a turn"] = (time.perf_counter() - begun) / max(turns, 1) * 1e3
-        close(saver)
-        sizes[turns] = _bytes(path)
-        if compact and turns:
-            with everlog.open(path) as store:
-                store.compact(older_than=0)
-            found[f"bytes / text, {turns} turns, compacted"] = _bytes(path) / (turns * 2 * TEXT)
-    for turns in (TURNS, 2 * TURNS):
-        found[f"bytes / text, {turns} turns"] = sizes[turns] / (turns * 2 * TEXT)
-    found["bytes / text, of the second half"] = (sizes[2 * TURNS] - sizes[TURNS]) / (TURNS * 2 * TEXT)
+    for size in TEXTS:
+        sizes = {}
+        for turns in (0, TURNS, 2 * TURNS):
+            path = Path(folder) / f"turns-{size}-{turns}.db"
+            saver = make(path)
+            begun = time.perf_counter()
+            _talk(saver, turns, size)
+            if turns:
+                found[f"ms a turn, {size} + {size} bytes"] = (time.perf_counter() - begun) / turns * 1e3
+            close(saver)
+            sizes[turns] = _bytes(path)
+            if compact and turns == TURNS:
+                with everlog.open(path) as store:
+                    store.compact(older_than=0)
+                cold = (_bytes(path) - sizes[0]) / (turns * 2 * size)
+                found[f"bytes / text, {size} + {size}, {turns} turns, compacted"] = cold
+        for turns in (TURNS, 2 * TURNS):
+            beyond = (sizes[turns] - sizes[0]) / (turns * 2 * size)
+            found[f"bytes / text, {size} + {size}, {turns} turns"] = beyond
     for items in ITEMS:
         path = Path(folder) / f"items-{items}.db"
         saver = make(path)
         config = _config()
         for number in range(items):
             config = _put(saver, config, number)
-        if items == ITEMS[-1]:
-            found["append, µs"] = _append(saver, config)
         close(saver)
         saver = make(path)
         begun = time.perf_counter()
@@ -81,29 +109,20 @@ def _measure(folder, make, close, *, compact):
     return found
 
 
-def _append(saver, config):
-    times = []
-    for number in range(APPENDS):
-        begun = time.perf_counter()
-        config = _put(saver, config, number)
-        times.append(time.perf_counter() - begun)
-    return sorted(times)[APPENDS // 2] * 1e6
-
-
-def _talk(saver, turns):
+def _talk(saver, turns, size):
     draw = random.Random(7)
     graph = StateGraph(MessagesState)
-    graph.add_node("agent", lambda _: {"messages": [AIMessage(_words(draw))]})
+    graph.add_node("agent", lambda _: {"messages": [AIMessage(_words(draw, size))]})
     graph.add_edge(START, "agent")
     graph.add_edge("agent", END)
     compiled = graph.compile(checkpointer=saver)
     for _ in range(turns):
-        compiled.invoke({"messages": [("user", _words(draw))]}, _config())
+        compiled.invoke({"messages": [("user", _words(draw, size))]}, _config())
 
 
-def _words(draw):
-    words = " ".join("".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 9))) for _ in range(TEXT))
-    return words[:TEXT]
+def _words(draw, size):
+    words = " ".join("".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 9))) for _ in range(size // 3))
+    return words[:size]
 
 
 def _put(saver, config, number):
@@ -126,9 +145,13 @@ def _bytes(path):
 def main():
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         mine, their = ours(folder), theirs(other)
-    print(f"{'':42}{'Everlog':>12}{'SqliteSaver':>14}")
+    with tempfile.TemporaryDirectory() as folder:
+        paired = appends(folder)
+    for name in ("put", "put_writes"):
+        mine[f"{name}, µs"], their[f"{name}, µs"] = paired[name, "ours"], paired[name, "theirs"]
+    print(f"{'':54}{'Everlog':>12}{'SqliteSaver':>14}")
     for name, value in mine.items():
-        print(f"{name:42}{value:12.2f}" + (f"{their[name]:14.2f}" if name in their else ""))
+        print(f"{name:54}{value:12.2f}" + (f"{their[name]:14.2f}" if name in their else ""))
 
 
 if __name__ == "__main__":

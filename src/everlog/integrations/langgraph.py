@@ -41,7 +41,9 @@ from everlog.core.position import check_session_id
 from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
+from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
+from everlog.integrations.langgraph_turns import Turns
 from everlog.open import open_store
 from everlog.session import Session, SessionInfo
 from everlog.store import Store
@@ -89,6 +91,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
+        self._turns = Turns()
 
     def close(self) -> None:
         """Close the store, where this saver opened it."""
@@ -139,10 +142,9 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         for thread, log, record in self._records(config, None if before is None else get_checkpoint_id(before)):
             if left is not None and left <= 0:
                 return
-            if filter:
-                metadata = self._plain(record, "metadata")
-                if any(metadata.get(name) != value for name, value in filter.items()):
-                    continue
+            metadata = self._plain(metadata_of(record.data)) if filter else {}
+            if any(metadata.get(name) != value for name, value in (filter or {}).items()):
+                continue
             if left is not None:
                 left -= 1
             yield self._tuple(log, record, thread, readers.setdefault(thread, Reader(log.session)))
@@ -161,8 +163,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
         reader = Reader(log.session)
         left = set(channels)
-        while left and record is not None and record.data.get("parent"):
-            record = log.find(namespace, record.data["parent"], hidden=True)
+        while left and record is not None and (parent := reader.parent(record)):
+            record = log.find(namespace, parent, hidden=True)
             if record is None:
                 break
             for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
@@ -191,12 +193,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         new_versions: says what LangGraph takes for new; what is recorded is what differs.
         """
         thread, namespace, parent = _named(config)
-        values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
         fields = {name: value for name, value in checkpoint.items() if name not in ("id", "channel_values")}
-        record = _checkpoint_record(
-            namespace, checkpoint["id"], parent, fields=fields, metadata=get_checkpoint_metadata(config, metadata)
-        )
-        self._write(thread, lambda log: log.put(record, values))
+        with self._turns.of(thread):
+            values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
+            made = get_checkpoint_metadata(config, metadata)
+            record = _checkpoint_record(namespace, checkpoint["id"], parent, fields=fields, metadata=made)
+            self._write(thread, lambda log: log.put(record, values))
         return _config(thread, namespace, checkpoint["id"])
 
     def put_writes(
@@ -206,13 +208,14 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if not writes:
             return
         thread, namespace, checkpoint_id = _named(config)
-        made = [
-            (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
-            for index, (channel, value) in enumerate(writes)
-        ]
         record = _writes_record(namespace, checkpoint_id, task_id, task_path)
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
+        with self._turns.of(thread):
+            made = [
+                (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
+                for index, (channel, value) in enumerate(writes)
+            ]
+            self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
 
     def delete_thread(self, thread_id: str) -> None:
         """End a thread: what only it holds is destroyed. Where others were copied from it, they keep it, and it is hidden here."""
@@ -465,12 +468,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         for channel, position in positions_of(record).items():
             type_, data = log.packed(record.namespace, channel, position, reader)
             values[channel] = self.serde.loads_typed((type_, data))
-        checkpoint = self._plain(record, "checkpoint") | {"id": record.id, "channel_values": values}
-        parent = record.data.get("parent")
+        checkpoint = self._plain(fields_of(record.data)) | {"id": record.id, "channel_values": values}
+        parent = reader.parent(record)
         return CheckpointTuple(
             _config(thread, record.namespace, record.id),
             cast("Checkpoint", checkpoint),
-            cast("CheckpointMetadata", self._plain(record, "metadata")),
+            cast("CheckpointMetadata", self._plain(metadata_of(record.data))),
             _config(thread, record.namespace, parent) if parent else None,
             [self._pending(write, reader) for write in log.writes(record)],
         )
@@ -478,14 +481,13 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     def _pending(self, write: Write, reader: Reader) -> PendingWrite:
         return write.task_id, write.channel, self.serde.loads_typed(reader.typed(write.tree, write.record))
 
-    def _plain(self, record: Record, member: str) -> dict[str, Any]:
-        tree = record.data[member]
-        typed = codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(codec.from_json(tree, _no_message)))
-        return _PLAIN.loads_typed(typed)
+    def _plain(self, tree: Any) -> dict[str, Any]:
+        plain = tree if codec.is_json(tree) else codec.from_json(tree, codec.no_message)
+        return _PLAIN.loads_typed(codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(plain)))
 
     def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
         found = log.checkpoints(None)
-        return [each.position for each in found if self._plain(each, "metadata").get("run_id") in runs]
+        return [each.position for each in found if self._plain(metadata_of(each.data)).get("run_id") in runs]
 
     def _latest(self, log: Log) -> list[int]:
         """Give the positions of the newest checkpoint of each namespace."""
@@ -502,8 +504,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 for channel, position in positions_of(record).items()
             }
             place = (target, record.namespace, record.id)
-            fields, metadata = self._plain(record, "checkpoint"), self._plain(record, "metadata")
-            parent = record.data.get("parent")
+            fields, metadata = self._plain(fields_of(record.data)), self._plain(metadata_of(record.data))
+            parent = reader.parent(record)
             self.restore(*place, parent=parent, fields=fields, metadata=metadata, values=values, hidden=False)
             for write in source.writes(record):
                 typed = reader.typed(write.tree, write.record)
@@ -583,6 +585,8 @@ def _hide_all(log: Log) -> None:
 
 def _plain_json(value: Any) -> Any:
     """Give a plain value, as metadata is, as JSON."""
+    if codec.is_json(value):
+        return value
     type_, data = _PLAIN.dumps_typed(value)
     try:
         return codec.to_json(codec.unpack(data), _as_it_is)
@@ -592,7 +596,3 @@ def _plain_json(value: Any) -> Any:
 
 def _as_it_is(_: Any) -> None:
     return None
-
-
-def _no_message(_: Any) -> Any:
-    raise codec.Unsayable

@@ -25,6 +25,7 @@ MSGPACK: Final = "msgpack"
 ERASED_TEXT: Final = "[erased]"
 _PYDANTIC: Final = 5  # the extension that LangGraph keeps pydantic's models under
 _DEPTH_MAX: Final = 40  # deeper, and the event's body would pass what a log takes with what stands round it
+_INTEGER_MAX: Final = 1 << 53  # the greatest that every reader of JSON takes; what a log takes is looked at there
 _CLASSES: Final = {
     "HumanMessage": "human",
     "AIMessage": "ai",
@@ -149,6 +150,24 @@ def to_json(value: Any, recorded: Recorded, depth: int = 0) -> Any:
     raise Unsayable
 
 
+def is_json(value: Any, depth: int = 0) -> bool:
+    """Tell whether a value is what `to_json` would give of it."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii()
+        return True
+    if kind is int:
+        return -_INTEGER_MAX < value < _INTEGER_MAX
+    if depth > _DEPTH_MAX:
+        return False
+    if kind is dict:
+        return all(
+            is_json(name) and type(name) is str and name[:1] != "$" and is_json(item, depth + 1)
+            for name, item in value.items()
+        )
+    return kind is list and all(is_json(item, depth + 1) for item in value)
+
+
 def _object_to_json(value: dict[Any, Any], recorded: Recorded, depth: int) -> Any:
     if all(isinstance(name, str) and not name.startswith("$") for name in value):
         return {name: to_json(item, recorded, depth + 1) for name, item in value.items()}
@@ -231,15 +250,32 @@ def pack_message(parts: Sequence[tuple[str, Any]], native: Mapping[str, Any]) ->
             return {name: content if name == "content" else native["role"] for name in native["order"]}
         case name:
             if "model" in native:
-                return from_json(native["model"], _no_message)
-            fields = from_json(native.get("fields", {}), _no_message)
+                return from_json(native["model"], no_message)
+            fields = from_json(native.get("fields", {}), no_message)
             module = native.get("module", _MODULE + _CLASSES[name])
             return Extension(_PYDANTIC, [module, name, _fields(name, parts[0][0], data, fields), _METHOD])
 
 
-def erased_native(event_type: str) -> dict[str, Any]:
-    """Give a native form for a message whose event was erased."""
-    return {"class": _CLASS_OF.get(event_type, "HumanMessage")}
+def short_native(native: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    """Give a native form as it is stored: without what the event's type says."""
+    if native["class"] == "pair":
+        return {"pair": native["role"]}
+    usual = native["class"] == _CLASS_OF.get(event_type)
+    return {name: item for name, item in native.items() if not (usual and name == "class")}
+
+
+def long_native(short: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    """Give a native form from how it is stored. An erased message has none: {} is the least one."""
+    if "pair" in short:
+        return {"class": "pair", "role": short["pair"]}
+    return {"class": _CLASS_OF.get(event_type, "HumanMessage")} | dict(short)
+
+
+def called(native: Mapping[str, Any], id: str) -> dict[str, Any]:
+    """Give the native form that a message has once a graph took it up and gave it an id."""
+    if native["class"] in ("pair", "object"):
+        native = {"class": _CLASS_OF[_EVENT_TYPES[native["role"]]]}
+    return dict(native) | {"fields": (native.get("fields") or {}) | {"id": id}}
 
 
 def _model_message(value: Extension) -> Message | None:
@@ -294,7 +330,7 @@ def _split(value: Extension, module: str, name: str, kwargs: dict[str, Any]) -> 
 
 def _fields(name: str, first: str, data: Sequence[dict[str, Any]], others: dict[str, Any]) -> dict[str, Any]:
     """Give a message's fields: what its events say, what is usual, and the others, which count most."""
-    content = "" if first == "agent.tool_use" else from_json(data[0].get("content", ""), _no_message)
+    content = "" if first == "agent.tool_use" else from_json(data[0].get("content", ""), no_message)
     made: dict[str, Any] = {
         "content": content,
         "additional_kwargs": {},
@@ -308,7 +344,7 @@ def _fields(name: str, first: str, data: Sequence[dict[str, Any]], others: dict[
         made["tool_calls"] = [
             {
                 "name": use.get("name"),
-                "args": from_json(use.get("input"), _no_message),
+                "args": from_json(use.get("input"), no_message),
                 "id": use.get("id"),
                 "type": "tool_call",
             }
@@ -331,5 +367,6 @@ def _as_it_is(_: Message) -> None:
     return None
 
 
-def _no_message(_: Any) -> Any:
+def no_message(_: Any) -> Any:
+    """Refuse a message where there can be none."""
     raise Unsayable

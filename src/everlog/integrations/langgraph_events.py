@@ -12,22 +12,22 @@ import msgspec
 
 from everlog.core.event import Event, NewEvent
 from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.langgraph_record import WRITES, checkpoint_of, values_of
 from everlog.session import Session
 
-CHECKPOINT: Final = "langgraph.checkpoint"
-WRITES: Final = "langgraph.writes"
 _BLOCK_EVENTS: Final = 32  # that are read at once where one is asked for: what belongs together stands together
 _BLOCKS_MAX: Final = 256  # that a reader keeps from one checkpoint to the next
 _MESSAGES_MAX: Final = 4_000  # of one record that become events of their own; an append takes 10,000 events
 _MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024  # of one message that becomes an event of its own
 _DEPTH_MIN: Final = 64  # of lists that continue one another, before their items are named anew
 _INLINE_BYTES_MAX: Final = 256 * 1024  # of one value; a larger one is attached
+_GROWTH_MAX: Final = 16  # bytes of JSON for each byte of a value: no more, so that few are measured
 _ATTACHED_MAX: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A checkpoint as it was recorded: its event, what its record says, and what was written since; None where that was not looked at."""
+    """A checkpoint as it was recorded: its event, its record, and what was written since; None where that was not looked at."""
 
     event: Event
     data: dict[str, Any]
@@ -83,6 +83,11 @@ class Draft:
     _own: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     _is_input: bool = False
 
+    @property
+    def position(self) -> int:
+        """Give the position after the events so far: that of a record which stands alone."""
+        return self.start + len(self.events)
+
     def value(self, place: tuple[str, str], type_: str, data: bytes, known: Value | None) -> Any:
         """Give what a channel holds now as JSON, and remember it."""
         self._is_input = place[1] == "__start__"
@@ -116,8 +121,8 @@ class Draft:
         try:
             value = codec.unpack(data)
             tree = codec.to_json(value, self._recorded)
-            left = len(msgspec.json.encode(tree))
-            if left <= _INLINE_BYTES_MAX and codec.pack(value) == data:
+            small = len(data) * _GROWTH_MAX <= _INLINE_BYTES_MAX or len(msgspec.json.encode(tree)) <= _INLINE_BYTES_MAX
+            if small and codec.pack(value) == data:
                 return (tree,)
         except (codec.Unsayable, ValueError, TypeError, RecursionError):
             pass  # something that only the serializer itself reads
@@ -149,13 +154,10 @@ class Draft:
         new = self._readable(codec.join_array(more, added))
         if new is None:
             return None, None, 0
-        content: dict[str, Any] = {"new": new[0]} if more else {}
-        if base is None:
-            content["runs"] = _runs(owners)
-            deep = 0
-        else:
-            content["base"] = base
-        return {"$l": content}, owners, deep
+        content: list[Any] = [_runs(owners) if base is None else base]
+        if more:
+            content.append(new[0])
+        return {"$l": content}, owners, 0 if base is None else deep
 
     def _recorded(self, message: codec.Message) -> Any:
         """Give what stands for a message: one that is recorded already, or that is from now on."""
@@ -165,7 +167,10 @@ class Draft:
         if found is not None:
             if message.id is not None and found.id is None:
                 self.adopted.append((found, message.id))
-            return found.position if found.native == message.native else [found.position, message.native]
+            if found.native == message.native:
+                return found.position
+            usual = message.id is not None and codec.called(found.native, message.id) == message.native
+            return [found.position, message.id if usual else message.native]
         raw = message.native["class"] in ("pair", "object")
         if (raw and not self._is_input) or not self.speaks or len(self.events) > _MESSAGES_MAX:
             return None
@@ -173,7 +178,8 @@ class Draft:
             return None
         position = self.start + len(self.events)
         for number, (type, data) in enumerate(message.parts):
-            own = {"langgraph": {"message": message.native}} if not number else {"part": [number, len(message.parts)]}
+            native = codec.short_native(message.native, type)
+            own = {"langgraph": {"message": native}} if not number else {"part": [number, len(message.parts)]}
             outcome = "error" if data.get("is_error") is True else None
             self.events.append(NewEvent(type, data, metadata=own, outcome=outcome))
         self.said.append((digest, Said(position, message.id, message.native)))
@@ -195,22 +201,25 @@ class Draft:
                 return said
         return None
 
-    def finish(self, type: str, kind: str, record: dict[str, Any], key: str) -> list[NewEvent]:
+    def finish(self, type: str, record: dict[str, Any], key: str | None) -> list[NewEvent]:
         """Give the events: the messages, and the record, which the last of them holds where it is one of writes.
 
         A checkpoint's record stands alone, so that whoever erases a message takes nothing else with it.
+        key: what its key begins with; None where it is found without one.
         """
+        position = self.position
         events = list(self.events)
         if events and type == WRITES and not self.attachments:
             last = events[-1]
             metadata = dict(last.metadata or {})
-            metadata["langgraph"] = (metadata.get("langgraph") or {}) | {kind: record}
-            position = self.start + len(events) - 1
-            events[-1] = NewEvent(last.type, last.data, metadata=metadata, outcome=last.outcome, key=f"{key}{position}")
+            metadata["langgraph"] = (metadata.get("langgraph") or {}) | {"writes": record}
+            position -= 1
+            events[-1] = NewEvent(
+                last.type, last.data, metadata=metadata, outcome=last.outcome, key=key and f"{key}{position}"
+            )
         else:
-            position = self.start + len(events)
             attached = self.attachments or None
-            events.append(NewEvent(type, {kind: record}, attachments=attached, key=f"{key}{position}"))
+            events.append(NewEvent(type, record, attachments=attached, key=key and f"{key}{position}"))
         for value in self.values.values():
             value.position = position
             if value.owners is not None:
@@ -289,8 +298,7 @@ class Reader:
         return codec.MSGPACK, codec.pack(codec.from_json(tree, self._message))
 
     def _tree(self, position: int, channel: str) -> Any:
-        record = (record_of(self._event(position)) or {}).get("checkpoint") or {}
-        return (record.get("values") or {}).get(channel)
+        return values_of(checkpoint_of(self._event(position)) or {}).get(channel)
 
     def _own_items(self, position: int, channel: str) -> list[Any]:
         """Give the items of a list that were new where it was recorded."""
@@ -298,7 +306,7 @@ class Reader:
             return []
         tree = self._tree(position, channel)
         if isinstance(tree, dict) and len(tree) == 1 and "$l" in tree:
-            return codec.from_json(tree["$l"].get("new", []), self._message)
+            return codec.from_json(tree["$l"][1], self._message) if len(tree["$l"]) > 1 else []
         return codec.unpack(self.typed(tree, self._event(position))[1])
 
     def _owners(self, position: int, channel: str) -> tuple[list[tuple[int, int]], int]:
@@ -310,22 +318,29 @@ class Reader:
             if not (isinstance(tree, dict) and len(tree) == 1 and "$l" in tree):
                 parts.append([(at, index) for index in range(len(self._own_items(at, channel)))])
                 break
-            content = tree["$l"]
-            runs = content.get("runs") or [[-1, 0, len(content.get("new", ()))]]
+            base, *new = tree["$l"]
+            runs = base if isinstance(base, list) else [[-1, 0, len(new[0]) if new else 0]]
             parts.append(
                 [(at if owner < 0 else owner, index + step) for owner, index, count in runs for step in range(count)]
             )
-            at = content.get("base")
+            at = None if isinstance(base, list) else base
         return [owner for part in reversed(parts) for owner in part], len(parts) - 1
 
     def _message(self, reference: Any) -> Any:
         """Give a message from where it stands, in its own native form or the one given."""
-        position, native = reference if isinstance(reference, list) else (reference, None)
+        position, given = reference if isinstance(reference, list) else (reference, None)
         first = self._event(position)
-        own = ((first.metadata or {}).get("langgraph") or {}).get("message") or codec.erased_native(first.type)
-        native = own if native is None else native
+        own = codec.long_native(((first.metadata or {}).get("langgraph") or {}).get("message") or {}, first.type)
+        native = own if given is None else codec.called(own, given) if isinstance(given, str) else given
         events = [first, *(self._event(position + number) for number in range(1, own.get("parts", 1)))]
         return codec.pack_message([(event.type, event.data) for event in events], native)
+
+    def parent(self, record: Record) -> str | None:
+        """Give the id of a checkpoint's parent; None where it has none, or that was erased."""
+        parent = record.data.get("parent")
+        if not isinstance(parent, int):
+            return parent
+        return (checkpoint_of(self._event(record.position - parent)) or {}).get("id")
 
     def _event(self, position: int) -> Event:
         known = self._events.get(position)
@@ -341,17 +356,8 @@ class Reader:
 
 def positions_of(record: Record) -> dict[str, int]:
     """Give the channels of a checkpoint, each with the position at which what it holds was recorded."""
-    own = dict.fromkeys(record.data.get("values") or {}, record.position)
+    own = dict.fromkeys(values_of(record.data), record.position)
     return cast("dict[str, int]", record.data.get("where") or {}) | own
-
-
-def record_of(event: Event) -> dict[str, Any] | None:
-    """Give the record that an event holds; None where it holds none, or was erased."""
-    if event.key is None or event.raw is None:
-        return None
-    if event.type in (CHECKPOINT, WRITES):
-        return event.data
-    return (event.metadata or {}).get("langgraph")
 
 
 def digest_of(name: str) -> str:

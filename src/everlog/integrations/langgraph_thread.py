@@ -3,13 +3,16 @@
 1. Each call of the saver is one append, made at the head that it was worked out for and worked out again where another writer
    was first: positions that a record names are therefore those of the events meant, for ever.
 2. A record is a checkpoint's, in an event `langgraph.checkpoint`, or of writes after one, in `metadata.langgraph` of the last message
-   that came with them, else in an event `langgraph.writes`. Its key is a digest of namespace and checkpoint id, and its position.
+   that came with them, else in an event `langgraph.writes`. langgraph_record.py says what stands in it.
 3. What a checkpoint's channel holds is written once: `values` of the record in which it was new; later records name that position
    in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new.
 4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
    all. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
    late has a greater id than all before it, and the newest are found without reading the rest.
-5. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
+5. Most records need no key, and have none. A checkpoint of the graph's own namespace with a greater id than all before it is found by
+   halving; writes without an id belong to the checkpoint recorded last before them. Others have a key of digests of namespace and
+   checkpoint id, and of their position: `c.` of checkpoints, `w.` of writes, `e.` of writes that are recorded before their checkpoint.
+6. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
 """
 
 from __future__ import annotations
@@ -24,9 +27,8 @@ from typing import Any, Final
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import BusyError, ConflictError
+from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import (
-    CHECKPOINT,
-    WRITES,
     Draft,
     Reader,
     Record,
@@ -35,15 +37,25 @@ from everlog.integrations.langgraph_events import (
     digest_of,
     digest_parts,
     positions_of,
-    record_of,
+)
+from everlog.integrations.langgraph_record import (
+    CHECKPOINT,
+    WRITES,
+    checkpoint_of,
+    items_of,
+    shorten,
+    shorten_items,
+    writes_of,
 )
 from everlog.session import Session
 
 PRUNED: Final = "langgraph.pruned"
+_INPUT_TASK: Final = ", __start__"  # that the path of the task ends with which takes in what a graph is called with
 _TRIES: Final = 100  # of an append that others were faster than; each try takes what they wrote
 _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
+_PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
 
@@ -75,6 +87,12 @@ class Log:
         self._erasures = 0
         self._size = 0
         self._newest = ""
+        self._last: tuple[int, tuple[str, str] | None] = (
+            -1,
+            None,
+        )  # the checkpoint recorded last; no place once erased
+        self._last_has_writes = False
+        self._places: OrderedDict[tuple[str, str], int] = OrderedDict()  # at which checkpoints are recorded
         self._values: dict[tuple[str, str], Value] = {}
         self._begun: set[str] = (
             set()
@@ -108,7 +126,7 @@ class Log:
         last: list[Event] = []
         for event in self._events_backwards(0, size):
             last.append(event)
-            record = (record_of(event) or {}).get("checkpoint")
+            record = checkpoint_of(event)
             if record is not None and not self._newest and not record.get("late"):
                 self._newest = record["id"]
             if self._newest and len(last) >= _COLD_EVENTS:
@@ -126,16 +144,35 @@ class Log:
         self._note_record(event)
 
     def _note_record(self, event: Event) -> None:
-        record = record_of(event) or {}
-        if "checkpoint" in record:
-            place = (record["checkpoint"].get("ns", ""), record["checkpoint"]["id"])
+        if event.type == CHECKPOINT:
+            self._note_last(event.position, None)
+        record, writes = checkpoint_of(event), writes_of(event)
+        if record is not None:
+            place = (record.get("ns", ""), record["id"])
+            self._note_last(event.position, place)
             self._newest = max(self._newest, place[1])
             self._early.discard(place)
-        if "writes" in record:
-            place = (record["writes"].get("ns", ""), record["writes"]["id"])
-            self._tasks.pop(place, None)
-            if str(event.key).startswith("e."):
-                self._early.add(place)
+        if writes is not None:
+            place = self._place_of(writes)
+            self._last_has_writes = self._last_has_writes or "id" not in writes
+            if place is not None:
+                self._tasks.pop(place, None)
+                if str(event.key).startswith("e."):
+                    self._early.add(place)
+
+    def _place_of(self, writes: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Give the checkpoint that writes belong to, which are the last that was recorded."""
+        return (writes.get("ns", ""), writes["id"]) if "id" in writes else self._last[1]
+
+    def _note_last(self, position: int, place: tuple[str, str] | None) -> None:
+        """Remember the checkpoint that is the last one recorded now."""
+        self._last = (position, place)
+        self._last_has_writes = False
+        if place is not None:
+            self._places[place] = position
+            self._places.move_to_end(place)
+            if len(self._places) > _PLACES_KNOWN:
+                self._places.popitem(last=False)
 
     def _note_messages(self, events: Sequence[Event]) -> None:
         """Remember the messages among events that follow one another."""
@@ -143,6 +180,7 @@ class Log:
             native = ((event.metadata or {}).get("langgraph") or {}).get("message")
             if native is not None:
                 parts = [(part.type, part.data) for part in events[number : number + native.get("parts", 1)]]
+                native = codec.long_native(native, event.type)
                 fields = native.get("fields") or {}
                 self.note_said(digest_parts(parts), Said(event.position, fields.get("id"), native))
 
@@ -173,18 +211,21 @@ class Log:
                 new: dict[str, Any] = {}
                 for channel, (type_, data) in values.items():
                     known = self._values.get((namespace, channel))
-                    if known is not None and known.type == type_ and known.data == data:
+                    if known is not None and known.type == type_ != "null" and known.data == data:
                         where[channel] = known.position
                     else:
                         new[channel] = draft.value((namespace, channel), type_, data, known)
                 place = (namespace, record["id"])
                 marks = {"late": True} if self._newest > record["id"] else {}
-                if place in self._early or (restored and self._written(*place, "e")) or self._again(place):
+                if place in self._early or (restored and self._keyed_writes(*place, "e")) or self._again(place):
                     marks["early"] = True
                 made = record | ({"where": where} if where else {}) | ({"values": new} if new else {}) | marks
-                if self._append(
-                    draft, CHECKPOINT, "checkpoint", made, f"c.{digest_of(namespace)}.{digest_of(record['id'])}."
-                ):
+                at = None if parent is None else self._places.get((namespace, parent))
+                if at is not None:
+                    made["parent"] = draft.position - at
+                key = _key("c", *place) if namespace or self._newest >= record["id"] else None
+                if self._append(draft, CHECKPOINT, shorten(made), key):
+                    self._note_last(draft.position, place)
                     self._newest = max(self._newest, record["id"])
                     self._early.discard(place)
                     if "early" not in marks and place not in self._tasks:
@@ -208,8 +249,9 @@ class Log:
 
         replaces: what has the same task and index, else it counts no more.
 
-        LangGraph may record what a task wrote before the checkpoint that the task read. Messages in it then wait for the next
-        checkpoint that holds them, so that the conversation is recorded in its order.
+        LangGraph may record what a task wrote before the checkpoint that the task read. Where that may hold messages that are not
+        recorded yet, those in the writes wait for it, so that the conversation is recorded in its order: where the checkpoint before it
+        has no writes from which it follows, or the task is what takes in the graph's input.
         """
         place = (record.get("ns", ""), record["id"])
         with self._lock:
@@ -221,11 +263,16 @@ class Log:
                 new = [each for each in writes if replaces or (record["task"], each[0]) not in known]
                 if not new:
                     return False
-                early = place in self._early or (place not in self._tasks and self.find(*place, hidden=True) is None)
-                draft = Draft(self._size, self._remembered, self._readable, speaks=not early)
-                made = record | {"items": [[index, channel, draft.tree(*typed)] for index, channel, typed in new]}
-                key = f"{'e' if early else 'w'}.{digest_of(place[0])}.{digest_of(place[1])}."
-                if self._append(draft, WRITES, "writes", made, key):
+                at = self._position(place)
+                early = at is None
+                speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
+                draft = Draft(self._size, self._remembered, self._readable, speaks=speaks)
+                items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
+                made, key = record | {"items": items}, _key("e" if early else "w", *place)
+                if at == self._last[0]:
+                    made, key = {name: item for name, item in made.items() if name not in ("id", "ns")}, None
+                if self._append(draft, WRITES, made, key):
+                    self._last_has_writes = self._last_has_writes or key is None
                     if early:
                         self._early.add(place)
                     self._tasks[place] = known | {(record["task"], each[0]) for each in new}
@@ -247,6 +294,16 @@ class Log:
             self._tasks.clear()
             return True
 
+    def _position(self, place: tuple[str, str]) -> int | None:
+        """Give where a checkpoint is recorded, hidden or not; None where it is not."""
+        if place in self._early:
+            return None
+        at = self._places.get(place)
+        if at is None:
+            found = self.find(*place, hidden=True)
+            at = None if found is None else found.position
+        return at
+
     def _ready(self) -> None:
         if not self._branch:
             self.refresh()
@@ -255,9 +312,9 @@ class Log:
         while len(self._tasks) > 32:
             self._tasks.popitem(last=False)
 
-    def _append(self, draft: Draft, type: str, kind: str, record: dict[str, Any], key: str) -> bool:
+    def _append(self, draft: Draft, type: str, record: dict[str, Any], key: str | None) -> bool:
         """Record a draft with its record, at the head it was made for; False where that has moved on."""
-        events = draft.finish(type, kind, record, key)
+        events = draft.finish(type, record, key)
         try:
             self.session.extend(events, expected=self.session.head)
         except ConflictError:
@@ -289,14 +346,42 @@ class Log:
     # --- reading ---
     def find(self, namespace: str, id: str, *, hidden: bool = False) -> Record | None:
         """Give a checkpoint by its id; None where there is none. hidden: also one that was pruned."""
-        found = None
-        for event in self.session.events(keys=f"c.{digest_of(namespace)}.{digest_of(id)}.*"):
-            record = (record_of(event) or {}).get("checkpoint")
-            if record is None or record["id"] != id or record.get("ns", "") != namespace:
-                continue
-            if hidden or self._is_kept(event.position):
-                found = Record(event, record)
-        return found
+        found = [event for event in self._recorded(namespace, id) if hidden or self._is_kept(event.position)]
+        return Record(found[-1], found[-1].data) if found else None
+
+    def _recorded(self, namespace: str, id: str) -> list[Event]:
+        """Give the events of a checkpoint, in order: usually one."""
+        if not id:
+            return []
+        first = None if namespace else self._search(id)
+        keyed = [event for event in self.session.events(keys=f"{_key('c', namespace, id)}*") if event != first]
+        found = keyed if first is None else [first, *keyed]
+        return [event for event in found if _is_of(checkpoint_of(event), namespace, id)]
+
+    def _search(self, id: str) -> Event | None:
+        """Find a checkpoint that has no key by halving (law 5); None where there is none."""
+        low, high = 0, self._size
+        while low < high:
+            middle = (low + high) // 2 if high - low > _FIRST_EVENTS else low
+            event = next(self._rising(middle, high), None)
+            if event is None or event.data["id"] > id or (event.data["id"] == id and event.key is not None):
+                if middle == low:
+                    return None
+                high = middle
+            elif event.data["id"] == id:
+                return event
+            else:
+                low = event.position + 1
+        return None
+
+    def _rising(self, start: int, stop: int) -> Iterator[Event]:
+        """Give the checkpoints in [start, stop) that have a greater id than all before them, or the same."""
+        size = _FIRST_EVENTS
+        while start < stop:
+            for event in self.session[start : min(start + size, stop)]:
+                if not (checkpoint_of(event) or {"late": True}).get("late"):
+                    yield event
+            start, size = start + size, min(2 * size, PAGE_EVENTS_MAX)
 
     def packed(self, namespace: str, channel: str, position: int, reader: Reader) -> tuple[str, bytes]:
         """Give what a channel holds that was recorded at a position, as the serializer gave it.
@@ -321,18 +406,29 @@ class Log:
     def writes_after(self, namespace: str, id: str, *, hidden: bool = False) -> list[Write]:
         """As `writes`, of a checkpoint that may not be recorded, by index. hidden: also what was pruned."""
         since = self._hidden_until(namespace, id) if self._pruned and not hidden else 0
-        found = [*self._written(namespace, id, "e"), *self._written(namespace, id, "w")]
+        found = [*self._keyed_writes(namespace, id, "e"), *self._keyed_writes(namespace, id, "w")]
+        for event in self._recorded(namespace, id):
+            found += self._following_writes(event.position + 1)
         return _in_order(
             sorted((event for event in found if event.position >= since), key=lambda event: event.position)
         )
 
-    def _written(self, namespace: str, id: str, kind: str) -> list[Event]:
-        """Give the events of a checkpoint's writes. kind: "e" for those that came before it, else "w"."""
+    def _keyed_writes(self, namespace: str, id: str, kind: str) -> list[Event]:
+        """Give the events of a checkpoint's writes that have a key. kind: "e" for those that came before it, else "w"."""
+        events = self.session.events(keys=f"{_key(kind, namespace, id)}*")
+        return [event for event in events if _is_of(writes_of(event), namespace, id)]
+
+    def _following_writes(self, start: int) -> list[Event]:
+        """Give the events of writes without an id from a position on, which is the one after their checkpoint's."""
         found: list[Event] = []
-        for event in self.session.events(keys=f"{kind}.{digest_of(namespace)}.{digest_of(id)}.*"):
-            record = (record_of(event) or {}).get("writes")
-            if record is not None and record["id"] == id and record.get("ns", "") == namespace:
-                found.append(event)
+        size = _FIRST_EVENTS
+        while start < self._size:
+            for event in self.session[start : min(start + size, self._size)]:
+                if event.type == CHECKPOINT:
+                    return found
+                if "id" not in (writes_of(event) or {"id": None}):
+                    found.append(event)
+            start, size = start + size, min(2 * size, PAGE_EVENTS_MAX)
         return found
 
     def checkpoints(self, namespace: str | None, *, before: str | None = None) -> Iterator[Record]:
@@ -361,16 +457,22 @@ class Log:
                 break
         if keys is not None:
             for event in self.session.events(keys=keys, start=start, stop=self._size, reverse=True):
-                yield from self._shown(event, None)
+                yield from self._shown(event)
         else:
             later: dict[tuple[str, str], list[Event]] = {}  # what was written after checkpoints that come next
+            following: list[Event] = []  # of these, what was written after the very next one
             for event in self._events_backwards(start, self._size):
-                record = (record_of(event) or {}).get("writes")
+                record = writes_of(event)
                 if record is not None:
-                    later.setdefault((record.get("ns", ""), record["id"]), []).append(event)
-                yield from self._shown(event, later)
+                    written = (
+                        later.setdefault((record.get("ns", ""), record["id"]), []) if "id" in record else following
+                    )
+                    written.append(event)
+                if event.type == CHECKPOINT:
+                    yield from self._shown(event, later, following)
+                    following = []
         for position in kept or ():
-            yield from self._shown(self.session[position], None)
+            yield from self._shown(self.session[position])
 
     def _events_backwards(self, start: int, stop: int) -> Iterator[Event]:
         """Give the events of [start, stop), the last first: few at first, and more with each read."""
@@ -380,10 +482,15 @@ class Log:
             yield from reversed(self.session[low:stop])
             stop, size = low, min(2 * size, PAGE_EVENTS_MAX)
 
-    def _shown(self, event: Event, later: dict[tuple[str, str], list[Event]] | None) -> Iterator[Record]:
-        record = (record_of(event) or {}).get("checkpoint")
+    def _shown(
+        self, event: Event, later: dict[tuple[str, str], list[Event]] | None = None, following: Sequence[Event] = ()
+    ) -> Iterator[Record]:
+        record = checkpoint_of(event)
         if record is not None and self._is_kept(event.position):
-            written = None if later is None else later.pop((record.get("ns", ""), record["id"]), [])[::-1]
+            written = None
+            if later is not None:
+                keyed = later.pop((record.get("ns", ""), record["id"]), [])
+                written = sorted([*keyed, *following], key=lambda event: event.position)
             yield Record(event, record, written)
 
     def _is_kept(self, position: int) -> bool:
@@ -394,7 +501,7 @@ class Log:
 
     def _hidden_until(self, namespace: str, id: str) -> int:
         """Give the position of the event that last hid this checkpoint; 0 for none."""
-        recorded = [event.position for event in self.session.events(keys=f"c.{digest_of(namespace)}.{digest_of(id)}.*")]
+        recorded = [event.position for event in self._recorded(namespace, id)]
         hidden = [position for position in recorded if not self._is_kept(position)]
         return max((at for at, _ in self._pruned for position in hidden if at > position), default=0)
 
@@ -403,11 +510,20 @@ def _in_order(events: Sequence[Event]) -> list[Write]:
     """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
     made: dict[tuple[str, int], Write] = {}
     for event in events:
-        record: dict[str, Any] = (record_of(event) or {})["writes"]
+        record = writes_of(event) or {}
         task, path = record["task"], record.get("path", "")
-        for index, channel, tree in record["items"]:
+        for index, channel, tree in items_of(record):
             made[task, index] = Write(path, task, index, channel, event, tree)
     return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
+
+
+def _key(kind: str, namespace: str, id: str) -> str:
+    """Give what the keys of a checkpoint, or of the writes after it, begin with."""
+    return f"{kind}.{digest_of(namespace)}.{digest_of(id)}."
+
+
+def _is_of(record: Mapping[str, Any] | None, namespace: str, id: str) -> bool:
+    return record is not None and record["id"] == id and record.get("ns", "") == namespace
 
 
 class _Reversed:
