@@ -42,8 +42,14 @@ LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
 INTERNAL = frozenset(
     {
         *("Branch.view", "Feed.finished", "Feed.page", "Feed.passed", "Lease.due", "Lease.over", "Lease.shown"),
-        *("Query.range_terms", "Query.split", "Store.wake_unless"),
-        *("Session.append_request", "Session.conflict", "Session.conversation_in_flight", "Session.gave_back"),
+        *("Query.range_terms", "Query.split", "Store.opened", "Store.wake_unless"),
+        *(
+            "Session.append_request",
+            "Session.conflict",
+            "Session.conversation_in_flight",
+            "Session.gave_back",
+            "Session.under",
+        ),
         *(
             "Session.lease_shown",
             "Session.lease_unless",
@@ -53,7 +59,7 @@ INTERNAL = frozenset(
             "Session.view_seen",
         ),
         *("Session.write", "Session.write_own"),
-        *("Keys.record", "Keys.settle", "Keys.sign"),
+        *("Keys.record", "Keys.settle", "Keys.sign", "Keys.was_last"),
         *("Policy.before", "Policy.members", "Policy.sessions", "Policy.type_term", "Policy.lapses"),
     }
 )

@@ -15,7 +15,7 @@ from everlog.core.limits import PAGE_EVENTS_MAX, SAFE_INTEGER_MAX
 from everlog.core.merkle import inclusion_proof, leaf_hash, peak_places, root_of_peaks, verify_inclusion
 from everlog.core.position import TimePlace, parse_place
 from everlog.core.proof import by_one_read
-from everlog.errors import InvalidPlaceError, NotFoundError
+from everlog.errors import CorruptionError, InvalidPlaceError, NotFoundError
 from everlog.ledger_audit import check_head, covered
 from everlog.reader import View
 from everlog.seals import Seal, read_seal
@@ -66,7 +66,11 @@ def anchor_holds(storage: Storage, anchor: Head, fault: Callable[[str], None]) -
     if anchor.size > size:
         fault(f"the seal of {anchor.size} records is of more than the ledger has, which is {size}: records are gone")
         return False
-    root = root_of_peaks(storage.ledger_nodes(peak_places(anchor.size))).hex()
+    try:
+        root = root_of_peaks(storage.ledger_nodes(peak_places(anchor.size))).hex()
+    except CorruptionError as error:
+        fault(error.message)
+        return False
     if root != anchor.root:
         fault(
             f"the seal of {anchor.size} records says the root {anchor.root}, and the ledger has {root}: it was changed"

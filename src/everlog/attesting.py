@@ -16,7 +16,7 @@ import msgspec
 
 from everlog.core.event import Head
 from everlog.core.ledger import HeadRecord, read_record
-from everlog.core.limits import SAFE_INTEGER_MAX
+from everlog.core.limits import PAGE_EVENTS_MAX, SAFE_INTEGER_MAX
 from everlog.core.merkle import DIGEST_BYTES, NodeReader, inclusion_proof, leaf_hash, verify_inclusion
 from everlog.core.note import parse_checkpoint, parse_note
 from everlog.core.proof import by_one_read
@@ -64,27 +64,36 @@ def head_places(storage: Storage, seal: SealRow, branches: Iterable[tuple[str, i
 
 
 def record_places(storage: Storage, seal: SealRow, records: Iterable[bytes]) -> list[int]:
-    """Find the places of records below a seal. Where there are any, it reads the ledger up to the last of them."""
+    """Find the places of records below a seal. It reads the ledger back from the seal to the first of them.
+
+    Where records of the ledger are gone it ends: what lies below them is in no place that can be told.
+    """
     leaves = {leaf_hash(record) for record in records}
     places: list[int] = []
-    place = 0
-    while leaves and place < seal.size:
-        for row in storage.placed(place, seal.size):
+    stop = seal.size
+    while leaves and stop > 0:
+        start = max(0, stop - PAGE_EVENTS_MAX)
+        rows = storage.placed(start, stop)
+        if len(rows) != stop - start:
+            break
+        for place, row in enumerate(rows, start):
             if row.leaf in leaves:
                 leaves.discard(row.leaf)
                 places.append(place)
-            place += 1
+        stop = start
     return places
+
+
+def sealed_record(storage: Storage, seal: SealRow, place: int) -> SealedRecord:
+    """Give the record at a place below a seal, with its path."""
+    path = by_one_read(partial(_path, place, seal.size), storage.ledger_nodes)
+    return SealedRecord(place, tuple(step.hex() for step in path), storage.placed(place, place + 1)[0].record.decode())
 
 
 def attest(storage: Storage, seal: SealRow, places: Iterable[int]) -> bytes:
     """Give a seal with the records at these places, in its one form."""
-    records: list[SealedRecord] = []
-    for place in sorted(set(places)):
-        path = by_one_read(partial(_path, place, seal.size), storage.ledger_nodes)
-        record = storage.placed(place, place + 1)[0].record
-        records.append(SealedRecord(place, tuple(step.hex() for step in path), record.decode()))
-    return _encode(Attestation(seal.note.decode(), tuple(records), SEALS_FORMAT)) + b"\n"
+    records = tuple(sealed_record(storage, seal, place) for place in sorted(set(places)))
+    return _encode(Attestation(seal.note.decode(), records, SEALS_FORMAT)) + b"\n"
 
 
 def _path(place: int, size: int, node: NodeReader) -> Sequence[bytes]:
@@ -95,7 +104,7 @@ def read_attestation(raw: bytes) -> list[HeadRecord]:
     """Check that the records of an attestation stand in what is sealed; give the heads among them. ValueError."""
     try:
         read = _decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"its seal cannot be read ({error})") from error
     if read.v != SEALS_FORMAT or _encode(read) + b"\n" != raw:
         raise ValueError(f"its seal is not in the one form of {SEALS_FORMAT}")
@@ -103,15 +112,16 @@ def read_attestation(raw: bytes) -> list[HeadRecord]:
     heads: list[HeadRecord] = []
     for each in read.records:
         record = each.record.encode()
-        if not _stands(each, leaf_hash(record), head):
+        if not stands(each, head):
             raise ValueError(f"the record {each.index} of its seal does not stand in the ledger that is sealed")
         if b'"kind":"head"' in record:
             heads.append(read_record(record, HeadRecord))
     return heads
 
 
-def _stands(each: SealedRecord, leaf: bytes, head: Head) -> bool:
+def stands(each: SealedRecord, head: Head) -> bool:
+    """Tell whether a record stands in the ledger with this head. ValueError where its path is none."""
     path = [bytes.fromhex(step) for step in each.path]
     exact = all(len(step) == DIGEST_BYTES and step.hex() == text for step, text in zip(path, each.path, strict=True))
-    root = bytes.fromhex(head.root)
+    leaf, root = leaf_hash(each.record.encode()), bytes.fromhex(head.root)
     return exact and verify_inclusion(leaf=leaf, index=each.index, size=head.size, proof=path, root=root)

@@ -43,6 +43,7 @@ _DAMAGED = (
     AttributeError,
     msgspec.MsgspecError,
     CorruptionError,
+    RecursionError,  # nested deeper than anything that was appended
 )  # a byte may make a text a number
 Progress = Callable[[int], None]
 

@@ -402,7 +402,7 @@ def _read_record(raw: bytes) -> HoldRecord | DeleteRecord | None:
         return None
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

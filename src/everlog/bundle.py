@@ -60,6 +60,7 @@ FILE_NAME_CHARACTERS_MAX = 150  # of a session's name in that of its bundle: fil
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 MEMBER_BYTES_MAX = 2 * 1024 * 1024 * 1024  # a page of events whose attachments are all of the largest size
 BRANCHES_MAX = 100_000
+RECORD_BYTES_MIN = 100  # no record of an erasure is as short
 _MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 _END: Final = ("ledger.jsonl", "sha256")
 _SEALED_END: Final = ("ledger.jsonl", "sealed.json", "sha256")
@@ -314,8 +315,7 @@ def _contents(event: EventParcel, *, withheld: bool, keys: bool) -> _Contents:
     cause = None if row.cause is None else Cause.unpack(row.cause).id
     if withheld or row.body is None or row.salt is None:
         gone = _GONE.get(row.gone or 0, "withheld")
-        bare = [_Attachment(item.name, item.size) for item in event.attachments]
-        return _Contents(row.position, gone=gone, key=key, caused_by=cause, attachments=bare)
+        return _Contents(row.position, gone=gone, key=key, caused_by=cause)  # names of attachments may be personal
     attachments = [
         _Attachment(
             item.name,
@@ -401,7 +401,7 @@ class Bundle:
                     "the whole session"
                 )
             parcel = msgspec.json.decode(self._read(self._members[0]), type=SessionParcel)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise self._broken(f"its manifest cannot be read ({error})") from error
         if parcel.v != BUNDLE_FORMAT:
             raise self._broken(f"it is of format {parcel.v[:50]!r}, and this Everlog reads {BUNDLE_FORMAT}")
@@ -479,7 +479,7 @@ class Bundle:
 
     def _erased_leaves(self) -> frozenset[str]:
         leaves: set[str] = set()
-        for line in self._lines(self._members[-self._ends]):
+        for line in self._lines(member := self._members[-self._ends], 0, member.size // RECORD_BYTES_MIN):
             record = read_erase_record(line)
             if record is None or encode_record(record) != line or abs(record.t) > limits.SAFE_INTEGER_MAX:
                 raise self._broken("its ledger holds what is no record of an erasure in its one form")
@@ -508,8 +508,10 @@ class Bundle:
             raise self._broken(f"it is cut off within {member.name}")
         return content
 
-    def _lines(self, member: tarfile.TarInfo) -> list[bytes]:
-        lines = self._read(member).split(b"\n")
+    def _lines(self, member: tarfile.TarInfo, least: int = 1, most: int = limits.PAGE_EVENTS_MAX) -> list[bytes]:
+        if not least <= (count := (content := self._read(member)).count(b"\n")) <= most:
+            raise self._broken(f"{member.name} has {count} lines where {least} to {most} can be")
+        lines = content.split(b"\n")
         if lines.pop():
             raise self._broken(f"{member.name} does not end with the end of a line")
         return lines
@@ -521,7 +523,7 @@ class Bundle:
             if contents.n != header.n:
                 raise ValueError(f"body {contents.n} stands beside header {header.n}")
             return EventParcel(_row(header, line, contents), _attachments(contents))
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise self._broken(f"an event in {name} cannot be read ({error})") from error
 
     def _broken(self, what: str) -> TamperedError:

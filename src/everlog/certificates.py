@@ -3,8 +3,8 @@
 1. A certificate names events by session (its internal id), position and leaf, and no words of what was erased. The reason is what was
    given with the erasure.
 2. Its head is that of the line at the size before the erasure, derived again from what is stored after it: erasing changes no head.
-3. It is made from the ledger, so it can be made at any time. Whoever holds only the certificate can check the hashes of its records;
-   whoever holds the store, all of it.
+3. It is made from the ledger, so it can be made at any time. Where its records are sealed it holds the last seal and the path of each:
+   whoever holds only the certificate and pins a key checks that they were said, whoever holds the store all of it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import Final
 
 import msgspec
 
+from everlog.attesting import SealedRecord, last_seal, record_places, sealed_record, stands
 from everlog.context.tree import read_positions
 from everlog.core import limits
 from everlog.core.event import Event, Head
 from everlog.core.ledger import EraseRecord, read_erase_record, record_hash
 from everlog.core.merkle import peak_places, root_of_peaks
+from everlog.core.note import Checkpoint, parse_checkpoint, parse_note
 from everlog.core.position import format_micros
-from everlog.errors import InvalidEventError, NotFoundError
+from everlog.core.sealed_proof import open_pinned
+from everlog.errors import InvalidEventError, NotFoundError, TamperedError
 from everlog.reader import View
+from everlog.sealed import SealRow
 from everlog.storage import SessionRow, Storage
 
 CERTIFICATE_FORMAT: Final = "everlog/1/certificate"
@@ -33,11 +37,13 @@ _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 class CertifiedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record of the ledger. entry: its number in this store. record: its canonical JSON. hash: its leaf in the ledger's tree, 64 hex digits.
 
-    reason: as it was given; it is not part of what is hashed.
+    reason: as it was given; it is not part of what is hashed. index, path: of the record in the tree that is sealed, the path in hex.
     """
 
     entry: int
     hash: str
+    index: int | None = None
+    path: tuple[str, ...] = ()
     reason: str | None
     record: str
 
@@ -47,7 +53,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     size, root: the head of the line before the erasure, which is the same after it. positions: of the line's events whose bodies were
     destroyed now; before: of those that were asked for and had been erased before. records: that say all of it, and which summaries
-    went with them; each names the time and, where it was given, the actor.
+    went with them; each names the time and, where it was given, the actor. seal: the signed checkpoint of a ledger that has all of
+    them; None where there was none yet.
     """
 
     at: str
@@ -56,6 +63,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     positions: tuple[int, ...]
     records: tuple[CertifiedRecord, ...]
     root: str
+    seal: str | None = None
     session: str
     size: int
     store: str
@@ -69,6 +77,29 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     def encode(self) -> bytes:
         """Give it as one line of JSON."""
         return msgspec.json.encode(self)
+
+    def verify(self, key: str | Sequence[str], *, witnesses: Sequence[str] = (), quorum: int = 0) -> Checkpoint:
+        """Raise TamperedError unless its records stand in a ledger sealed under a key that the caller trusts, and say what it says. Give the
+        checkpoint.
+
+        key, witnesses, quorum: as of `SealedProof.verify`. NotFoundError where it was made before its records were sealed. Whether the bodies are
+        gone, and of what line the events are, the store alone can show.
+        """
+        if self.seal is None:
+            raise NotFoundError(
+                "this certificate was made before its records were sealed; nothing of it was checked; have it made again: `everlog certificate "
+                "SESSION@PLACE`"
+            )
+        checkpoint = open_pinned(self.seal.encode(), key, witnesses=witnesses, quorum=quorum)[0]
+        named: set[int] = set()
+        for each in self.records:
+            record = read_erase_record(each.record.encode())
+            if record is None or not _is_sealed(each, checkpoint.head):
+                raise _fails(f"record {each.entry} does not stand in the ledger that is sealed")
+            named.update(position for position, _ in record.events)
+        if missing := sorted({*self.positions, *self.before} - named):
+            raise _fails(f"none of its records names event {missing[0]}")
+        return checkpoint
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -84,7 +115,7 @@ def read_certificate(line: bytes) -> Certificate:
     """Read a certificate from its JSON. Raises InvalidEventError."""
     try:
         read = msgspec.json.decode(line, type=Certificate)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEventError(
             f"this is no certificate ({error!s:.200}); nothing was checked; give a file that `everlog erase --certificate` wrote"
         ) from error
@@ -125,16 +156,54 @@ def certify(
         found.add(line, wanted)
     now = frozenset(positions if now_erased is None else now_erased)
     head = _derived_head(storage, view, view.size)
+    seal, records = _sealed(storage, found.in_order())
     return Certificate(
         at=format_micros(storage.now()),
         before=tuple(position for position in positions if position in certified and position not in now),
         branch=view.branch.id,
         positions=tuple(sorted(now)),
-        records=found.in_order(),
+        records=records,
         root=head.root,
+        seal=seal,
         session=session.id,
         size=head.size,
         store=storage.id,
+    )
+
+
+def _sealed(storage: Storage, records: tuple[CertifiedRecord, ...]) -> tuple[str | None, tuple[CertifiedRecord, ...]]:
+    """Give the last seal, and the records with their places in what it is of; none where it is not of all of them."""
+    seal = last_seal(storage)
+    if seal is None or not records or not all(_was_there(each, seal) for each in records):
+        return None, records
+    places = record_places(storage, seal, [each.record.encode() for each in records])
+    found = {each.record: each for each in (sealed_record(storage, seal, place) for place in places)}
+    if len(found) < len(records):
+        return None, records
+    replace = msgspec.structs.replace
+    return seal.note.decode(), tuple(
+        replace(each, index=found[each.record].index, path=found[each.record].path) for each in records
+    )
+
+
+def _was_there(each: CertifiedRecord, seal: SealRow) -> bool:
+    """Tell whether a record was written before a seal was kept, by the store's clock: otherwise it is looked for in vain."""
+    record = read_erase_record(each.record.encode())
+    return record is not None and record.t <= seal.made
+
+
+def _is_sealed(each: CertifiedRecord, head: Head) -> bool:
+    if each.hash != record_hash(each.record.encode()).hex():
+        return False
+    try:
+        return each.index is not None and stands(SealedRecord(each.index, each.path, each.record), head)
+    except ValueError:
+        return False
+
+
+def _fails(why: str) -> TamperedError:
+    return TamperedError(
+        f"the certificate does not hold: {why}; believe nothing in it; have it made again from its store"
     )
 
 
@@ -212,6 +281,7 @@ def check_certificate(storage: Storage, certificate: Certificate) -> Checked:
         named.update(leaf for _, leaf in record.events)
         _check_record(storage, each, record, faults)
     _check_line(storage, certificate, frozenset(named), faults)
+    _check_seal(storage, certificate, faults)
     return Checked(not faults.count, events, tuple(faults.first), faults.count)
 
 
@@ -249,3 +319,25 @@ def _check_line(storage: Storage, certificate: Certificate, named: frozenset[str
     for position in asked:
         if position not in found or found[position].hash not in named:
             faults.add(f"none of its records names event {position}")
+
+
+def _check_seal(storage: Storage, certificate: Certificate, faults: _Faults) -> None:
+    """Compare its seal with the store's ledger; who signed it, a reader with a pinned key decides."""
+    if certificate.seal is None:
+        return
+    try:
+        head = parse_checkpoint(parse_note(certificate.seal.encode()).text).head
+    except ValueError as error:
+        faults.add(f"its seal is none ({error})")
+        return
+    if head.size > storage.ledger_tree().size or _ledger_head(storage, head.size) != head:
+        faults.add(
+            f"its seal is of another ledger than this store's, or of more than its {storage.ledger_tree().size} records"
+        )
+    for each in certificate.records:
+        if not _is_sealed(each, head):
+            faults.add(f"record {each.entry} does not stand in the ledger that its seal is of")
+
+
+def _ledger_head(storage: Storage, size: int) -> Head:
+    return Head(size, root_of_peaks(storage.ledger_nodes(peak_places(size))).hex())

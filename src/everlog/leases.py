@@ -96,6 +96,11 @@ class Lease:
         return f"<Lease {self.token} of {self._session.id!r} held by {self.holder!r}{'' if self.alive else ', ended'}>"
 
     @property
+    def session_uuid(self) -> str:
+        """The internal id of the session that it is of."""
+        return self._session.uuid
+
+    @property
     def alive(self) -> bool:
         """Whether it is held, as far as is known here without asking the store."""
         return not self._ended and self._error is None and self._session.storage.ticks().micros < self._until

@@ -200,7 +200,7 @@ class OnRecord:
     def _take(self, record: bytes) -> None:
         try:
             said = msgspec.json.decode(record, type=_Said)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # its leaf tells
         if said.kind in ("session", "current", "delete"):
             key = (said.kind, said.session)

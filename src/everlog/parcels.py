@@ -314,7 +314,7 @@ def _check_body(body: bytes) -> None:
         raise ValueError("its body is no JSON object")  # noqa: TRY004  # as its callers' other refusals
     try:
         msgspec.json.decode(body, type=Body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"its body is not as an event's is ({error})") from None
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from everlog.core.event import Head
 from everlog.core.merkle import root_of_joined
+from everlog.errors import CorruptionError
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -97,6 +98,13 @@ class PutSeal(msgspec.Struct, frozen=True):
 
 
 SealRequest = PlaceRecords | PutSeal
+
+
+def record_is_gone(place: int) -> CorruptionError:
+    """Give the error of a store that has no record where its ledger's tree has one."""
+    return CorruptionError(
+        f"the record {place} of the ledger is gone; nothing was made; `everlog verify` says what else does not hold"
+    )
 
 
 class SealedStorage(Protocol):

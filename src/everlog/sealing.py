@@ -72,7 +72,8 @@ class Sealer:
         tree = order_ledger(self.storage, record)
         origin = self.keys.origin
         last = next((row for row in self.storage.seals(SAFE_INTEGER_MAX, 1)), None)
-        if record is None and last is not None and (last.origin, last.size) == (origin, tree.size):
+        sealed = record is None and last is not None and (last.origin, last.size) == (origin, tree.size)
+        if sealed and last is not None and self.keys.was_last(origin, tree.head()):  # else an earlier store may be here
             self._stamp(last.note, last.size, warnings)
             return read_seal(last)
         checkpoint, note = self.keys.sign(lambda: self.storage.ledger_tree().head(), self._prove)

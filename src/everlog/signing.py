@@ -228,15 +228,19 @@ class Keys:
         with self._locked():
             config = self._read()
             checkpoint = Checkpoint(config.current.verifier.name, read_head())
-            self._check_extends(checkpoint, prove)
+            self._check_extends(config, checkpoint, prove)
             write_synced(self._path("signed.json"), msgspec.json.encode(checkpoint))
             text = str(checkpoint)
             signers = [each for each in (config.current, config.outgoing) if each is not None]
             lines = tuple(signature_of(key.verifier, self._sign(key, text.encode())) for key in signers)
             return checkpoint, Note(text, lines)
 
-    def _check_extends(self, checkpoint: Checkpoint, prove: Prove) -> None:
-        last = self._last_signed()
+    def was_last(self, origin: str, head: Head) -> bool:
+        """Tell whether a head is the one that was signed last."""
+        return self._last_signed(self._read()) == Checkpoint(origin, head)
+
+    def _check_extends(self, config: _Config, checkpoint: Checkpoint, prove: Prove) -> None:
+        last = self._last_signed(config)
         if last is None or last.origin != checkpoint.origin or last.head.size == 0:
             return
         old, new = last.head, checkpoint.head
@@ -255,11 +259,15 @@ class Keys:
                 f"{self._path('seals.txt')}, and where an earlier state is meant, begin a new origin: `everlog keys revoke`"
             )
 
-    def _last_signed(self) -> Checkpoint | None:
-        try:
-            return msgspec.json.decode(self._path("signed.json").read_bytes(), type=Checkpoint)
-        except FileNotFoundError:
+    def _last_signed(self, config: _Config) -> Checkpoint | None:
+        """Give what was signed last; None where nothing can have been yet: under a first key, or a new origin."""
+        path = self._path("signed.json")
+        record = None if config.record is None else msgspec.json.decode(config.record, type=KeyRecord)
+        new = record is not None and (record.action != "rotate" or not self._path("seals.txt").exists())
+        if new and not path.exists():
             return None
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
         except (OSError, msgspec.MsgspecError) as error:
             raise UnavailableError(
                 f"{self._path('signed.json')} cannot be read ({error}); nothing was signed; what was signed last is not known without it: "

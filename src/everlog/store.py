@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -229,6 +229,27 @@ class Store(StoreProver):
             session_info(each.session, each.branch, lease_info(self.storage, each.session, each.lease, now))
             for each in self.storage.sessions(chosen)
         ]
+
+    def opened(self, prefix: str) -> Iterator[tuple[SessionInfo, Session]]:
+        """Open all living sessions whose ids begin so, by their ids, each as it was listed: none is looked up again to be read.
+
+        What is deleted meanwhile spoils nothing: a handle of it raises NotFoundError.
+        """
+        last = None
+        while True:
+            chosen = SessionFilter(Query(()), prefix, None, "id", limits.SESSIONS_PAGE_MAX, last)
+            page, now = self.storage.sessions(chosen), self.storage.ticks()
+            for each in page:
+                handle = Session(self.storage, self.settings, self._keepers, each.session, each.branch)
+                if each.branch.base is None:
+                    handle.view_seen(each.branch)  # of one that shares nothing it is known what it consists of
+                yield (
+                    session_info(each.session, each.branch, lease_info(self.storage, each.session, each.lease, now)),
+                    handle,
+                )
+            if len(page) < limits.SESSIONS_PAGE_MAX:
+                return
+            last = page[-1].session, page[-1].branch
 
     def _parent_prefix(self, parent: Event | Session | str | None) -> bytes | None:
         if parent is None:

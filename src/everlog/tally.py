@@ -198,7 +198,7 @@ class Tally:
         try:
             told = _decode_told(event.raw)
             self._add_body(event, branch, size, told)
-        except (EverlogError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (EverlogError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.unreadable += 1
 
     def _add_actor(self, event: Event) -> None:

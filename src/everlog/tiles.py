@@ -20,7 +20,7 @@ from everlog.core.tiles import (
     encode_records,
     tiles_of,
 )
-from everlog.errors import InvalidEventError, NotFoundError, TamperedError, UnavailableError
+from everlog.errors import CorruptionError, InvalidEventError, NotFoundError, TamperedError, UnavailableError
 from everlog.keyfiles import write_synced
 from everlog.storage import Storage
 
@@ -54,7 +54,12 @@ def _content(storage: Storage, tile: Tile) -> bytes:
     if tile.level is not None:
         return b"".join(storage.ledger_nodes(tile.places()))
     first = tile.index * WIDTH
-    return encode_records([row.record for row in storage.placed(first, first + tile.width)])
+    try:
+        return encode_records([row.record for row in storage.placed(first, first + tile.width)])
+    except (ValueError, TypeError) as error:
+        raise CorruptionError(
+            f"records of the ledger between {first} and {first + tile.width} are none ({error}); {tile} was not written; `everlog verify`"
+        ) from error
 
 
 def _write(path: Path, content: bytes) -> None:

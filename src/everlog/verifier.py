@@ -42,7 +42,8 @@ GOOD, TAMPERED, INCOMPLETE, UNSEALED, NOT_RUN = 0, 1, 2, 3, 64  # the last is wh
 WORDS = {GOOD: "good", TAMPERED: "tampered", INCOMPLETE: "incomplete", UNSEALED: "not covered by a seal"}
 SESSION, RANGE, SEALED = "everlog/1/bundle", "everlog/1/range", "everlog/1/seals"
 BLOCK, RECORD, LISTED = 512, 10_240, 100  # bytes in a tar file; lines of a kind, in words: as JSON there are all
-MANIFEST_BYTES_MAX, HEADER_BYTES_MAX = 64 * 1024 * 1024, 4_096
+MANIFEST_BYTES_MAX, MEMBER_BYTES_MAX, HEADER_BYTES_MAX = 64 * 1024 * 1024, 2 * 1024 * 1024 * 1024, 4_096
+PAGE_EVENTS_MAX, RECORD_BYTES_MIN, FAULTS_MAX = 1_000, 100, 100_000  # beyond the last, no more is looked for
 SAFE_INTEGER_MAX = 2**53 - 1  # the largest integer that every JSON library keeps
 COUNTED = ("events", "bodies", "attachments", "keys", "erased", "withheld", "sealed")
 BRANCH = "id:str writer:str base:int|null base_size:int size:int root:str own:bool"
@@ -122,6 +123,7 @@ def read_members(file: BinaryIO) -> list[Member]:
         name, digits = header[:100].rstrip(b"\0").decode("latin-1"), header[124:135]
         size = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
         expect(header == tar_header(name, size), f"the header of the member at byte {at} was changed")
+        expect(size <= MEMBER_BYTES_MAX, f"the member at byte {at} is larger than any can be")
         expect(not any(read_at(file, at + BLOCK + size, -size % BLOCK)), f"what follows {name!r} was changed")
         members.append((name, at + BLOCK, size))
         at += BLOCK + size + -size % BLOCK
@@ -339,7 +341,7 @@ class _Bundle:
         pages = self._pages(members[1:-ends], len(branches))
         sealed = self._sealed(read_at(self.file, *members[-2][1:]), keys) if ends == 3 else frozenset[bytes]()
         self.report.unsealed += ["it holds no seal"] if ends == 2 else []
-        for record in self._lines(members[-ends]):
+        for record in self._lines(members[-ends], 0, members[-ends][2] // RECORD_BYTES_MIN):
             for event in read_record(record).get("events", []):
                 expect(isinstance(event, list) and len(event) == 2 and type(event[0]) is int, "it erases no event")
                 digests(event[1:], "what an erasure names")
@@ -351,8 +353,10 @@ class _Bundle:
         if self.counts["withheld"]:
             self.report.missing.append("bodies that were withheld: left out on purpose, which is no tampering")
 
-    def _lines(self, member: Member) -> list[bytes]:
-        lines = read_at(self.file, *member[1:]).split(b"\n")
+    def _lines(self, member: Member, least: int = 1, most: int = PAGE_EVENTS_MAX) -> list[bytes]:
+        content = read_at(self.file, *member[1:])
+        expect(least <= content.count(b"\n") <= most, f"{member[0]} has not the lines that it can have")
+        lines = content.split(b"\n")
         expect(not lines.pop(), f"{member[0]} does not end with the end of a line")
         return lines
 
@@ -476,6 +480,8 @@ class _Bundle:
             self._check_contents(header, parse(contents), leaf.hex())
         except ValueError as error:
             self.report.faults.append(f"{branch}@{tip.size}: {error}")
+            if len(self.report.faults) >= FAULTS_MAX:
+                raise ValueError("there is so much of it that the rest was not looked at") from None
         return after
 
     def _covered(self, start: int, stop: int) -> bytes:
@@ -611,7 +617,9 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(shown(f"everlog_verify: {error}; nothing was decided") + "\n")
         return NOT_RUN
     facts = {"verdict": WORDS[report.code], "code": report.code, **vars(report)}
-    sys.stdout.write((json.dumps(facts) if given.json else in_text(report)) + "\n")
+    said = (json.dumps(facts) if given.json else in_text(report)) + "\n"
+    letters = sys.stdout.encoding or "utf-8"  # what the terminal cannot show is written as its number
+    sys.stdout.write(said.encode(letters, "backslashreplace").decode(letters))
     return report.code
 
 

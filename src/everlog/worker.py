@@ -61,6 +61,10 @@ class SessionWorker(SessionWriter):
             self._lease = taken  # also one that lapsed since: it is shown, and refused
         return taken
 
+    def under(self, lease: Lease) -> None:
+        """Show a lease of this session that another handle took with what this one writes."""
+        self._lease = lease
+
     def gave_back(self, lease: Lease, receipt: Receipt) -> None:
         """Note that a lease was given back."""
         if self._lease is lease:

@@ -44,6 +44,8 @@ SYNC_ONLY = {
     "write_own",
     "write",
     "gave_back",
+    "under",
+    "opened",
     "view_seen",
     "shown",
     "due",

@@ -47,6 +47,10 @@ def test_nothing_hostile_reaches_the_terminal_or_the_page(run, hostile, tmp_path
     assert "\x1b[31m" not in shown
     assert "\u202e" not in shown
     assert "\\x1b[31m" in shown
+    for words in (("audit", "run%20<b>", "--json"), ("log", "run%20<b>", "--json"), ("ls", "--json")):
+        shown = run(*words).stdout
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+        assert any("\u202e" in json.dumps(json.loads(line), ensure_ascii=False) for line in shown.splitlines()), words
     file = tmp_path / "audit.html"
     assert "events of run <b>" in run("audit", "run%20<b>", "--html", str(file)).stdout
     text = file.read_text(encoding="utf-8")

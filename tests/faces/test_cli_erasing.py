@@ -87,6 +87,26 @@ def test_a_certificate_is_written_checked_and_made_again(run, session, tmp_path)
     assert "this is no certificate" in run("certificate", "--check", str(changed), code=2).stderr
 
 
+def test_a_certificate_is_checked_under_a_key_without_the_store(run, session, tmp_path):
+    folder, file = str(tmp_path / "k"), str(tmp_path / "sealed.json")
+    key = run("keys", "new", "--keys", folder).stdout.strip()
+    run("erase", "run%2042@1", "--reason", "r", "--yes", "--seal", "--keys", folder, "--certificate", file)
+    run("erase", "run%2042@2", "--reason", "r", "--yes", "--certificate", str(tmp_path / "early.json"))
+    none = str(tmp_path / "none.db")
+    found = run("certificate", "--check", file, "--key", key, store=none)
+    assert "good: 1 certificate, 1 event on record as erased, and sealed" in found.stdout
+    assert "not checked: that the bodies are gone" in found.stdout
+    (said,) = lines(run("certificate", "--check", file, "--key", key, "--json", store=none))
+    assert (said["ok"], said["certificates"], said["events"], len(said["seals"])) == (True, 1, 1, 1)
+    made = json.loads((tmp_path / "sealed.json").read_text())
+    (tmp_path / "sealed.json").write_text(json.dumps(made | {"positions": [1, 3]}))
+    assert "none of its records names event 3" in run("certificate", "--check", file, "--key", key, code=1).stderr
+    early = run("certificate", "--check", str(tmp_path / "early.json"), "--key", key, code=3).stderr
+    assert "before its records were sealed" in early
+    assert "--check FILE" in run("certificate", "run%2042@1", "--key", key, code=2).stderr
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_a_refused_erasure_leaves_no_certificate(run, session, tmp_path):
     run("hold", "run%2042", "--reason", "r")
     file = tmp_path / "certificate.json"

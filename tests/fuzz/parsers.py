@@ -45,7 +45,7 @@ from everlog.core.proof import (
 )
 from everlog.core.sealed_proof import read_sealed_proof
 from everlog.core.tiles import decode_records, decode_tile, encode_records, parse_tile
-from everlog.errors import InvalidEventError, LimitError, TamperedError
+from everlog.errors import InvalidEventError, LimitError, NotFoundError, TamperedError
 from everlog.seals import append_seal, read_seals_file
 from everlog.testing.clock import START_MICROS, FixedClock
 from everlog.timestamps import check_stamp, read_authorities
@@ -88,7 +88,7 @@ def material() -> Material:
     other = session.fork(at=5, id="other")
     keys = store.keys(folder / "keys")
     key = keys.new(origin="example.com/log")
-    certificate = session.erase([2], reason="asked")
+    session.erase([2], reason="asked")
     session.rewind(4, reason="back", events=[NewEvent("note", {"content": "on b2"})])
     seal = store.seal(keys=keys).note.encode()
     keeper = WitnessKeeper(folder / "witness", "example.com/w", [key], draw=bytes, clock=FixedClock())
@@ -114,7 +114,7 @@ def material() -> Material:
         session.prove_sealed(1).encode(),
         tuple(session.prove(n).event.header.encode() for n in range(session.size())),
         tuple(row.record for row in store.storage.placed(0, 1_000)),
-        certificate.encode(),
+        session.certificate([2]).encode(),
         tuple((folder / f"{name}.everlog").read_bytes() for name in ("whole", "other", "range")),
         request,
         keeper,
@@ -239,6 +239,10 @@ def certificate(raw):
         taken = read_certificate(raw)
         replace = msgspec.structs.replace  # whoever makes one up makes its hashes too
         records = tuple(replace(each, hash=record_hash(each.record.encode()).hex()) for each in taken.records)
+        with suppress(TamperedError, NotFoundError):
+            taken.verify(material().key)
+            sealed = read_certificate(material().certificate)
+            assert {each.record for each in taken.records} <= {each.record for each in sealed.records}
         return material().store.check_certificate(replace(taken, records=records)).ok
     return False
 

@@ -443,11 +443,15 @@ async def test_a_list_reads_no_session_again_that_nobody_appended_to(service):
     made = [await service.create_session(**WHO, session_id=f"{number}", state={"n": number}) for number in range(5)]
     await service.list_sessions(**WHO)
     await service.append_event(made[3], said("one", timestamp=1.0))
-    opened, names = service.store.session, []
-    service.store.session = lambda name: names.append(name) or opened(name)
+    storage, names = (
+        service.store.storage,
+        {info.uuid: info.id for info in service.store.sessions(prefix="adk/trips/u7/")},
+    )
+    peek, read = storage.peek, []
+    storage.peek = lambda uuid, *others: read.append(names.get(uuid)) or peek(uuid, *others)
     listed = (await service.list_sessions(**WHO)).sessions
     assert [session.id for session in listed] == ["3", "0", "1", "2", "4"]
-    assert [name for name in names if name.count("/") == 3] == [session_name("trips", "u7", "3")]
+    assert [name for name in read if name is not None] == [session_name("trips", "u7", "3")]
 
 
 # --- delete --------------------------------------------------------------------------------------
@@ -597,11 +601,18 @@ async def test_state_that_is_no_json_is_kept_as_what_it_prints(service):
 
 
 @contract(*OURS)
-async def test_a_number_that_is_none_is_refused_and_nothing_is_written(service):
+async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
     session = await service.create_session(**WHO)
-    with pytest.raises(InvalidEventError):
-        await service.append_event(session, said("x", delta={"k": float("nan")}))
-    assert (await got(service, session)).events == []
+    for refused in (
+        said("x", delta={"k": float("nan")}),
+        said("x", timestamp=float("nan")),
+        said("x", timestamp=float("inf")),
+        said("half \ud83d"),
+        said("x", delta={"k": 2**64}),
+    ):
+        with pytest.raises(InvalidEventError, match="nothing was written"):
+            await service.append_event(session, refused)
+    assert (await got(service, session)).events == session.events == []
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "~", "tab\there", "é\u2028", "%2F", " lead"])
@@ -666,6 +677,15 @@ async def test_a_fork_is_a_session_of_its_own(service):
         await service.fork_session(**WHO, session_id="s", fork_id="f")
     with pytest.raises(SessionNotFoundError):
         await service.fork_session(**WHO, session_id="none")
+
+
+@contract(*OURS)
+async def test_a_document_that_another_program_made_a_list_of_is_no_state(service):
+    session = await service.create_session(**WHO, session_id="s", state={"k": 1})
+    service.store.session(session_name("trips", "u7", "s")).append("state.set", {"path": "", "value": [1]})
+    shown = await got(service, session)
+    assert shown.state == (await service.list_sessions(**WHO)).sessions[0].state == {}
+    await service.append_event(shown, said("x"))
 
 
 @contract(*OURS)
@@ -816,6 +836,30 @@ def test_a_store_that_was_given_stays_open_and_one_that_was_opened_is_closed(tmp
         await service.close()
         with pytest.raises(UnavailableError):
             store.session(session_name("trips", "u7", "s"))
+
+    asyncio.run(run())
+
+
+def test_a_service_that_was_closed_says_so_and_may_be_closed_again(tmp_path):
+    async def run():
+        with everlog.open(tmp_path / "given.db") as store:
+            for place in (store, tmp_path / "agent.db"):
+                service = EverlogSessionService(place)
+                session = await service.create_session(**WHO, session_id="s")
+                await service.close()
+                await service.close()
+                for call in (
+                    service.append_event(session, said("x")),
+                    service.get_session(**WHO, session_id="s"),
+                    service.list_sessions(app_name="trips"),
+                ):
+                    with pytest.raises(UnavailableError, match="closed; nothing was done"):
+                        await call
+        never = EverlogSessionService(tmp_path / "never.db")
+        await never.close()
+        with pytest.raises(UnavailableError):
+            never.store
+        assert not (tmp_path / "never.db").exists()
 
     asyncio.run(run())
 

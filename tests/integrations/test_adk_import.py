@@ -139,6 +139,27 @@ def test_a_session_that_went_on_here_keeps_its_state(tmp_path):
         assert asyncio.run(service.get_session(app_name="trips", user_id="u7", session_id="one")) == session
 
 
+def test_shared_state_that_went_back_to_what_it_was_goes_back_here_too(tmp_path):
+    asyncio.run(filled("sqlite", tmp_path / "adk.db"))
+    with everlog.open(tmp_path / "agent.db") as store:
+        for value in ("a", "b", "a", "a"):
+            with closing(sqlite3.connect(tmp_path / "adk.db")) as source:
+                source.execute("UPDATE app_states SET state = ? WHERE app_name = 'trips'", (f'{{"last": "{value}"}}',))
+                source.execute("UPDATE user_states SET state = ? WHERE user_id = 'u7'", (f'{{"u": "{value}"}}',))
+                source.commit()
+            list(import_database(store, tmp_path / "adk.db"))
+            found = asyncio.run(
+                EverlogSessionService(store).get_session(app_name="trips", user_id="u7", session_id="one")
+            )
+            assert (found.state["app:last"], found.state["user:u"]) == (value, value)
+        # What changed here meanwhile stays, for the source did not.
+        service = EverlogSessionService(store)
+        asyncio.run(service.append_event(found, event(20, delta={"app:last": "here"})))
+        list(import_database(store, tmp_path / "adk.db"))
+        found = asyncio.run(service.get_session(app_name="trips", user_id="u7", session_id="one"))
+        assert found.state["app:last"] == "here"
+
+
 def test_state_that_the_events_do_not_give_is_set_after_them(tmp_path):
     asyncio.run(filled("sqlite", tmp_path / "adk.db"))
     with closing(sqlite3.connect(tmp_path / "adk.db")) as source:

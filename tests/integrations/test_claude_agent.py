@@ -34,7 +34,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import everlog
-from everlog.errors import FencedError
+from everlog.errors import FencedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_agent import EverlogSessionStore
 
 KEY = {"project_key": "-home-me-work", "session_id": "5f0c54a6-30d5-4b4c-9f8e-3a1f6f1c1a01"}
@@ -376,7 +376,43 @@ def test_listing_a_project_is_a_read_for_each_thousand_sessions_and_none_of_thei
         monkeypatch.setattr(store.storage, "sessions", lambda chosen: reads.append(chosen) or listing(chosen))
         monkeypatch.setattr(store.storage, "read", None)
         assert len(run(kept.list_sessions("p"))) == len(run(kept.list_session_summaries("p"))) == 1_050
-        assert len(reads) == 6
+        assert len(reads) == 4
+
+
+def test_a_fork_shares_what_came_before_and_is_listed_and_resumed_as_any_other(kept):
+    long = entry(1)
+    long["message"]["content"] = [
+        {"type": "text", "text": "b"},
+        {"type": "tool_use", "id": "c", "name": "f", "input": {}},
+    ]
+    entries = [entry(0, "a"), long, entry(2, "c")]
+    run(kept.append(KEY, entries))
+    fork = run(kept.fork_session(KEY, up_to=entries[1]["uuid"], reason="another way"))
+    assert uuid.UUID(fork["session_id"])
+    assert run(kept.load(fork)) == entries[:2]
+    run(kept.append(fork, [entry(2, "otherwise")]))
+    assert texts(run(kept.load(fork)))[-1] == "otherwise"
+    assert run(kept.load(KEY)) == entries
+    whole = run(kept.fork_session(KEY, "0c0c54a6-30d5-4b4c-9f8e-3a1f6f1c1a01"))
+    assert run(kept.load(whole)) == entries
+    listed = {each["session_id"] for each in run(kept.list_sessions(KEY["project_key"]))}
+    assert listed == {KEY["session_id"], fork["session_id"], whole["session_id"]}
+    shown = run(list_sessions_from_store(kept, directory="/home/me/work"))
+    assert {each.session_id for each in shown} == listed
+    with pytest.raises(NotFoundError):
+        run(kept.fork_session(KEY, up_to="none such"))
+    with pytest.raises(SessionExistsError):
+        run(kept.fork_session(KEY, whole["session_id"]))
+    for key in (fork, whole, KEY):  # a fork goes first
+        run(kept.delete(key))
+    assert run(kept.list_sessions(KEY["project_key"])) == []
+
+
+def test_an_entry_whose_uuid_holds_half_a_character_is_recorded_once(kept):
+    odd = entry(0, "a", uuid="u-\ud83d")
+    for _ in range(2):
+        run(kept.append(KEY, [odd, entry(1, "b")]))
+    assert run(kept.load(KEY)) == [odd, entry(1, "b")]
 
 
 def test_a_missing_session_has_nothing_to_list_and_deleting_it_does_nothing(kept):

@@ -572,4 +572,4 @@ def test_importing_it_imports_no_other_framework():
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"agents", "google.adk", "strands", "claude_agent_sdk", "pydantic_ai", "langgraph.graph"} & set(modules)
     ours = {each for each in modules if each.startswith("everlog.integrations.")}
-    assert all("langgraph" in each or each.endswith(".versions") for each in ours)
+    assert all("langgraph" in each or each.endswith((".versions", ".holding", ".places")) for each in ours)

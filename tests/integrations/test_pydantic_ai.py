@@ -249,6 +249,7 @@ def test_a_limit_gives_the_last_messages_and_saving_on_keeps_the_others(either):
     assert len(run(either.load("c", limit=99)).messages) == 5
     with pytest.raises(UserError):
         run(either.load("c", limit=-1))
+    assert run(either.read_history(run(either.read_record("c")).head_id, limit=-1)) == []
 
 
 def test_of_two_that_loaded_one_conversation_the_second_conflicts_and_nothing_is_lost(either):

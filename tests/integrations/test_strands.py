@@ -24,7 +24,7 @@ from strands.types.exceptions import SessionException
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 import everlog
-from everlog.errors import FencedError
+from everlog.errors import FencedError, InvalidEventError
 from everlog.integrations.strands import EverlogSessionManager, EverlogSessionRepository
 from everlog.integrations.strands_messages import recorded_of
 
@@ -402,6 +402,26 @@ def test_a_redacted_message_keeps_its_original_in_the_log_unless_it_is_to_be_era
     assert [hit.event.key for hit in ours.store.search("swordfish").hits] == ["message:0"]
     assert all(b"swordfish 1" not in (event.raw or b"") for event in ours.session("s", "a"))
     assert ours.store.verify().ok
+
+
+def test_redacting_destroys_what_earlier_updates_said_too(ours):
+    begin(ours, 1)
+    erasing = EverlogSessionRepository(ours.store, erase_redacted=True)
+    said = message(0, {"text": "swordfish again"}, role="user")
+    erasing.update_message("s", "a", said)
+    said.redact_message = {"role": "user", "content": [{"text": "[redacted]"}]}
+    erasing.update_message("s", "a", said)
+    assert [each.to_message()["content"] for each in ours.list_messages("s", "a")] == [[{"text": "[redacted]"}]]
+    assert all(b"swordfish" not in (event.raw or b"") for event in ours.session("s", "a"))
+
+
+@pytest.mark.parametrize("odd", [float("nan"), 2**64, "half \ud83d"])
+def test_a_state_that_the_log_cannot_say_is_refused_and_the_one_before_stays(ours, odd):
+    begin(ours, 1)
+    before = ours.read_agent("s", "a").state
+    with pytest.raises(InvalidEventError, match="nothing was written"):
+        ours.update_agent("s", agent(state={"k": odd}))
+    assert ours.read_agent("s", "a").state == before
 
 
 def test_what_others_erase_says_so_and_the_rest_stays(ours):

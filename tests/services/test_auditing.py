@@ -256,3 +256,24 @@ def test_a_damaged_record_of_the_ledger_stops_nothing(tmp_path):
         audit = store.session("run").audit()
     assert audit.deletions == ()
     assert [(each.held, each.recorded) for each in audit.holds] == [(True, False)]
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE ledger SET record = ?", "UPDATE event SET body = ? WHERE position = 1 AND type = 'note'"]
+)
+def test_what_is_nested_too_deep_in_the_rows_is_told_and_stops_nothing(tmp_path, statement):
+    path = tmp_path / "store.db"
+    with everlog.open(path) as store:
+        session = store.create("run", events=[NewEvent("note", {"content": text}) for text in "abc"])
+        session.hold(reason="case 12")
+        session.release(reason="closed")
+        store.search("a b")
+    connection = apsw.Connection(str(path))
+    connection.execute(statement, (b'{"kind":"hold","z":' + b"[" * 100_000,))
+    connection.close()
+    with everlog.open(path) as store:
+        session = store.session("run")
+        assert not store.verify().ok
+        assert session.audit().events == 3
+        session.erase([1], reason="asked")
+        assert session[1].erased

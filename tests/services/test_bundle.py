@@ -9,7 +9,7 @@ import pytest
 import everlog
 from bundles import members, rebuild
 from databases import address
-from everlog import NewEvent
+from everlog import NewEvent, verifier
 from everlog.errors import LimitError, NotFoundError, SessionExistsError, TamperedError, UnavailableError
 from everlog.transfer import copy_sessions
 
@@ -402,6 +402,38 @@ def test_a_link_in_a_bundle_is_refused(bundle, target):
         tar.addfile(member)
     with pytest.raises(TamperedError):
         target.import_bundle(bundle)
+
+
+@REFUSED_EARLIER
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, data: b'{"a":' * 100_000 if name == "manifest.json" else data,
+        lambda name, data: data.replace(b'{"n":0,', b'{"n":0,"z":' + b"[" * 100_000, 1),
+        lambda name, data: b"\n" * 100_000 if name.endswith((".headers", ".bodies")) else data,
+        lambda name, data: b"\n" * 100_000 if name == "ledger.jsonl" else data,
+    ],
+)
+def test_what_is_made_to_take_for_ever_is_refused(bundle, target, change):
+    rebuild(bundle, [(name, change(name, data)) for name, data in members(bundle)])
+    with pytest.raises(TamperedError, match="is not whole"):
+        target.import_bundle(bundle)
+    report = verifier.verify_bundle(str(bundle))
+    assert report.code == 1
+    assert len(report.faults) < 3
+
+
+@REFUSED_EARLIER
+def test_a_page_without_an_event_is_refused_and_nothing_is_taken(bundle, target):
+    content = members(bundle)
+    end = [name for name, _ in content].index("ledger.jsonl")
+    last = content[end - 1][0]
+    number = int(last[-13:-7]) + 1
+    empty = [(f"{last[:-13]}{number:06d}.{kind}", b"") for kind in ("headers", "bodies")]
+    rebuild(bundle, [*content[:end], *empty, *content[end:]])
+    with pytest.raises(TamperedError, match="has 0 lines"):
+        target.import_bundle(bundle)
+    assert verifier.verify_bundle(str(bundle)).code == 1
 
 
 def test_a_branch_that_stands_on_nothing_is_refused(bundle, target):

@@ -50,13 +50,14 @@ class Filled:
         self.texts = [secret() for _ in range(48)]
         kept_once = secret() * 800
         self.texts.append(kept_once[:48])
+        names = [secret(), secret()]
         session = self.store.create("s", events=said(self.texts[:16]))
         session.append("note", {"content": kept_once, "beside": self.texts[16]})
         session.append("note", {"content": kept_once})
         session.append(
             "note",
             {"content": self.texts[17]},
-            attachments={"small.txt": self.texts[18].encode(), "large.bin": self.texts[19].encode() * 800},
+            attachments={names[0]: self.texts[18].encode(), "large.bin": self.texts[19].encode() * 800},
         )
         self._make_cold(folder / "archive")
         session.extend(said(self.texts[20:30]))
@@ -65,7 +66,7 @@ class Filled:
         session.extend(said(self.texts[31:40]))
         for number in range(40, 46):
             session.append("state.set", {"path": f"/{number}", "value": self.texts[number]})
-        session.append("note", {"content": self.texts[46]}, attachments={"a": self.texts[47].encode()})
+        session.append("note", {"content": self.texts[46]}, attachments={names[1]: self.texts[47].encode()})
         session.state()
         assert self.store.keeper.wait(20)
         assert session.summarize(leaf_tokens=100)
@@ -74,6 +75,7 @@ class Filled:
         assert len(self.store.search(self.texts[3]).hits) > 1, "the event, and summaries of it; now there is an index"
         self.session, self.going = session, range(session.events("type:summary", limit=1).__next__().position)
         self.salts = list(self._salts())
+        self.names = [name.encode() for name in names]
 
     def _make_cold(self, archive):
         self.clock.advance(seconds=2)
@@ -163,6 +165,7 @@ def everywhere(kind, folder):
 @STORES
 def test_what_was_erased_stands_nowhere_in_the_store(kind, filled):
     before = everywhere(kind, filled.folder)
+    assert all(name in before for name in filled.names)
     assert all(salt in before or salt.hex().encode() in before for salt in filled.salts)
     packed = filled.packed()
     assert filled.found(packed) > 40
@@ -175,7 +178,10 @@ def test_what_was_erased_stands_nowhere_in_the_store(kind, filled):
     assert filled.store.keeper.wait(20)
     assert len(filled.store.snapshots()) == snapshots - plan.snapshots
     assert filled.store.storage.objects() == []
-    assert filled.found(everywhere(kind, filled.folder)) == 0
+    after = everywhere(kind, filled.folder)
+    assert filled.found(after) == 0
+    assert [name for name in filled.names if name in after or name in certificate.encode()] == []
+    assert filled.session[18].attachments == ()
     assert filled.found(filled.packed()) == 0
     assert filled.found(certificate.encode()) == 0
     assert filled.store.search(filled.texts[3]).hits == []

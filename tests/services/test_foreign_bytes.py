@@ -35,6 +35,7 @@ def test_real_values_are_taken(name):
 @example(raw=b"")
 @example(raw=b"[" * 100_000)
 @example(raw=b'{"v":' * 50_000)
+@example(raw=b'{"zz":' * 50_000)
 def test_whatever_comes_in_is_refused_as_documented(name, raw):
     PARSERS[name](raw)
 

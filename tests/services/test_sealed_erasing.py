@@ -1,11 +1,14 @@
 """Erasing with the key at hand: the record is sealed before anything is destroyed."""
 
+import apsw
+import msgspec
 import pytest
 
 import everlog
 from databases import address
 from everlog import NewEvent
-from everlog.errors import HeldError, NotFoundError, UnavailableError
+from everlog.certificates import read_certificate
+from everlog.errors import HeldError, NotFoundError, TamperedError, UnavailableError
 from everlog.storage import Erase
 
 
@@ -153,3 +156,79 @@ def test_erasing_by_subject_seals_each_transaction_before_it_destroys(store, ses
     assert work.events >= 70
     assert session[3].erased
     assert all(record.entry in sealed_records(store) for each in certified for record in each.records)
+
+
+# --- certificates, with nothing but a key --------------------------------------------------------
+def test_a_certificate_holds_under_the_key_alone_where_its_records_are_sealed(store, session, keys):
+    made = session.erase([3, 5], reason="asked for", actor="ada", keys=keys)
+    read = read_certificate(made.encode())
+    assert str(read.verify(keys.verifier)) in store.seals()[0].note
+    assert [record.reason for record in read.records] == ["asked for"] * 2, "of the summary, and of the events"
+    session.append("note", {"content": "x"})
+    store.seal(keys=keys)
+    again = session.certificate([3, 5])
+    assert again.seal == store.seals()[0].note, "the last seal, of a larger ledger"
+    again.verify([keys.verifier])
+    for each in (read, again):
+        assert store.check_certificate(each).ok
+
+
+def test_without_a_key_it_is_made_before_the_seal_and_again_after_it(store, session, keys):
+    store.seal(keys=keys)
+    made = session.erase([3], reason="asked for")
+    assert made.seal is None
+    with pytest.raises(NotFoundError, match="before its records were sealed"):
+        made.verify(keys.verifier)
+    store.seal(keys=keys)
+    session.certificate([3]).verify(keys.verifier)
+    both = session.erase([3, 4], reason="more")
+    assert (both.before, both.seal) == ((3,), None), "a seal is of all of its records, or it has none"
+
+
+def test_a_certificate_that_was_changed_or_is_sealed_by_another_is_told(store, session, keys, tmp_path):
+    session.append("note", {"content": "x"})
+    made = session.erase([3], reason="asked for", keys=keys)
+    other = session.erase([4], reason="asked for", keys=keys)
+    replace = msgspec.structs.replace
+    record = made.records[-1]
+    for wrong, said in (
+        ({"positions": (3, 4)}, "none of its records names event 4"),
+        ({"before": (9,)}, "none of its records names event 9"),
+        (
+            {"records": (replace(record, record=record.record.replace('"kind"', '"king"')),)},
+            "does not stand in the ledger",
+        ),
+        (
+            {"records": (replace(record, record=record.record.replace('"t":1', '"t":2')),)},
+            "does not stand in the ledger",
+        ),
+        ({"records": (replace(record, index=record.index + 1),)}, "does not stand in the ledger"),
+        ({"records": (replace(record, hash="0" * 64),)}, "does not stand in the ledger"),
+        ({"records": (replace(record, index=None),)}, "does not stand in the ledger"),
+        ({"records": (replace(record, path=record.path[:-1]),)}, "does not stand in the ledger"),
+        ({"records": (replace(record, path=("x", *record.path[1:])),)}, "does not stand in the ledger"),
+        ({"seal": other.seal}, "does not stand in the ledger"),
+        ({"seal": made.seal.replace("\n", " \n", 1)}, "is pinned"),
+        ({"seal": "x"}, "no signed checkpoint"),
+    ):
+        changed = replace(made, **wrong)
+        with pytest.raises(TamperedError, match=said):
+            changed.verify(keys.verifier)
+        assert not store.check_certificate(changed).ok or said == "is pinned", (wrong, store.check_certificate(changed))
+    stranger = store.keys(tmp_path / "others")
+    with pytest.raises(TamperedError):
+        made.verify(stranger.new())
+
+
+def test_records_of_the_ledger_that_are_gone_stop_neither_a_certificate_nor_an_export(tmp_path):
+    with everlog.open(tmp_path / "gone.db") as store:
+        keys = store.keys(tmp_path / "keys")
+        keys.new()
+        session = store.create("run", events=[NewEvent("note", {"content": str(number)}) for number in range(9)])
+        session.erase([3], reason="asked for", keys=keys)
+        rows = apsw.Connection(str(tmp_path / "gone.db"))
+        rows.execute("DELETE FROM placed")
+        rows.close()
+        assert session.certificate([3]).seal is None
+        session.export(tmp_path / "run.everlog")
+        assert not store.verify().ok

@@ -238,12 +238,41 @@ def test_a_shorter_ledger_is_not_sealed(tmp_path):
             store.seal(keys=keys)
 
 
+def test_an_earlier_store_to_which_nothing_was_added_is_told_too(tmp_path):
+    path, older = tmp_path / "store.db", tmp_path / "older.db"
+    with everlog.open(path) as store:
+        store.create("run", events=[NewEvent("note", {"content": "one"})])
+        keys = store.keys(tmp_path / "keys")
+        keys.new()
+        store.seal(keys=keys)
+    shutil.copy(path, older)
+    with everlog.open(path) as store:
+        store.session("run").append("note", {"content": "two"})
+        store.seal(keys=keys)
+    shutil.copy(older, path)
+    with everlog.open(path) as store, pytest.raises(TamperedError, match="does not extend"):
+        store.seal(keys=keys)
+
+
 def test_without_its_memory_the_signer_signs_nothing(store, session, keys):
     store.seal(keys=keys)
     session.append("note", {"content": "x"})
-    (keys.folder / "signed.json").write_bytes(b"{")
+    memory = keys.folder / "signed.json"
+    signed = memory.read_bytes()
+    memory.write_bytes(b"{")
     with pytest.raises(UnavailableError, match="bring it back"):
         store.seal(keys=keys)
+    memory.unlink()
+    with pytest.raises(UnavailableError, match="bring it back"):
+        store.seal(keys=keys)
+    keys.rotate()
+    with pytest.raises(UnavailableError, match="bring it back"):
+        store.seal(keys=keys)
+    memory.write_bytes(signed)
+    store.seal(keys=keys)
+    memory.unlink()
+    keys.revoke()
+    store.seal(keys=keys)  # under a new origin nothing was signed yet
 
 
 # --- what stops, and several at once -------------------------------------------------------------

@@ -11,7 +11,7 @@ import everlog
 from databases import address
 from everlog import NewEvent
 from everlog.core.merkle import root_of_joined
-from everlog.errors import InvalidPlaceError, NotFoundError
+from everlog.errors import CorruptionError, InvalidPlaceError, NotFoundError
 from everlog.reducers import registry
 
 
@@ -118,6 +118,23 @@ def test_a_record_of_a_head_that_is_not_in_what_was_sealed_is_found(path, sealed
         assert report.events == 31  # all was checked then
         report = store.verify(since=f"{seal.head.size + 50}:{other}")
         assert "records are gone" in str(report.faults[0])
+
+
+def test_records_of_the_ledger_that_are_gone_are_a_fault_and_stop_nothing(path, sealed):
+    places = [place for (place,) in apsw.Connection(str(path)).execute("SELECT place FROM placed ORDER BY place")]
+    for place in reversed(places):  # at first one that a path leads over, at last all
+        damage(path, "DELETE FROM placed WHERE place = ?", place)
+        assert any("is gone" in each for each in faults(path, since="last"))
+        with everlog.open(path) as store:
+            for ask in (lambda: store.write_tiles(path.parent / "tiles"), lambda: store.session("one").prove_sealed(0)):
+                with pytest.raises((CorruptionError, NotFoundError)):
+                    ask()
+
+
+def test_a_record_that_is_none_is_told_by_whoever_writes_tiles(path, sealed):
+    damage(path, "UPDATE placed SET record = ? WHERE record IS NOT NULL", b"x" * 70_000)
+    with everlog.open(path) as store, pytest.raises(CorruptionError, match="everlog verify"):
+        store.write_tiles(path.parent / "tiles")
 
 
 def test_a_line_written_anew_is_found_whether_its_record_is_changed_with_it_or_not(path, sealed):

@@ -317,11 +317,12 @@ def test_what_is_withheld_brings_nothing_along(session, tmp_path, content):
     """Nothing would be held against the commitment of an attachment whose event is marked as withheld."""
     path = exported(session, tmp_path, withhold="type:agent.message")
     parts = dict(members(path))
-    name = next(name for name, data in parts.items() if b'"attachments"' in data)
+    assert not any(b"a.bin" in data for data in parts.values()), "names of attachments are withheld too"
+    name = next(name for name, data in parts.items() if b'"withheld"' in data)
     lines = parts[name].splitlines()
-    place = next(at for at, line in enumerate(lines) if b'"attachments"' in line)
+    place = next(at for at, line in enumerate(lines) if b'"withheld"' in line)
     event = json.loads(lines[place])
-    event["attachments"][0].update(content)
+    event["attachments"] = [{"name": "a.bin", "size": 100, **content}]
     lines[place] = json.dumps(event).encode()
     parts[name] = b"\n".join(lines) + b"\n"
     rebuild(path, list(parts.items()))
@@ -434,6 +435,26 @@ def test_hostile_names_do_not_reach_the_terminal(store, tmp_path):
     done = subprocess.run([sys.executable, "-I", "-S", VERIFIER, str(path)], capture_output=True, text=True)
     assert (done.returncode, "\x1b" in done.stdout, "\u202e" in done.stdout) == (3, False, False)
     assert "NOT COVERED BY A SEAL" in done.stdout
+
+
+@pytest.mark.parametrize("letters", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_few_letters_changes_no_verdict(store, tmp_path, letters):
+    made = store.create("sessi\u00f3n \u4e00")
+    made.append("note", {"content": "x"})
+    environment = {**os.environ, "PYTHONIOENCODING": letters, "PYTHONUTF8": "0"}
+    words = [sys.executable, "-S", VERIFIER, str(exported(made, tmp_path))]
+    done = subprocess.run(words, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert b"NOT COVERED BY A SEAL" in done.stdout
+
+
+def test_a_bundle_in_which_nothing_holds_is_not_told_of_for_ever(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifier, "FAULTS_MAX", 50)
+    path = exported(session, tmp_path)
+    rebuild(path, [(name, data.replace(b'"v":"everlog/1/event"', b'"v":"x"')) for name, data in members(path)])
+    report = verifier.verify_bundle(str(path))
+    assert (report.code, len(report.faults)) == (1, 51)
+    assert "the rest was not looked at" in report.faults[-1]
 
 
 @pytest.mark.timeout(3_600)  # each bit takes a minute or ten

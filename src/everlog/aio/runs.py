@@ -64,6 +64,11 @@ class AsyncLease:
         await self._engine.finish(self.sync.__exit__, kind, error, trace)
 
     @property
+    def session_uuid(self) -> str:
+        """See `Lease.session_uuid`."""
+        return self.sync.session_uuid
+
+    @property
     def alive(self) -> bool:
         """See `Lease.alive`."""
         return self.sync.alive

@@ -332,20 +332,34 @@ def _say_written(file: str | None) -> None:
 
 @everlog.command(
     epilog="Examples:  everlog certificate run-42@3   |   everlog certificate run-42@3..17 > run-42.json   |   "
-    "everlog certificate --check run-42.json"
+    "everlog certificate --check run-42.json   |   everlog certificate --check run-42.json --key 'everlog/30cb…+530d903a+Aeky…'"
 )
 @address_argument("addresses", many=True, required=False)
 @click.option("--check", "file", metavar="FILE", help="Compare the certificates in a file with the store.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="With --check: a verifier key that you trust. Then no store is needed: it shows that a seal of that key covers the records.",
+)
 @json_option
 @click.pass_context
-def certificate(ctx: click.Context, addresses: tuple[str, ...], file: str | None, as_json: bool) -> None:
+def certificate(
+    ctx: click.Context, addresses: tuple[str, ...], file: str | None, keys: tuple[str, ...], as_json: bool
+) -> None:
     """Give the certificate of events that were erased, as a line of JSON; or check such a file against the store.
 
     A certificate names what was erased, when, by whom and why, with the ledger's records that say so, and a head that is the same
-    before and after.
+    before and after. Where its records are sealed, it holds the seal and what leads to it.
     """
     if (file is None) is not bool(addresses):
         raise click.UsageError("name erased events (SESSION@PLACE …), or a file with --check, not both")
+    if keys and file is None:
+        raise click.UsageError("--key goes with --check FILE")
+    if keys and file is not None:
+        _check_sealed(file, keys, as_json=as_json)
+        return
     with opened(ctx) as store:
         if file is None:
             session, places = _to_erase(store, addresses, None)
@@ -354,20 +368,46 @@ def certificate(ctx: click.Context, addresses: tuple[str, ...], file: str | None
         _check_file(store, file, as_json=as_json)
 
 
-def _check_file(store: Store, file: str, *, as_json: bool) -> None:
-    certificates = events = count = 0
-    faults: list[str] = []
+def _certificates(file: str) -> Iterator[Certificate]:
+    """Read the certificates in a file, at least one."""
+    some = False
     try:
         with Path(file).open("rb") as lines:
             while line := lines.readline(_CERTIFICATE_BYTES_MAX):
-                checked = store.check_certificate(read_certificate(line))
-                certificates, events = certificates + 1, events + checked.events
-                count += checked.fault_count
-                faults += [f"line {certificates}: {fault}" for fault in checked.faults][: _FAULTS - len(faults)]
+                yield read_certificate(line)
+                some = True
     except OSError as error:
         raise NotFoundError(f"{file} cannot be read ({error.strerror}); nothing was checked") from error
-    if not certificates:
+    if not some:
         raise NotFoundError(f"{file} holds no certificate; nothing was checked")
+
+
+def _check_sealed(file: str, keys: Sequence[str], *, as_json: bool) -> None:
+    """Check certificates under a key alone; TamperedError at the first that does not hold."""
+    certificates = 0
+    events: set[tuple[str, int]] = set()
+    seals: dict[str, None] = {}
+    for each in _certificates(file):
+        seals[str(each.verify(keys).head)] = None
+        events.update((each.branch, position) for position in (*each.positions, *each.before))
+        certificates += 1
+    if as_json:
+        say_json({"ok": True, "certificates": certificates, "events": len(events), "seals": list(seals)})
+        return
+    say(
+        f"good: {counted(certificates, 'certificate')}, {counted(len(events), 'event')} on record as erased, and sealed"
+    )
+    say("not checked: that the bodies are gone, and that these events are of that line: compare it with the store")
+
+
+def _check_file(store: Store, file: str, *, as_json: bool) -> None:
+    certificates = events = count = 0
+    faults: list[str] = []
+    for each in _certificates(file):
+        checked = store.check_certificate(each)
+        certificates, events = certificates + 1, events + checked.events
+        count += checked.fault_count
+        faults += [f"line {certificates}: {fault}" for fault in checked.faults][: _FAULTS - len(faults)]
     if as_json:
         say_json(
             {

@@ -46,7 +46,11 @@ def _visible_character(character: str, *, lines: bool) -> str:
 
 def visible_json(value: Any) -> str:
     """Give a value as indented JSON in which what `visible` shows otherwise is escaped as JSON has it."""
-    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), _pretty(value))
+    return _escaped(_pretty(value))
+
+
+def _escaped(json: str) -> str:
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else _json_escape(found[0]), json)
 
 
 def _json_escape(character: str) -> str:
@@ -65,8 +69,9 @@ def say(text: str = "") -> None:
 
 
 def say_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    click.echo(msgspec.json.encode(value).decode())
+    """Print a value as one line of JSON, in which what `visible` shows otherwise is escaped as JSON has it."""
+    line = msgspec.json.encode(value).decode()
+    click.echo(line if line.isprintable() else _escaped(line))
 
 
 def note(text: str) -> None:

@@ -325,7 +325,7 @@ def _check_same(tip: Tip, key: str, event: PreparedEvent, covered: RecordedEvent
         ("occurred_at", event.occurred, row.occurred),
         ("caused_by", cause, recorded_cause),
         ("body", event.body, event.body if row.body is None else row.body),
-        ("attachments", encode_attached(event.attachments), row.attached),
+        ("attachments", encode_attached(event.attachments) if row.body is not None else row.attached, row.attached),
     ):
         if new != old:
             _refuse_reuse(tip, key, covered, f"recorded another {what}")

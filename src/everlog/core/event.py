@@ -243,7 +243,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
-        """Names and sizes, in the order given at the append."""
+        """Names and sizes, in the order given at the append; none where the event was erased, or came withheld."""
         if self.attached is None:
             return ()
         return tuple(Attachment(name, size) for name, size in decode_attached(self.attached))
@@ -253,6 +253,8 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
         Raises NotFoundError where the event has none of that name, or it was erased.
         """
+        if self.gone is not None:
+            raise NotFoundError(f"the attachments of event {self.id} were erased or withheld, and so were their names")
         if self.attachment_reader is None:
             raise NotFoundError(f"event {self.id} has no attachment {name!r}; its names: none")
         return self.attachment_reader(self, name)
@@ -298,7 +300,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         if body is None:
             try:
                 body = _EMPTY_BODY if self.raw is None else decode_body(self.raw)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise unreadable(f"the body of event {self.id}", error) from error
             force_setattr(self, "body_cache", body)
         return body
@@ -336,5 +338,5 @@ def decode_attached(attached: str) -> list[tuple[str, int]]:
     """Read what `encode_attached` gave. Raises CorruptionError."""
     try:
         return msgspec.json.decode(attached, type=list[tuple[str, int]])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise unreadable("the list of an event's attachments", error) from error

@@ -72,7 +72,7 @@ def decode_header(encoded: bytes) -> Header:
     """Read a header's canonical bytes; ValueError unless they are exactly what `encode_header` gives."""
     try:
         header = _decoder.decode(encoded)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"not a header: {error}") from error
     if header.v != FORMAT or _encode_sorted(header) != encoded:
         raise ValueError(f"not a canonical header of format {FORMAT}")

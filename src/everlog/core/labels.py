@@ -80,5 +80,5 @@ def decode_metadata(metadata: bytes, session: str) -> dict[str, Any]:
     """Read the stored metadata of a session. Raises CorruptionError."""
     try:
         return msgspec.json.decode(metadata, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise unreadable(f"the metadata of session {session!r}", error) from error

@@ -130,7 +130,7 @@ def read_record(raw: bytes, kind: type[R]) -> R:
     """Read a record that is of a kind; ValueError where it is not, or its bytes are not the canonical ones."""
     try:
         record = msgspec.json.decode(raw, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it is not such a record: {error}") from error
     if record.v != LEDGER_FORMAT or record.kind != _KINDS[kind] or _encode(record) != raw:
         raise ValueError(f"it is not a canonical record of kind {_KINDS[kind]} of {LEDGER_FORMAT}")
@@ -146,7 +146,7 @@ def read_erase_record(record: bytes) -> EraseRecord | None:
     """Read a record that bodies were destroyed; None for a record of another kind or format, or of leaves that are no hashes."""
     try:
         read = msgspec.json.decode(record, type=EraseRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     whole = (read.v, read.kind) == (LEDGER_FORMAT, "erase") and all(_HASH.fullmatch(leaf) for _, leaf in read.events)
     return read if whole else None

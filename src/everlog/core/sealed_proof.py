@@ -15,7 +15,7 @@ import msgspec
 from everlog.core.event import Head
 from everlog.core.ledger import HeadRecord, read_record
 from everlog.core.merkle import leaf_hash, verify_inclusion
-from everlog.core.note import Checkpoint, VerifierKey, open_checkpoint, parse_verifier_key
+from everlog.core.note import Checkpoint, Opened, VerifierKey, open_checkpoint, parse_verifier_key
 from everlog.core.proof import EventProof, ProvenEvent, TlogProof, parse_tlog_proof
 from everlog.errors import InvalidEventError, TamperedError
 
@@ -77,15 +77,7 @@ class SealedProof(msgspec.Struct, frozen=True):
 
         key: the verifier key of the ledger, or several of one origin. witnesses: verifier keys, of which at least `quorum` must have cosigned.
         """
-        keys, seen_by = _keys([key] if isinstance(key, str) else key), _keys(witnesses)
-        origins = {each.name for each in keys}
-        if len(origins) != 1:
-            raise InvalidEventError(
-                "the keys that are pinned are of no ledger, or of several; nothing was checked; give those of one"
-            )
-        checkpoint, opened = open_checkpoint(
-            self.note, origin=origins.pop(), keys=keys, witnesses=seen_by, quorum=quorum
-        )
+        checkpoint, opened = open_pinned(self.note, key, witnesses=witnesses, quorum=quorum)
         leaf, root = leaf_hash(self.record), bytes.fromhex(checkpoint.head.root)
         size = checkpoint.head.size
         if not verify_inclusion(leaf=leaf, index=self.index, size=size, proof=self.path, root=root):
@@ -106,6 +98,19 @@ def read_sealed_proof(raw: bytes) -> SealedProof:
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise _fails(str(error)) from error
     return SealedProof(extra.event, extra.path, extra.record.encode(), outer.index, outer.path, outer.note)
+
+
+def open_pinned(
+    note: bytes, key: str | Sequence[str], *, witnesses: Sequence[str] = (), quorum: int = 0
+) -> tuple[Checkpoint, Opened]:
+    """Open a seal under a key that the caller trusts; see `SealedProof.verify`. TamperedError where it is not signed as it must be."""
+    keys, seen_by = _keys([key] if isinstance(key, str) else key), _keys(witnesses)
+    origins = {each.name for each in keys}
+    if len(origins) != 1:
+        raise InvalidEventError(
+            "the keys that are pinned are of no ledger, or of several; nothing was checked; give those of one"
+        )
+    return open_checkpoint(note, origin=origins.pop(), keys=keys, witnesses=seen_by, quorum=quorum)
 
 
 def _keys(texts: Sequence[str]) -> list[VerifierKey]:

@@ -32,7 +32,7 @@ def indexed_text(raw: bytes | None, gone: int | None) -> str | None:
         return ""
     try:
         body = decode_body(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     strings = strings_of(body.data, body.rationale)
     if sum(map(len, strings)) > limits.SEARCH_TEXT_CHARACTERS_MAX:

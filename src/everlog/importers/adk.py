@@ -5,7 +5,7 @@
 2. Events stand in the order in which they were written. Importing again adds what is new, also where the session went on here; what
    was rewound here does not come back.
 3. A session's state is what the source says it is: where the events do not give it, it is set before the first of them, or after the
-   last. The app's and the users' state are set to the source's once for each state that it had when it was imported.
+   last. The app's and the users' state are set to the source's where it is another than at the import before.
 4. An event that ADK or the log refuses is kept as its bytes, attached to an event of its own, and reported.
 """
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "adk"
 PATTERNS: Final = ("*.db", "*.sqlite", "*.sqlite3")
 _TABLES: Final = ("sessions", "events", "app_states", "user_states")
+_IMPORTED: Final = "adk-import:"  # keys of what sets an app's or a user's state to the source's
 _BATCH_EVENTS: Final = 300  # of one append: few enough to stay small, many enough to share a sync
 _JSON_COLUMNS: Final = (
     *("content", "grounding_metadata", "custom_metadata", "usage_metadata", "citation_metadata"),
@@ -259,7 +260,7 @@ def _paths(events: Sequence[NewEvent]) -> Iterator[str]:
 
 
 def _take_states(store: Store, source: sqlite3.Connection) -> None:
-    """Set the app's and the users' state to the source's, once for each that it has."""
+    """Set the app's and the users' state to the source's, where it changed since it was imported last."""
     from everlog.integrations.adk import app_state_name, user_state_name
 
     for row in source.execute("SELECT app_name, state FROM app_states ORDER BY app_name"):
@@ -275,8 +276,12 @@ def _set_state(store: Store, name: str, names: Sequence[str], state: Item) -> No
     redactor = store.settings.redactor
     # The hash stands in a key, and must not tell a secret that was guessed.
     shown: Item = state if redactor is None else redactor.marked(state)
-    if state:
-        take_over(_scope(store, name, names), f"adk-import:{digest(shown)}", state)
+    if not state:
+        return
+    scope, said = _scope(store, name, names), digest(shown)
+    last = next(iter(scope.events(keys=f"{_IMPORTED}*", reverse=True, limit=1)), None)
+    if last is None or str(last.key).rpartition(":")[2] != said:
+        take_over(scope, f"{_IMPORTED}{0 if last is None else last.position + 1}:{said}", state)
 
 
 def _scope(store: Store, name: str, names: Sequence[str]) -> Session:

@@ -30,8 +30,15 @@ import msgspec
 
 from everlog.aio.store import AsyncStore
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, SESSIONS_PAGE_MAX
-from everlog.errors import BusyError, ConflictError, InvalidPlaceError, NotFoundError, SessionExistsError
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX
+from everlog.errors import (
+    BusyError,
+    ConflictError,
+    InvalidPlaceError,
+    NotFoundError,
+    SessionExistsError,
+    UnavailableError,
+)
 from everlog.integrations.adk_events import (
     APP,
     SHARED,
@@ -44,6 +51,7 @@ from everlog.integrations.adk_events import (
     patch_of,
     split_state,
 )
+from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
 from everlog.integrations.versions import require
 from everlog.open import open_store
 from everlog.reader import PlaceLike
@@ -114,14 +122,19 @@ class EverlogSessionService(BaseSessionService):
 
     store: what `everlog.open` takes, opened when it is first needed and closed by `close`; or a store that is open, which stays
     open. May be used from any number of event loops, as ADK's own synchronous runner does.
+    lease: under which sessions are appended to: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: str | PathLike[str] | Store | AsyncStore | None = None) -> None:
+    def __init__(
+        self, store: str | PathLike[str] | Store | AsyncStore | None = None, *, lease: LeaseLike | None = None
+    ) -> None:
+        self._holding = Holding(lease)
         opened = store.sync if isinstance(store, AsyncStore) else store
         self._place = None if isinstance(opened, Store) else opened
         self._own = not isinstance(opened, Store)
         self._store = opened if isinstance(opened, Store) else None
         self._opening = Lock()
+        self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
         self._told: dict[str, _Told] = {}
         # One append to a session at a time: agents that run in parallel share one session object, and each takes its turn.
@@ -131,19 +144,26 @@ class EverlogSessionService(BaseSessionService):
     def store(self) -> Store:
         """The store, for what Everlog adds: `service.store.session(session_name(app, user, id)).fork(…)`. Opens it."""
         with self._opening:
+            if self._closed:
+                raise _closed()
             if self._store is None:
                 self._store = open_store(self._place)
             return self._store
 
     async def close(self) -> None:
-        """Close the store, where this opened it. What is under way is finished first."""
-        await self._run(self._close)
-        self._pool.shutdown(wait=False)
+        """Give back the leases that were taken here; close the store, where this opened it. What is under way is finished first."""
+        if not self._closed:
+            await self._run(self._close)
+            self._pool.shutdown(wait=False)
 
     def _close(self) -> None:
-        with self._opening:
-            if self._own and self._store is not None:
-                self._store.close()
+        try:
+            self._holding.release()
+        finally:
+            with self._opening:
+                self._closed = True
+                if self._own and self._store is not None:
+                    self._store.close()
 
     async def __aenter__(self) -> EverlogSessionService:
         return self
@@ -152,6 +172,8 @@ class EverlogSessionService(BaseSessionService):
         await self.close()
 
     async def _run(self, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise _closed()
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     # --- ADK's interface ---
@@ -310,10 +332,11 @@ class EverlogSessionService(BaseSessionService):
         with turn.lock:
             try:
                 opened = self.store.session(name)
+                self._holding.hold(opened, anew=True)
                 branch, head = self._seen(session, opened)
                 if opened.branch_id != branch and opened.find(key) is None:
                     raise _stale(session)
-                recorded = opened.extend(events, key=key, expected=head)
+                recorded, head = extend_past_leases(opened, events, key=key, expected=head)
             except NotFoundError:
                 raise SessionNotFoundError(
                     f"Session {session.id} not found; nothing was written; create it, or get another."
@@ -363,13 +386,12 @@ class EverlogSessionService(BaseSessionService):
     def _list(self, app_name: str, user_id: str | None) -> list[Session]:
         read: list[tuple[Session, Item]] = []
         states: dict[str, Item] = {}
-        for info in self._infos(
-            f"{app_state_name(app_name)}/" if user_id is None else f"{user_state_name(app_name, user_id)}/"
-        ):
+        whose = app_state_name(app_name) if user_id is None else user_state_name(app_name, user_id)
+        for info, opened in self.store.opened(f"{whose}/"):
             owner = _owner(info)
             if owner is None:
                 continue
-            told = self._tell(info, owner)
+            told = self._tell(info, opened, owner)
             if told is None:
                 continue  # it was deleted meanwhile
             shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
@@ -382,16 +404,16 @@ class EverlogSessionService(BaseSessionService):
             shown.state = _merge(document, app, states[shown.user_id])
         return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
 
-    def _tell(self, info: SessionInfo, owner: tuple[str, str, str]) -> _Told | None:
+    def _tell(self, info: SessionInfo, opened: EverlogSession, owner: tuple[str, str, str]) -> _Told | None:
         """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
         known = self._told.get(info.uuid)
         if known is not None and known.marker == f"{info.branch}:{info.head}":
             return known
         try:
-            line = _look(self.store.session(info.id))
+            line = _look(opened)
+            newest = next(line.groups, None)
         except NotFoundError:
             return None
-        newest = next(line.groups, None)
         self._share(owner[0], owner[1], line.document)
         updated = _made_at(info) if newest is None else _time_of(newest)
         told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
@@ -399,15 +421,6 @@ class EverlogSessionService(BaseSessionService):
             self._told.clear()
         self._told[info.uuid] = told
         return told
-
-    def _infos(self, prefix: str) -> Iterator[SessionInfo]:
-        last = None
-        while True:
-            page = self.store.sessions(prefix=prefix, order="id", limit=SESSIONS_PAGE_MAX, after=last)
-            yield from page
-            if len(page) < SESSIONS_PAGE_MAX:
-                return
-            last = page[-1]
 
     def _delete(self, app_name: str, user_id: str, session_id: str) -> None:
         try:
@@ -514,7 +527,7 @@ def _look(opened: EverlogSession) -> _Line:
     for event in events:
         if DOCUMENT.looks_at(event.type):
             document = DOCUMENT(document, event)
-    return _Line(marker=_marker(opened), document=document, groups=newest_groups(reversed(events)))
+    return _Line(marker=_marker(opened), document=_members(document), groups=newest_groups(reversed(events)))
 
 
 def _chosen(
@@ -533,8 +546,12 @@ def _chosen(
 
 
 def _document(opened: EverlogSession, size: int) -> Item:
-    value = opened.state("document", at=size).value
-    return cast("Item", value) if isinstance(value, dict) else {}
+    return _members(opened.state("document", at=size).value)
+
+
+def _members(document: Any) -> Item:
+    """Give a document as a state; that which another program made something else of holds nothing."""
+    return cast("Item", document) if isinstance(document, dict) else {}
 
 
 def _event_of(group: list[EverlogEvent]) -> Event:
@@ -566,6 +583,10 @@ def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
     if names is None:  # made by a fork
         names = [unquote(part, errors="surrogatepass") for part in info.id.removeprefix(PREFIX).split("/")]
     return None if len(names) != 3 else (names[0], names[1], names[2])
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("the session service is closed; nothing was done; make another")
 
 
 def _stale(session: Session) -> Exception:

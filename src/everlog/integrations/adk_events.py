@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from math import isfinite
 from typing import Any, Final, cast
 
 import msgspec
@@ -84,7 +85,8 @@ def key_of(event_id: str) -> str:
 def encode_event(item: Item, session: str) -> tuple[str, list[NewEvent]]:
     """Give an ADK event's JSON as a key and the events of one append. session: the id of Everlog's session it goes to."""
     rest = dict(item)
-    key, micros = key_of(item["id"]), round(item["timestamp"] * 1_000_000)
+    key = key_of(item["id"])
+    micros = round(item["timestamp"] * 1_000_000) if isfinite(item["timestamp"]) else -1
     author = rest.get("author", "")
     actor = author if ACTOR_PATTERN.fullmatch(author) else None
     occurred = micros if 0 <= micros <= SAFE_INTEGER_MAX else None

@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar, cast
+from uuid import uuid4
 
 from everlog.integrations.versions import require
 
@@ -32,12 +34,14 @@ from claude_agent_sdk import (
 )
 
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX, SESSIONS_PAGE_MAX
-from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX
+from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import groups
 from everlog.integrations.places import Place, id_part, store_at
-from everlog.session import Session, SessionInfo
+from everlog.reader import PlaceLike
+from everlog.session import Session
 
 _MAIN: Final = "claude/"
 _SUB: Final = "claude-sub/"
@@ -83,9 +87,11 @@ class EverlogSessionStore(SessionStore):
 
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. May be used on any event loop,
     and from several. What it is asked runs in a thread; an append that is awaited no more may still be recorded.
+    lease: under which transcripts are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: Place | None = None) -> None:
+    def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
+        self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._seen = _LastSeen()
 
@@ -93,13 +99,28 @@ class EverlogSessionStore(SessionStore):
         return f"<EverlogSessionStore {self.store.url}>"
 
     async def close(self) -> None:
-        """Close the store, where it was opened here."""
-        if self._owned:
-            await _in_thread(self.store.close)
+        """Give back the leases that were taken here; close the store, where it was opened here."""
+        try:
+            await _in_thread(self._holding.release)
+        finally:
+            if self._owned:
+                await _in_thread(self.store.close)
 
     def session(self, key: SessionKey) -> Session:
         """Open the Everlog session of a transcript, to read, search, fork or prove; NotFoundError."""
         return self.store.session(_name(key))
+
+    async def fork_session(
+        self, key: SessionKey, session_id: str | None = None, *, up_to: str | None = None, reason: str | None = None
+    ) -> SessionKey:
+        """Make a session that shares a transcript, without its sub-agents', and copies nothing; give its key, to resume it by.
+
+        session_id: of the new one, a UUID, as the SDK asks of what it resumes; drawn by default. up_to: the `uuid` of the last entry that
+        is shared, the last one by default. Raises NotFoundError, also for an entry; SessionExistsError where there is one of that id.
+        """
+        made: SessionKey = {"project_key": key["project_key"], "session_id": session_id or str(uuid4())}
+        await _in_thread(self._fork, key, made, up_to, reason)
+        return made
 
     # --- the contract ---
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
@@ -154,10 +175,17 @@ class EverlogSessionStore(SessionStore):
         for _ in range(_TRIES):
             seen = self._seen.take(name)
             try:
-                seen = self._looked_at(name) if seen is None else seen
+                if seen is None:
+                    seen = self._looked_at(name)
+                else:
+                    self._holding.hold(seen.session)
                 events = [event for entry in new for event in recorded_of(entry, body_bytes_max=bytes_max)]
                 if seen is None:
                     self._create(key, new, events)
+                    with suppress(
+                        FencedError, NotFoundError
+                    ):  # what was appended is recorded; the next append asks again
+                        self._holding.hold(self.store.session(name))
                 else:
                     self._seen.keep(name, _extend(seen, key, new, events))
             except (ConflictError, SessionExistsError, NotFoundError):
@@ -176,6 +204,8 @@ class EverlogSessionStore(SessionStore):
         """Open a session, and read what was folded from its entries; None where there is none."""
         try:
             session = self.store.session(name)
+            self._holding.hold(session)
+            session.refresh()
         except NotFoundError:
             return None
         info = session.info()  # after the head was, so that what is folded on is never older than what is expected
@@ -197,6 +227,24 @@ class EverlogSessionStore(SessionStore):
             events=events,
         )
 
+    def _fork(self, key: SessionKey, made: SessionKey, up_to: str | None, reason: str | None) -> None:
+        session = self.store.session(_name(key))
+        cut: PlaceLike = "end"
+        if up_to is not None:
+            first = session.find(key_of({"uuid": up_to}) or up_to)
+            if first is None:
+                raise NotFoundError(
+                    f"session {session.id!r} has no entry {up_to!r:.100}; nothing was forked; name another"
+                )
+            cut = next(groups(session.events(start=first.position)))[-1].position + 1
+        info = session.info()
+        own = {
+            **made,
+            "summary": None,
+        }  # which would be of the entries that are left, too: it is listed by being loaded
+        metadata = {**info.metadata, _MEMBER: own}
+        session.fork(cut, id=_name(made), title=info.title, labels=info.labels, metadata=metadata, reason=reason)
+
     def _load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         try:
             session = self.store.session(_name(key))
@@ -207,7 +255,7 @@ class EverlogSessionStore(SessionStore):
 
     def _listed(self, project: str) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
         """Give id, time of the last change in milliseconds, and summary of each session of a project."""
-        for info in self._infos(f"{_MAIN}{_project(project)}/"):
+        for info, _ in self.store.opened(f"{_MAIN}{_project(project)}/"):
             own = info.metadata.get(_MEMBER)
             if own is not None and own["project_key"] == project:
                 yield own["session_id"], info.updated_at // 1_000, own.get("summary")
@@ -216,14 +264,10 @@ class EverlogSessionStore(SessionStore):
         """Give the id and the subpath of each sub-agent of a session."""
         prefix = f"{_SUB}{_name(key).removeprefix(_MAIN)}/"
         return [
-            (info.id, info.metadata[_MEMBER]["subpath"]) for info in self._infos(prefix) if _MEMBER in info.metadata
+            (info.id, info.metadata[_MEMBER]["subpath"])
+            for info, _ in self.store.opened(prefix)
+            if _MEMBER in info.metadata
         ]
-
-    def _infos(self, prefix: str) -> Iterator[SessionInfo]:
-        last = None
-        while page := self.store.sessions(prefix=prefix, order="id", limit=SESSIONS_PAGE_MAX, after=last):
-            yield from page
-            last = page[-1]
 
     def _delete(self, key: SessionKey) -> None:
         # The main one last: where this is interrupted, deleting it again finds the others.

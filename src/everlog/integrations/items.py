@@ -54,7 +54,11 @@ def with_parts(events: Sequence[NewEvent]) -> list[NewEvent]:
 
 def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
     """Give an item's events with the item's key: the first the key itself, the others with their number behind it."""
-    if len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16 or "\x00" in key:
+    if (
+        len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16
+        or "\x00" in key
+        or not can_say(key, bytes_max=limits.KEY_BYTES_MAX)
+    ):
         key = f"sha256:{digest(key)}"
     return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -36,17 +35,16 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from everlog.aio import AsyncStore
 from everlog.core.position import check_session_id
-from everlog.errors import BusyError, EverlogError, InvalidEventError, NotFoundError, SessionExistsError
+from everlog.errors import EverlogError, InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
 from everlog.integrations.langgraph_turns import Turns
-from everlog.open import open_store
+from everlog.integrations.places import Place, store_at
 from everlog.session import Session, SessionInfo
-from everlog.store import Store
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -55,7 +53,6 @@ LABEL: Final = "framework"
 LABELLED: Final = "langgraph"
 _LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
-_TRIES: Final = 100  # of hiding what is worked out, where others append meanwhile
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
 
@@ -66,13 +63,15 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     store: a path or URL as `everlog.open` takes it, which is then closed with the saver; or an open Store or AsyncStore, which is not.
     serde: by default JsonPlusSerializer, whose values are stored as JSON and messages as events; what another gives is stored as it is.
+    lease: under which threads are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
     def __init__(
         self,
-        store: str | os.PathLike[str] | Store | AsyncStore | None = None,
+        store: Place | None = None,
         *,
         serde: SerializerProtocol | None = None,
+        lease: LeaseLike | None = None,
     ) -> None:
         super().__init__(serde=serde)
         if getattr(self.serde, "pickle_fallback", False):
@@ -80,23 +79,20 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 "the serializer may pickle what it cannot write otherwise, and whoever can write to a store of pickles can run "
                 "code where it is read; nothing was opened; use JsonPlusSerializer() without pickle_fallback"
             )
-        self._own = not isinstance(store, (Store, AsyncStore))
-        match store:
-            case AsyncStore():
-                self.store = store.sync
-            case Store():
-                self.store = store
-            case _:
-                self.store = open_store(store)
+        self._holding = Holding(lease)
+        self.store, self._own = store_at(store)
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
         self._turns = Turns()
 
     def close(self) -> None:
-        """Close the store, where this saver opened it."""
-        if self._own:
-            self.store.close()
+        """Give back the leases that were taken here; close the store, where this saver opened it."""
+        try:
+            self._holding.release()
+        finally:
+            if self._own:
+                self.store.close()
 
     def __enter__(self) -> EverlogSaver:
         return self
@@ -225,7 +221,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         except NotFoundError:
             pass
         except SessionExistsError:
-            self._write(str(thread_id), _hide_all)
+            self._write(str(thread_id), lambda log: log.prune(lambda: {"kept": []}))
         with self._lock:
             self._logs.pop(str(thread_id), None)
 
@@ -236,7 +232,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             thread = _thread_id(info)
             log = self._read(thread)
             if log is not None:
-                _prune(log, lambda log=log: {"dropped": self._of_runs(log, runs)})
+                self._held(log).prune(lambda log=log: {"dropped": self._of_runs(log, runs)})
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Make a thread that holds all that another does: a fork, which costs the same whatever it holds.
@@ -267,7 +263,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
                 continue
             log = self._read(str(thread_id))
             if log is not None:
-                _prune(log, lambda log=log: {"kept": self._latest(log)})
+                self._held(log).prune(lambda log=log: {"kept": self._latest(log)})
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """Give the version after one: counted; of the kind that the thread was begun with, where another saver began it."""
@@ -404,11 +400,15 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def _write(self, thread: str, write: Callable[[Log], object]) -> None:
         try:
-            write(self._log(thread, make=True))
+            write(self._held(self._log(thread, make=True)))
         except NotFoundError:  # deleted since it was opened
             with self._lock:
                 self._logs.pop(thread, None)
-            write(self._log(thread, make=True))
+            write(self._held(self._log(thread, make=True)))
+
+    def _held(self, log: Log) -> Log:
+        self._holding.hold(log.session)
+        return log
 
     def _log(self, thread: str, *, make: bool) -> Log:
         with self._lock:
@@ -431,6 +431,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         session = self.store.get_or_create(session_id(thread), **_made_with(thread))
         labels = session.info().labels
         if labels.get(LABEL) != LABELLED:  # made by hand, or by a fork
+            self._holding.hold(session)
             session.update(labels=labels | {LABEL: LABELLED})
         return session
 
@@ -566,21 +567,6 @@ def _typed(value: Any) -> tuple[str, bytes]:
     if value is None:
         return "null", b""
     return ("bytes", value) if isinstance(value, bytes) else (codec.MSGPACK, codec.pack(value))
-
-
-def _prune(log: Log, make: Callable[[], dict[str, Any]]) -> None:
-    """Hide what is worked out, at the thread's state that it is worked out for."""
-    for _ in range(_TRIES):
-        data = make()
-        if data.get("dropped") == [] or log.prune(data):
-            return
-    raise BusyError(
-        f"others appended to thread {log.session.id!r} before each of {_TRIES} tries; nothing was hidden; try again"
-    )
-
-
-def _hide_all(log: Log) -> None:
-    _prune(log, lambda: {"kept": []})
 
 
 def _plain_json(value: Any) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -280,8 +280,16 @@ class Log:
                     return True
         raise _busy(self.session)
 
-    def prune(self, data: dict[str, Any]) -> bool:
-        """Hide checkpoints (law 5); False where another writer was first, and it is to be worked out again."""
+    def prune(self, make: Callable[[], dict[str, Any]]) -> None:
+        """Hide the checkpoints that `make` works out (law 5), at the thread's state that it works them out for."""
+        for _ in range(_TRIES):
+            data = make()
+            if data.get("dropped") == [] or self._prune(data):
+                return
+        raise _busy(self.session)
+
+    def _prune(self, data: dict[str, Any]) -> bool:
+        """Record what is hidden; False where another writer was first, and it is to be worked out again."""
         with self._lock:
             event = NewEvent(PRUNED, data, key=f"d.{self._size}")
             try:

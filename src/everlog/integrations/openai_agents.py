@@ -24,6 +24,7 @@ from everlog.aio import AsyncStore
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.openai_native import event_of, item_of, session_name, title_of
 from everlog.integrations.versions import require
 from everlog.open import open_store
@@ -59,17 +60,20 @@ class EverlogSession:
         *,
         session_settings: SessionSettings | Mapping[str, Any] | None = None,
         describe: Callable[[RunContextWrapper[Any]], Mapping[str, Any]] | None = None,
+        lease: LeaseLike | None = None,
     ) -> None:
         """Name a conversation; nothing is opened before it is used.
 
         store: a path or URL, opened on first use and closed by `close`; or an open store, which stays the caller's. None: as `open`.
         session_settings: what `get_items` does where it is not told. describe: gives, from the run's context, metadata for each item.
+        lease: under which it is written: one that is held, or who takes it with the first write until `close`: a name, or a Holder.
         """
         self.session_id = session_id
         settings = SessionSettings(**session_settings) if isinstance(session_settings, Mapping) else session_settings
         self.session_settings = settings or SessionSettings()
         self._place = store.sync if isinstance(store, AsyncStore) else store
         self._describe = describe
+        self._holding = Holding(lease)
         self._opening = Lock()
         self._store: Store | None = None
         self._session: Session | None = None
@@ -169,11 +173,14 @@ class EverlogSession:
         return session
 
     def close(self) -> None:
-        """Close the store, if this session opened it; the session cannot be used any more."""
+        """Give back a lease that was taken here; close the store, if this session opened it; the session cannot be used any more."""
         with self._opening:
             self._closed = True
-            if self._store is not None and self._store is not self._place:
-                self._store.close()
+            try:
+                self._holding.release()
+            finally:
+                if self._store is not None and self._store is not self._place:
+                    self._store.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -216,10 +223,15 @@ class EverlogSession:
         if described:
             events = [replace(event, metadata={**described, **(event.metadata or {})}) for event in events]
         try:
-            self.log.extend(events)
+            self._held().extend(events)
         except NotFoundError:  # somebody deleted it: its name is free
             self._session = None
-            self.log.extend(events)
+            self._held().extend(events)
+
+    def _held(self) -> Session:
+        """Give Everlog's session to write to, under the lease."""
+        self._holding.hold(self.log)
+        return self.log
 
     def _pop(self) -> Any:
         session = self._found()
@@ -241,7 +253,7 @@ class EverlogSession:
     def _replace_all(self, events: list[NewEvent]) -> None:
         if self._found() is None and not events:
             return
-        self.log.rewind(0, reason="all items were replaced", events=events)
+        self._held().rewind(0, reason="all items were replaced", events=events)
 
     def _replace_end(
         self, seen: list[tuple[Event, Any]], events: list[NewEvent], prune: Callable[[Any], bool] | None
@@ -268,6 +280,8 @@ class EverlogSession:
         deadline, deleted = time.monotonic() + LOCK_SECONDS_MAX, False
         while True:
             try:
+                if self._found() is not None:
+                    self._held()
                 return attempt()
             except NotFoundError:  # somebody deleted it
                 if deleted:

@@ -31,11 +31,13 @@ from everlog.core.query import Exact, Query, Term
 from everlog.errors import (
     BusyError,
     ConflictError,
+    FencedError,
     InvalidPlaceError,
     KeyReusedError,
     NotFoundError,
     SessionExistsError,
 )
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import with_key
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.integrations.pydantic_ai import erased_message, plain_of, read_message, recorded_of, without_empty
@@ -58,18 +60,23 @@ class EverlogConversationStore(ConversationStore):
 
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. May be used on any event loop,
     and from several. What it is asked runs in a thread; a save that is awaited no more may still be recorded.
+    lease: under which conversations are saved: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: Place | None = None) -> None:
+    def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
+        self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
 
     def __repr__(self) -> str:
         return f"<EverlogConversationStore {self.store.url}>"
 
     async def close(self) -> None:
-        """Close the store, where it was opened here."""
-        if self._owned:
-            await _in_thread(self.store.close)
+        """Give back the leases that were taken here; close the store, where it was opened here."""
+        try:
+            await _in_thread(self._holding.release)
+        finally:
+            if self._owned:
+                await _in_thread(self.store.close)
 
     def session(self, conversation_id: str) -> Session:
         """Open the Everlog session of a conversation, to read, search, rewind or prove; NotFoundError."""
@@ -110,7 +117,7 @@ class EverlogConversationStore(ConversationStore):
 
     async def read_history(self, head_id: str | None, *, limit: int | None = None) -> list[ConversationEntry]:
         """Give the entries up to `head_id`, in order, or only the last `limit`, in one read for each page. Raises LookupError."""
-        if head_id is None or limit == 0:
+        if head_id is None or (limit is not None and limit <= 0):
             return []
         found, parent = await _in_thread(lambda: self._line(head_id, limit))
         if parent is None or len(found) == limit:
@@ -119,9 +126,12 @@ class EverlogConversationStore(ConversationStore):
         return [*await self.read_history(parent, limit=rest), *found]
 
     # --- the same, in a thread ---
-    def _looked_at(self, conversation_id: str) -> _Seen | None:
+    def _looked_at(self, conversation_id: str, *, to_write: bool = False) -> _Seen | None:
         try:
             session = self.store.session(_name(conversation_id))
+            if to_write:
+                self._holding.hold(session, anew=True)
+                session.refresh()
         except NotFoundError:
             return None
         return _Seen(
@@ -156,7 +166,7 @@ class EverlogConversationStore(ConversationStore):
     ) -> None:
         events = [*self._events(entries), _recorded(record)]
         for _ in range(_TRIES):
-            seen = self._looked_at(record.conversation_id)
+            seen = self._looked_at(record.conversation_id, to_write=True)
             stored = _record_of(seen, record.conversation_id)
             if (None if stored is None else stored.revision) != expected_revision:
                 raise ConversationConflict(record.conversation_id)
@@ -166,6 +176,8 @@ class EverlogConversationStore(ConversationStore):
             try:
                 if seen is None:
                     self._create(record, parent, events)
+                    with suppress(FencedError, NotFoundError):  # what was saved is recorded; the next save asks again
+                        self._holding.hold(self.store.session(_name(record.conversation_id)))
                 else:
                     self._extend(seen, stored, parent, events)
             except (ConflictError, SessionExistsError, NotFoundError, InvalidPlaceError):
@@ -216,7 +228,7 @@ class EverlogConversationStore(ConversationStore):
 
     def _delete(self, conversation_id: str, expected_revision: str) -> None:
         for _ in range(_TRIES):
-            seen = self._looked_at(conversation_id)
+            seen = self._looked_at(conversation_id, to_write=True)
             stored = _record_of(seen, conversation_id)
             if seen is None or stored is None or stored.revision != expected_revision:
                 raise ConversationConflict(conversation_id)

@@ -29,9 +29,9 @@ from strands.types.session import Session as StrandsSession
 from strands.types.session import SessionAgent, SessionMessage
 
 from everlog.core.event import Event, Head, NewEvent
-from everlog.core.limits import SESSIONS_PAGE_MAX
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
+from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.integrations.strands_messages import UPDATED, groups, key_of, message_of, recorded_of
 from everlog.session import Session
@@ -67,9 +67,13 @@ class EverlogSessionRepository(SessionRepository):
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. Ids may be any text.
     erase_redacted: whether the original of a message that a guardrail redacts is destroyed; else it stays in the log, where only what
     reads the log sees it. May be used from any thread.
+    lease: under which agents are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
-    def __init__(self, store: Place | None = None, *, erase_redacted: bool = False) -> None:
+    def __init__(
+        self, store: Place | None = None, *, erase_redacted: bool = False, lease: LeaseLike | None = None
+    ) -> None:
+        self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._erases = erase_redacted
         self._seen: dict[str, _Seen] = {}
@@ -78,9 +82,12 @@ class EverlogSessionRepository(SessionRepository):
         return f"<EverlogSessionRepository {self.store.url}>"
 
     def close(self) -> None:
-        """Close the store, where it was opened here."""
-        if self._owned:
-            self.store.close()
+        """Give back the leases that were taken here; close the store, where it was opened here."""
+        try:
+            self._holding.release()
+        finally:
+            if self._owned:
+                self.store.close()
 
     # --- sessions ---
     def create_session(self, session: StrandsSession, **kwargs: Any) -> StrandsSession:
@@ -161,7 +168,7 @@ class EverlogSessionRepository(SessionRepository):
                 f"agent {session_agent.agent_id!r} of session {session_id!r} does not exist; nothing was written"
             )
         session_agent.created_at = before["created_at"]
-        self._set_agent(self.store.session(name), session_agent)
+        self._set_agent(self._held(self.store.session(name)), session_agent)
 
     def _set_agent(self, session: Session, agent: SessionAgent) -> None:
         session.append("state.set", {"path": "/agent", "value": json.loads(json.dumps(agent.to_dict()))})
@@ -175,6 +182,7 @@ class EverlogSessionRepository(SessionRepository):
         for _ in range(_TRIES):
             seen = self._seen.pop(name, None) or self._looked_at(self._made(name))
             try:
+                self._holding.hold(seen.session)
                 self._append(seen, message_id, events)
             except (ConflictError, NotFoundError):
                 continue  # another writer was faster, or it was deleted: look again
@@ -214,7 +222,7 @@ class EverlogSessionRepository(SessionRepository):
         }
         name = _name(session_id, agent_id)
         for _ in range(_TRIES):
-            seen = self._looked_at(self.store.session(name))
+            seen = self._looked_at(self._held(self.store.session(name)))
             first = seen.session.find(key_of(session_message.message_id))
             new = NewEvent(UPDATED, update, caused_by=first)
             with suppress(ConflictError):
@@ -226,7 +234,8 @@ class EverlogSessionRepository(SessionRepository):
         else:
             raise _overtaken(name)
         if erases and first is not None:
-            places = [event.position for event in _parts(seen.session, first)]
+            said = [*_parts(seen.session, first), *_updates(seen.session, first)]
+            places = [event.position for event in said]
             seen.session.erase(places, reason="redacted by a guardrail of Strands")
 
     def list_messages(
@@ -273,19 +282,21 @@ class EverlogSessionRepository(SessionRepository):
 
     # --- within ---
     def _made(self, name: str) -> Session:
-        return self.store.get_or_create(name, labels=_LABELS)
+        return self._held(self.store.get_or_create(name, labels=_LABELS))
+
+    def _held(self, session: Session) -> Session:
+        self._holding.hold(session)
+        return session
 
     def _agents(self, name: str) -> Iterator[str]:
-        last = None
-        while page := self.store.sessions(prefix=f"{name}/", order="id", limit=SESSIONS_PAGE_MAX, after=last):
-            yield from (info.id for info in page)
-            last = page[-1]
+        return (info.id for info, _ in self.store.opened(f"{name}/"))
 
     def _document(self, name: str) -> dict[str, Any]:
         try:
-            return self.store.session(name).state("document").value
+            document = self.store.session(name).state("document").value
         except NotFoundError:
             return {}
+        return document if isinstance(document, dict) else {}
 
     def _looked_at(self, session: Session) -> _Seen:
         head = session.refresh()  # before the metadata is read, so that this is never older than what is expected
@@ -309,19 +320,25 @@ class EverlogSessionRepository(SessionRepository):
 class EverlogSessionManager(RepositorySessionManager):
     """A session manager that keeps its session in Everlog: `Agent(session_manager=EverlogSessionManager("s1", store="agent.db"))`.
 
-    store, erase_redacted: as of EverlogSessionRepository, which is `session_repository`.
+    store, erase_redacted, lease: as of EverlogSessionRepository, which is `session_repository`.
     """
 
     session_repository: EverlogSessionRepository
 
     def __init__(
-        self, session_id: str, *, store: Place | None = None, erase_redacted: bool = False, **kwargs: Any
+        self,
+        session_id: str,
+        *,
+        store: Place | None = None,
+        erase_redacted: bool = False,
+        lease: LeaseLike | None = None,
+        **kwargs: Any,
     ) -> None:
-        repository = EverlogSessionRepository(store, erase_redacted=erase_redacted)
+        repository = EverlogSessionRepository(store, erase_redacted=erase_redacted, lease=lease)
         super().__init__(session_id, session_repository=repository, **kwargs)
 
     def close(self) -> None:
-        """Close the store, where it was opened here."""
+        """Give back the leases that were taken here; close the store, where it was opened here."""
         self.session_repository.close()
 
 
@@ -336,6 +353,12 @@ def _parts(session: Session, first: Event) -> list[Event]:
     for _, group in groups(session.events(start=first.position)):
         return group
     raise AssertionError("the first event was read")
+
+
+def _updates(session: Session, first: Event) -> list[Event]:
+    """Give the updates of a message that say what it is."""
+    found = session.events(types=UPDATED, caused_by=first, start=first.position)
+    return [event for event in found if event.data is not None and "message" in event.data]
 
 
 def _one(seen: _Seen, first: Event) -> SessionMessage:

@@ -533,11 +533,9 @@ class _Transaction:
             row = own.at(position)
             if row.gone is None:
                 own.events[position - own.row.base_size] = msgspec.structs.replace(
-                    row, body=None, salt=None, gone=ERASED
+                    row, body=None, salt=None, attached=None, gone=ERASED
                 )
-                own.attachments[position] = [
-                    msgspec.structs.replace(item, content=None, salt=None) for item in own.attachments.get(position, [])
-                ]
+                own.attachments.pop(position, None)
                 erased.append((position, row.leaf))
                 self._erase_snapshots(own.row.key, position)
         self._store._erasure_count += bool(erased)

@@ -477,7 +477,7 @@ def _token_of(row: EventRow) -> int:
     """Give the token that a lease.acquired event names; 0 where its body is gone, or is not ours."""
     try:
         data = None if row.body is None else decode_body(row.body).data
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
     token = data.get("token") if isinstance(data, dict) else None
     return token if type(token) is int and 0 <= token <= SAFE_INTEGER_MAX else 0

@@ -67,6 +67,21 @@ class ErasingContract(ContractStart):
         assert session.plan_erasure([2]).holds == ()
         assert session.plan_erasure([]).events == 0
 
+    # --- what goes ---
+    def test_attachments_go_with_their_names_and_a_repeated_key_gives_what_was_recorded(self, store: Any) -> None:
+        session = store.create("s", events=[note("a")])
+        new = NewEvent("note", {"content": "x"}, key="k", attachments={"ada lovelace.txt": b"12345"})
+        (event,) = session.extend([new])
+        fork = session.fork(id="f")
+        session.erase([event.position], reason="asked")
+        for line in (session, fork):
+            assert line[event.position].attachments == ()
+            with pytest.raises(NotFoundError, match="were erased or withheld, and so were their names"):
+                line[event.position].attachment("ada lovelace.txt")
+        (again,) = session.extend([new])
+        assert (again.repeated, again.hash) == (True, event.hash)
+        assert store.verify().ok
+
     # --- certificates ---
     def test_a_certificate_says_what_was_erased_when_by_whom_and_why(self, store: Any, session: Any) -> None:
         session.extend([note("secret a"), note("b"), note("secret c")])

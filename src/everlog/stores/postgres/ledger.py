@@ -26,6 +26,7 @@ from everlog.sealed import (
     PutSeal,
     SealRequest,
     SealRow,
+    record_is_gone,
 )
 from everlog.stores.postgres.connections import Connections
 from everlog.stores.postgres.statements import bucket_of
@@ -89,6 +90,8 @@ class PostgresLedger:
         positions = [node_position(level, index) for level, index in places]
         rows = self.connections.fetch_all("read_placed_nodes", {"places": positions})
         found = {place: (leaf, nodes) for place, leaf, nodes in rows}
+        if missing := sorted(set(positions) - found.keys()):
+            raise record_is_gone(missing[0])
         return [node_in_row(level, *found[at]) for (level, _), at in zip(places, positions, strict=True)]
 
     def head_place(self, branch: str, size: int, below: int) -> int | None:

@@ -414,14 +414,14 @@ UPDATE {schema}.session SET current = %(branch)s WHERE bucket = %(bucket)s AND s
 UPDATE {schema}.session SET title = %(title)s, labels = %(labels)s, metadata = %(metadata)s
 WHERE bucket = %(bucket)s AND session = %(session)s;
 
--- erase_events: destroy bodies and their salts
-UPDATE {schema}.event AS e SET body = NULL, salt = NULL, gone = 1
+-- erase_events: destroy bodies, their salts and the names of their attachments
+UPDATE {schema}.event AS e SET body = NULL, salt = NULL, attached = NULL, gone = 1
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 WHERE e.bucket = %(bucket)s AND e.branch = r.branch AND e.position = r.position;
 
--- erase_attachments: destroy attachments and their salts
-UPDATE {schema}.attachment AS a SET content = NULL, salt = NULL, digest = NULL
-FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
+-- erase_attachments: destroy attachments, their names and salts
+DELETE FROM {schema}.attachment AS a
+USING unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
 WHERE a.bucket = %(bucket)s AND a.branch = r.branch AND a.position = r.position;
 
 -- erase_snapshots: of states that an event went into, on its own branch and those that share it

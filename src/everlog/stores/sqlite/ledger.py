@@ -21,9 +21,10 @@ from everlog.sealed import (
     PutSeal,
     SealRequest,
     SealRow,
+    record_is_gone,
 )
 from everlog.stores.sqlite.connections import Connections
-from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
+from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, run, run_many
 
 
 class SqliteLedger:
@@ -82,10 +83,7 @@ class SqliteLedger:
 
     def ledger_nodes(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
         with self._connections.reader() as connection:
-            return [
-                node_in_row(level, *fetch_row(connection, "read_placed_node", {"place": node_position(level, index)}))
-                for level, index in places
-            ]
+            return [_node(connection, level, index) for level, index in places]
 
     def head_place(self, branch: str, size: int, below: int) -> int | None:
         given = {"branch": bytes.fromhex(branch), "size": size, "below": below}
@@ -96,6 +94,14 @@ class SqliteLedger:
     def seals(self, before: int, limit: int) -> list[SealRow]:
         with self._connections.reader() as connection:
             return [SealRow(*row) for row in fetch_each(connection, "list_seals", {"before": before, "limit": limit})]
+
+
+def _node(connection: apsw.Connection, level: int, index: int) -> bytes:
+    place = node_position(level, index)
+    row = fetch_one(connection, "read_placed_node", {"place": place})
+    if row is None:
+        raise record_is_gone(place)
+    return node_in_row(level, *row)
 
 
 def _read_tree(connection: apsw.Connection) -> LedgerTree:

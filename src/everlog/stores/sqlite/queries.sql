@@ -268,13 +268,13 @@ DELETE FROM data_key WHERE branch = :branch AND position >= :start AND position 
 INSERT INTO attachment (branch, position, number, name, size, salt, content)
 VALUES (:branch, :position, :number, :name, :size, :salt, :content);
 
--- erase_event: destroy a body and its salt (event_position)
+-- erase_event: destroy a body, its salt and the names of its attachments (event_position)
 UPDATE event
-SET body = NULL, salt = NULL, gone = 1, commitments = coalesce(commitments, :commitments)
+SET body = NULL, salt = NULL, attached = NULL, gone = 1, commitments = coalesce(commitments, :commitments)
 WHERE branch = :branch AND position = :position;
 
--- erase_attachments: destroy attachments and their salts (attachment_number)
-UPDATE attachment SET content = NULL, salt = NULL, digest = NULL WHERE branch = :branch AND position = :position;
+-- erase_attachments: destroy attachments, their names and salts (attachment_number)
+DELETE FROM attachment WHERE branch = :branch AND position = :position;
 
 -- end_session: destroy what a session is called
 UPDATE session
