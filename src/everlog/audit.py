@@ -72,7 +72,8 @@ class Report(msgspec.Struct, frozen=True):
     erased, withheld: bodies that are not there, for a recorded reason. unsealed: events that no seal covers yet. seals: that were checked
     under a key that the caller pinned. states: hashes of states that were made again. unchecked: what could not be checked, in words.
     stamps: time stamps of seals that are good; stamped: of the largest such seal, its size and when it was there, in words.
-    encrypted: bodies that were not looked at, since the store was opened without their key.
+    encrypted: bodies that were not looked at, since the store was opened without their key. plain: events in plain text of a store that
+    encrypts, where the whole of it was verified.
     """
 
     ok: bool
@@ -90,6 +91,7 @@ class Report(msgspec.Struct, frozen=True):
     stamps: int = 0
     stamped: str | None = None
     encrypted: int = 0
+    plain: int = 0
 
     def raise_for_faults(self) -> None:
         """Raise TamperedError where there is a fault."""
@@ -158,6 +160,7 @@ class _Checker:
             0 if self.ledger is None else self.ledger.seals,
             0 if self.states is None else self.states.compared,
             encrypted=self.encrypted,
+            plain=0 if self.ledger is None else self.storage.plain_bodies(),
         )
 
     def _unchecked(self) -> Iterator[str]:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -43,7 +44,10 @@ class TakeKey(msgspec.Struct, frozen=True):
 
 
 class Rewrap(msgspec.Struct, frozen=True):
-    """Put wrapped data keys in the place of those that a retired key wraps; keys that were destroyed meanwhile stay so."""
+    """Put wrapped data keys in the place of those that a retired key wraps; keys that were destroyed meanwhile stay so.
+
+    KeyNeededError where `id` is not the current one: another rotation began.
+    """
 
     bucket: int
     retired: bytes
@@ -69,6 +73,26 @@ class SealBodies(msgspec.Struct, frozen=True):
     stop: int
 
 
+class Encrypts(Protocol):
+    """What beginning to encrypt needs of a store."""
+
+    def wrapping_keys(self) -> list[WrappingRow]: ...
+
+    def write(self, request: TakeKey) -> object: ...
+
+
+def begin_encrypting(store: Encrypts, buckets: Sequence[int], id: bytes) -> bytes:
+    """Have buckets encrypt that do not yet; give the id of the key that they wrap with: another where somebody else was quicker.
+
+    Of two who begin with different keys at once, both go by the first bucket: law 3.
+    """
+    for bucket in buckets:
+        store.write(TakeKey(bucket, id, first=True))
+        if bucket == buckets[0]:
+            id = next(row.id for row in store.wrapping_keys() if row.bucket == bucket and row.retired is None)
+    return id
+
+
 EncryptionRequest = TakeKey | Rewrap | ForgetKey | SealBodies
 
 
@@ -77,6 +101,14 @@ class EncryptedStorage(Protocol):
 
     def wrapping_keys(self) -> list[WrappingRow]:
         """List the wrapping keys that each bucket knows of, its current one first; none where the store does not encrypt."""
+        ...
+
+    def remove_traces(self) -> None:
+        """Destroy what the engine still keeps of what was erased, deleted or sealed, as far as it can. BusyError where a reader keeps it."""
+        ...
+
+    def plain_bodies(self) -> int:
+        """Count events in plain text of a store that encrypts; 0 where it does not. Walks tables, as `sizes` does."""
         ...
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:

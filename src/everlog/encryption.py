@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.envelope import NONCE_BYTES, WrappingKey
-from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
+from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow, begin_encrypting
 from everlog.errors import CorruptionError, KeyNeededError, UnavailableError
 from everlog.storage import Storage
 
@@ -51,16 +51,24 @@ class Encryption:
         to: file:PATH, env:NAME or command:WORDS, as `everlog.open` takes them. The store is open with the key that it has. Programs that are
         open with both keys go on; others are refused what needs the new one. Run it again where it was killed. progress: told how many so
         far.
-        Raises KeyNeededError where the store does not encrypt, or an old key was not given: nothing was written.
+        Raises KeyNeededError where the store does not encrypt, or an old key was not given: nothing was written. UnavailableError where
+        another rotation, to another key, runs.
         """
         from everlog.wrapping import read_wrapping_key
 
         new = read_wrapping_key(to)
         given = {key.id: key for key in (*self._settings.wrapping, new)}
+        self._forget(self._storage.wrapping_keys())  # what a rotation that was given up left behind
         self._check(given)
         for bucket in self._storage.all_buckets():
             self._storage.write(TakeKey(bucket, new.id, first=False))
-        retired = [row for row in self._storage.wrapping_keys() if row.retired is not None]
+        rows = self._storage.wrapping_keys()
+        if any(row.id not in given or (row.retired is None and row.id != new.id) for row in rows):
+            raise UnavailableError(
+                "another rotation, to another key, began at the same time; no data key was changed by this one; when the other has ended, "
+                "see which key is current (everlog encryption keys), and run it again if that is not the one"
+            )
+        retired = [row for row in rows if row.retired is not None]
         done = 0
         for row in retired:
             for keys in self._data_keys(row):
@@ -68,17 +76,19 @@ class Encryption:
                 done += len(keys)
                 if progress is not None:
                     progress(done)
-        for row in retired:
-            self._storage.write(ForgetKey(row.bucket, row.id))
+        self._forget(retired)
         return done
 
     def seal(self, *, progress: Callable[[int], None] | None = None) -> int:
-        """Encrypt the bodies and attachments that were written before the store encrypted; give how many events were looked at.
+        """Encrypt the bodies and attachments that were written in plain text; give how many events were looked at.
 
-        The store is open with its key. Run it again where it was killed, and beside everything else. progress: told how many so far.
-        Raises KeyNeededError where the store does not encrypt; UnavailableError while bodies are archived: nothing was written.
+        The store is open with its key, and encrypts from now on where it did not. Run it again where it was killed, and beside everything
+        else. progress: told how many so far.
+        Raises KeyNeededError where no key was given; UnavailableError while bodies are archived: nothing was written. BusyError where all is
+        encrypted, but a reader of the file keeps its log from being emptied of what stood there before.
         """
-        if self.keys().current is None:
+        begun = self.keys().current
+        if begun is None and not self._settings.wrapping:
             raise _off()
         if self._storage.objects():
             raise UnavailableError(
@@ -86,6 +96,10 @@ class Encryption:
             )
         from everlog.audit import all_sessions
 
+        first = self._settings.wrapping[0].id if begun is None else bytes.fromhex(begun)
+        begin_encrypting(self._storage, self._storage.all_buckets(), first)
+        if self.keys().current is None:
+            return 0  # it is in memory: nothing is at rest
         done = 0
         for session in all_sessions(self._storage):
             for branch in self._storage.branches(session.key):
@@ -97,9 +111,16 @@ class Encryption:
                     done += count
                     if progress is not None:
                         progress(done)
+        self._storage.remove_traces()
         return done
 
     # --- underneath ---
+    def _forget(self, rows: Sequence[WrappingRow]) -> None:
+        """Forget retired keys that nothing needs."""
+        for row in rows:
+            if row.retired is not None:
+                self._storage.write(ForgetKey(row.bucket, row.id))
+
     def _check(self, given: dict[bytes, WrappingKey]) -> None:
         rows = self._storage.wrapping_keys()
         if not rows:

@@ -57,7 +57,8 @@ def open_store(
     redact_rules: more rules than the standard ones, or a TOML or JSON file of them. None: the file that $EVERLOG_REDACT_RULES names.
     encrypt: where the key is that bodies are encrypted with: "file:PATH", "env:NAME" or "command:PROGRAM ARGUMENTS"; several while one is
         exchanged, the new one first. A store that is opened so once takes bodies with that key only. None: what $EVERLOG_ENCRYPT names, one
-        a line, else off. A store in memory, which is nowhere at rest, takes it and does nothing.
+        a line, else off; a store that holds plain text already is not changed by that, and takes no bodies until it encrypts
+        (`store.encryption.seal()`). "" for off. A store in memory, which is nowhere at rest, takes it and does nothing.
     Raises UnsupportedStoreError, UnavailableError, NotFoundError, BusyError, CorruptionError, KeyNeededError; InvalidQueryError for a rule.
     """
     if not 1 <= body_bytes_max <= limits.BODY_BYTES_CEILING:
@@ -70,7 +71,8 @@ def open_store(
         compile_rules(rules)  # what is wrong with one is said before anything is opened
     place = default_store() if url is None else os.fspath(url)
     wrapping = read_wrapping_keys(encrypt)
-    storage = _open_storage(place, durability, wrapping, make=make, read_only=read_only)
+    begins = encrypt is not None
+    storage = _open_storage(place, durability, wrapping, begins=begins, make=make, read_only=read_only)
     policy = snapshots if isinstance(snapshots, SnapshotPolicy) else SnapshotPolicy(automatic=snapshots)
     if read_only or wrapping:  # states say what bodies say, and are not kept where those are encrypted
         policy = msgspec.structs.replace(policy, automatic=False)
@@ -104,7 +106,7 @@ def default_keys() -> Path:
 
 
 def _open_storage(
-    place: str, durability: Durability, keys: Sequence[WrappingKey], *, make: bool, read_only: bool
+    place: str, durability: Durability, keys: Sequence[WrappingKey], *, begins: bool, make: bool, read_only: bool
 ) -> Storage:
     draw: Draw = os.urandom
     if place == "memory:":
@@ -117,7 +119,9 @@ def _open_storage(
         with needs_psycopg():
             from everlog.stores.postgres.opening import open_postgres
         relaxed = durability == "relaxed"
-        return open_postgres(place, draw=draw, make=make, read_only=read_only, relaxed=relaxed, keys=keys)
+        return open_postgres(
+            place, draw=draw, make=make, read_only=read_only, relaxed=relaxed, keys=keys, begins=begins
+        )
     if "://" in place:
         raise UnsupportedStoreError(
             f"{place.partition('://')[0]}:// is no store that this Everlog knows; give a path to a file, postgresql://…, or memory:"
@@ -127,7 +131,9 @@ def _open_storage(
     if not make and not Path(place).exists():
         raise NotFoundError(f"there is no store at {place}; nothing was made")
     relaxed = durability == "relaxed"
-    return open_sqlite(Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=relaxed, keys=keys)
+    return open_sqlite(
+        Path(place), clock=clock, draw=draw, read_only=read_only, relaxed=relaxed, keys=keys, begins=begins
+    )
 
 
 def is_postgres(place: str) -> bool:

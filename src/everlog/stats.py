@@ -17,7 +17,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Bytes, but for counts. bodies: of all events, as they were given, but for attachments that are kept once.
 
     ratio: bytes stored for each byte of bodies and attachments; of an empty store None. would_take: what the hot bytes would take after
-    compacting, estimated from `sample` events; None where nothing is hot. days: what was recorded on each.
+    compacting, estimated from `sample` events; None where nothing is hot. days: what was recorded on each. plain: events in plain text of a
+    store that encrypts.
     """
 
     sizes: Sizes
@@ -26,6 +27,7 @@ class Stats(msgspec.Struct, frozen=True):
     would_take: int | None
     sample: int
     days: list[Day]
+    plain: int = 0
 
 
 def measure_store(storage: Storage) -> Stats:
@@ -35,4 +37,4 @@ def measure_store(storage: Storage) -> Stats:
     tried = estimate(storage, SAMPLE_EVENTS)
     would_take = round(sizes.hot * tried.stored / tried.plain) if tried.plain else None
     ratio = sizes.file / bodies if bodies else None
-    return Stats(sizes, bodies, ratio, would_take, tried.events, storage.growth())
+    return Stats(sizes, bodies, ratio, would_take, tried.events, storage.growth(), storage.plain_bodies())

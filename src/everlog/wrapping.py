@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from everlog.core.envelope import KEY_BYTES, WrappingKey
-from everlog.errors import KeyNeededError
-from everlog.keyfiles import write_synced
+from everlog.errors import KeyNeededError, UnavailableError
+from everlog.keyfiles import sync_folder
 
 VARIABLE: Final = "EVERLOG_ENCRYPT"
 _KEPT_BYTES_MAX: Final = 4096  # of a file or an answer that holds one key
@@ -56,26 +56,39 @@ def read_wrapping_key(source: str) -> WrappingKey:
 
 def write_wrapping_key(path: Path, draw: Callable[[int], bytes]) -> WrappingKey:
     """Make a key, in a new file that only its owner can read. Raises KeyNeededError where there is a file; UnavailableError."""
-    if path.exists():
+    key = draw(KEY_BYTES)
+    try:
+        # Not through another file's place: of two who make a key there at once, one would have been shown a key that is gone.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(key.hex().encode() + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        sync_folder(path.parent)
+    except FileExistsError:
         raise KeyNeededError(
             f"{path} is there; nothing was written: a key that is lost takes all bodies with it; name another file"
-        )
-    key = draw(KEY_BYTES)
-    write_synced(path, key.hex().encode() + b"\n")
+        ) from None
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} cannot be written ({error.strerror}); no key was made; make room, or choose another folder"
+        ) from error
     return WrappingKey(key)
 
 
 def _read_file(rest: str) -> bytes:
-    path = Path(rest).expanduser()
+    path = Path(rest)
     try:
+        path = path.expanduser()
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise KeyNeededError(
                     f"the key {path} can be read by others; nothing was opened; make it yours alone: chmod 600"
                 )
             return file.read(_KEPT_BYTES_MAX)
-    except OSError as error:
-        raise KeyNeededError(f"the key {path} cannot be read ({error.strerror}); nothing was opened") from error
+    except (OSError, RuntimeError, ValueError) as error:  # the last two: nobody's home, a NUL in the name
+        why = error.strerror if isinstance(error, OSError) else error
+        raise KeyNeededError(f"the key {path} cannot be read ({why}); nothing was opened") from error
 
 
 def _read_variable(rest: str) -> bytes:

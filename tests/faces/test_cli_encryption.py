@@ -48,3 +48,23 @@ def test_a_store_is_encrypted_looked_at_and_given_another_key(run, path, tmp_pat
     assert "3 encrypted and not looked at" in found
     assert "3 bodies are encrypted, and were not looked at" in found
     assert "and the store was opened with no key" in run("log", "s", code=6).output
+    run("erase", "s@1", "--reason", "asked for", "--yes")
+    assert "2 encrypted and not looked at" in run("verify").stdout
+
+
+def test_a_store_of_which_a_part_is_in_plain_text_says_so(run, path, tmp_path, monkeypatch):
+    with everlog.open(path) as store:
+        store.create("s", events=[everlog.NewEvent("note", {"content": "first"})])
+    assert "off: bodies are in plain text" in run("doctor").stdout
+    run("encryption", "new-key", str(tmp_path / "key"))
+    source = f"file:{tmp_path}/key"
+    with everlog.open(path, encrypt=source) as store:
+        store.session("s").append("note", {"content": "second"})
+    monkeypatch.setenv("EVERLOG_ENCRYPT", source)
+    for command in ("doctor", "verify", "stats"):
+        assert "everlog encryption seal" in run(command).stdout
+    assert (said(run("verify", "--json"))["plain"], said(run("stats", "--json"))["plain"]) == (1, 1)
+    run("encryption", "seal")
+    for command in ("doctor", "verify", "stats"):
+        assert "everlog encryption seal" not in run(command).stdout
+    assert "every body is encrypted" in run("doctor").stdout

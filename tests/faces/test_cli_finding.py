@@ -173,6 +173,7 @@ def test_doctor_of_a_sound_store_finds_all_good(run, store):
             "schema",
             "contents",
             "bodies",
+            "encryption",
             "structure",
         ),
     }

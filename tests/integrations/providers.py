@@ -34,6 +34,8 @@ class Server(ThreadingHTTPServer):
         self.requests = []
         self.headers = []
         self.fail_with = None
+        self.fail_once = None
+        self.pieces = None
 
     @property
     def url(self):
@@ -49,8 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(body)
         self.server.headers.append(dict(self.headers))
-        if self.server.fail_with:
-            return self.give(self.server.fail_with, {"error": {"type": "bad", "message": f"no: {self.headers}"}})
+        failing, self.server.fail_once = self.server.fail_with or self.server.fail_once, None
+        if failing:
+            return self.give(failing, {"error": {"type": "bad", "message": f"no: {self.headers}"}})
         name = {"/v1/messages": "messages", "/v1/chat/completions": "chat", "/v1/responses": "responses"}.get(
             self.path.partition("?")[0]
         )
@@ -65,7 +68,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        for event, data in globals()[f"{name}_events"](answer):
+        pieces = globals()[f"{name}_events"](answer)
+        for event, data in (
+            pieces if self.server.pieces is None else ((each.get("type"), each) for each in self.server.pieces)
+        ):
             line = f"event: {event}\n" if event else ""
             text = data if isinstance(data, str) else json.dumps(data)
             self.wfile.write(f"{line}data: {text}\n\n".encode())

@@ -382,6 +382,17 @@ def test_an_erased_message_is_said_to_be_erased_and_the_thread_goes_on(tmp_path)
         assert b"more of it" not in (tmp_path / "s.db").read_bytes()
 
 
+def test_a_saver_that_has_read_a_message_does_not_give_it_once_it_is_erased(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver, everlog.open(tmp_path / "s.db") as elsewhere:
+        graph = build(saver)
+        graph.invoke({"messages": [("user", "a secret")]}, thread("t"), durability="sync")
+        found = [event.position for event in elsewhere.session("t").events(types="user.message")]
+        elsewhere.session("t").erase(found, reason="a secret")
+        assert texts(graph.get_state(thread("t")))[0] == "[erased]"
+        graph.invoke({"messages": [("user", "on")]}, thread("t"), durability="sync")
+        assert texts(graph.get_state(thread("t")))[0] == "[erased]"
+
+
 def test_bytes_grow_with_what_is_said_and_not_with_its_square(tmp_path):
     with EverlogSaver(tmp_path / "s.db") as saver:
         graph = build(saver)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -20,7 +21,7 @@ from langgraph.types import Command, interrupt
 import databases
 import everlog
 from everlog.cli.commands import everlog as command
-from everlog.importers import Failure, import_paths
+from everlog.importers import Failure, import_paths, langgraph
 from everlog.integrations.langgraph import EverlogSaver
 
 
@@ -168,3 +169,21 @@ def test_without_the_framework_it_says_what_to_install(tmp_path, monkeypatch):
     with everlog.open(tmp_path / "s.db") as store:
         (result,) = import_paths(store, "langgraph", [tmp_path / "theirs.db"])
         assert result.error.code == "unsupported_store"
+
+
+def test_rows_of_other_types_are_reported_and_the_rest_is_imported(tmp_path):
+    source, _ = fill(tmp_path / "theirs.db")
+    with closing(source), source:
+        count = source.execute("SELECT count(*) FROM checkpoints").fetchone()[0]
+        source.execute("UPDATE checkpoints SET checkpoint = 7 WHERE rowid = 1")
+        source.execute("UPDATE checkpoints SET checkpoint_ns = x'ff' WHERE rowid = 2")
+        source.execute("UPDATE checkpoints SET metadata = '{' WHERE rowid = 3")
+        source.execute("UPDATE writes SET value = 'text' WHERE rowid = 4")
+        source.execute("UPDATE writes SET idx = 'first' WHERE rowid = 5")
+    with everlog.open(tmp_path / "ours.db") as store:
+        imported = list(langgraph.import_database(store, tmp_path / "theirs.db"))
+        problems = [problem.reason for each in imported for problem in each.problems]
+        assert len(problems) == 5
+        with EverlogSaver(store) as saver:
+            assert len(list(saver.list(None))) == count - 3
+        assert store.verify().ok

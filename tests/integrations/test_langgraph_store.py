@@ -11,6 +11,7 @@ from langgraph.store.memory import InMemoryStore
 
 import databases
 import everlog
+from everlog.errors import InvalidEventError
 from everlog.integrations.langgraph_store import EverlogStore
 
 
@@ -302,3 +303,20 @@ def test_a_reader_that_changes_what_it_was_given_changes_nothing_else(ours):
     ours.get(("n",), "k").value["a"].append(1)
     ours.search(("n",))[0].value["a"].append(2)
     assert ours.get(("n",), "k").value == {"a": []}
+
+
+def test_what_was_erased_is_not_given_by_who_has_read_it_before(tmp_path, ours):
+    with EverlogStore(tmp_path / "s.db") as other:
+        ours.put(("n",), "k", {"secret": 1})
+        assert other.get(("n",), "k").value == ours.get(("n",), "k").value == {"secret": 1}
+        ours.session(("n",)).erase([0], reason="a secret")
+        for each in (ours, other):
+            assert each.get(("n",), "k") is None
+            assert each.search(("n",)) == []
+
+
+def test_a_batch_with_a_value_that_json_cannot_say_writes_none_of_it(ours):
+    puts = [PutOp(("one",), "k", {"a": 1}), PutOp(("two",), "k", {"a": object()})]
+    with pytest.raises(InvalidEventError):
+        ours.batch(puts)
+    assert ours.list_namespaces() == []

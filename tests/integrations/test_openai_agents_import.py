@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -37,20 +38,20 @@ def sqlalchemy(name, path):
     return SQLAlchemySession.from_url(name, url=f"sqlite+aiosqlite:///{path}", create_tables=True)
 
 
-async def closed(session):
+async def shut(session):
     if hasattr(session, "_engine"):
         await session._engine.dispose()
     else:
-        closing = session.close()
-        if closing is not None:
-            await closing
+        closed = session.close()
+        if closed is not None:
+            await closed
 
 
 async def filled(make, path, **items):
     for name, given in items.items():
         session = make(name, path)
         await session.add_items(given)
-        await closed(session)
+        await shut(session)
 
 
 def totals(imported):
@@ -76,7 +77,7 @@ def test_each_session_reads_as_it_did_and_importing_again_adds_only_what_is_new(
         try:
             return await session.get_items()
         finally:
-            await closed(session)
+            await shut(session)
 
     for name in ("one", "other"):
         assert as_json(read(store, name)) == as_json(asyncio.run(both(name)))
@@ -164,3 +165,17 @@ def test_a_damaged_database_gives_what_can_be_read_and_says_so(store, tmp_path):
         done.extend(import_database(store, path))  # as far as it comes
     assert totals(done) == [("one", 3, 0)]
     assert read(store, "one") == numbered(3)
+
+
+def test_items_without_a_row_of_their_session_come_along(store, tmp_path):
+    path = tmp_path / "source.db"
+    asyncio.run(filled(sqlite, path, known=numbered(1)))
+    with closing(sqlite3.connect(path)) as source, source:
+        for name in ("orphan", b"\xff no text"):
+            source.execute(
+                "INSERT INTO agent_messages (session_id, message_data) VALUES (?, ?)", (name, json.dumps(user("lost")))
+            )
+    assert sorted(events for _, events, _ in totals(import_database(store, path))) == [1, 1, 1]
+    theirs = sqlite("orphan", path)
+    assert read(store, "orphan") == asyncio.run(theirs.get_items()) == [user("lost")]
+    theirs.close()

@@ -13,11 +13,13 @@ import everlog
 from databases import open_in, url_of
 from everlog import NewEvent, SnapshotPolicy
 from everlog.core.envelope import DataKey, WrappingKey, is_sealed
-from everlog.encrypted import ForgetKey, TakeKey
+from everlog.encrypted import ForgetKey, Rewrap, TakeKey
 from everlog.encryption import EncryptionKeys
-from everlog.errors import CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
+from everlog.errors import BusyError, CorruptionError, KeyNeededError, NotFoundError, TamperedError, UnavailableError
 from everlog.session import Settings
 from everlog.store import Store
+from everlog.stores.sealed_bodies import Sealing, take_key
+from everlog.stores.sqlite import connections
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing import FixedClock
 from everlog.wrapping import read_wrapping_key, read_wrapping_keys
@@ -280,6 +282,8 @@ def test_a_key_comes_from_a_file_a_variable_or_a_command(tmp_path, monkeypatch):
         ("command:'unbalanced", "gave no key"),
         (f"command:{sys.executable} -c 'print(\"0\" * 5_000)'", "prints more than 4096 bytes"),
         ("command:''", "gave no key"),
+        ("file:~nobody-of-this-name/key", "cannot be read"),
+        ("file:/a\0b", "cannot be read"),
         ("kms:key", "names none"),
         ("file:", "names none"),
     ):
@@ -319,6 +323,9 @@ def test_one_option_or_variable_switches_it_on(tmp_path, monkeypatch):
         "UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE position = 2) WHERE position = 1",
         "UPDATE data_key SET wrapped = x'00' WHERE position = 1",
         "DELETE FROM data_key WHERE position = 1",
+        # The envelope of another event with its key: only the leaf tells.
+        """UPDATE event SET body = (SELECT body FROM event WHERE position = 2) WHERE position = 1;
+        UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE position = 2) WHERE position = 1""",
     ],
 )
 def test_a_changed_envelope_or_key_is_found_and_no_other_body_suffers(opened, tmp_path, statement):
@@ -447,6 +454,57 @@ def test_after_a_rotation_the_old_key_is_needed_for_nothing_and_opens_nothing(op
     with pytest.raises(KeyNeededError):
         opened(OLD)
     assert opened(NEW).encryption.rotate(key_file(tmp_path, "same", bytes([2]) * 32)) == 0
+
+
+def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(opened, program, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(number) for number in range(5)])
+    third = WrappingKey(bytes([3]) * 32)
+    new, other = (key_file(tmp_path, name, bytes([fill]) * 32) for name, fill in (("new", 2), ("third", 3)))
+    with program(OLD) as second:
+        started = False
+
+        def other_begins(page):
+            nonlocal started
+            if not started:  # the first has wrapped a page, and the second takes its key from there
+                started = True
+                for bucket in second.storage.all_buckets():
+                    second.storage.write(TakeKey(bucket, third.id, first=False))
+                with pytest.raises(KeyNeededError, match="nothing was written"):
+                    for bucket in second.storage.all_buckets():
+                        for key in second.storage.data_keys(bucket, NEW.id, (-1, -1), 1):
+                            second.storage.write(Rewrap(bucket, NEW.id, OLD.id, (key,)))
+
+        store.encryption.rotate(new, progress=other_begins)
+        with pytest.raises(KeyNeededError, match="was not given"):
+            second.encryption.rotate(other)
+    with program(OLD, NEW, third) as all_keys:
+        assert [event.data["n"] for event in all_keys.session("s").events()] == list(range(5))
+        all_keys.encryption.rotate(other)
+        assert all_keys.encryption.keys() == keys_of(third)
+        assert all_keys.encryption.rotate(new) == 5  # and back
+    store = opened(NEW)
+    assert [event.data["n"] for event in store.session("s").events()] == list(range(5))
+
+
+def test_a_rotation_that_was_given_up_before_it_wrapped_anything_needs_no_key(opened, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(0)])
+    for id in (NEW.id, OLD.id):
+        for bucket in store.storage.all_buckets():
+            store.storage.write(TakeKey(bucket, id, first=False))
+    assert store.encryption.keys() == keys_of(OLD, NEW)
+    assert store.encryption.rotate(key_file(tmp_path, "third", bytes([3]) * 32)) == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_after_a_rotation_no_file_holds_a_data_key_as_the_old_key_wrapped_it(opened, tmp_path):
+    store = opened(OLD)
+    store.create("s", events=[note(number) for number in range(300)])
+    wrapped = [key.wrapped for key in store.storage.data_keys(0, OLD.id, (-1, -1), 1_000)]
+    assert looked_for(files_of(tmp_path), wrapped)
+    store.encryption.rotate(key_file(tmp_path, "new", bytes([2]) * 32))
+    assert looked_for(files_of(tmp_path), wrapped) == []
 
 
 def keys_of(current, *retired):
@@ -604,7 +662,10 @@ def test_sealing_what_was_written_before_changes_no_answer(opened, clock):
         store.encryption.seal()
     store = opened(OLD)
     assert store.verify().encrypted == 0
+    mixed = store.verify()
+    assert store.stats().plain == mixed.plain == mixed.events - mixed.erased
     assert store.encryption.seal() > 1_000
+    assert store.stats().plain == 0
     assert told(store) == before
     store.verify().raise_for_faults()
     store.encryption.seal()  # again changes nothing
@@ -639,6 +700,23 @@ def test_sealing_leaves_no_plain_text_in_any_file(opened, tmp_path, clock):
     assert looked_for(files_of(tmp_path), markers) == []
 
 
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_sealing_says_where_a_reader_keeps_plain_text_in_the_log(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "BUSY_MILLISECONDS", 50)
+    opened().create("s", events=[NewEvent("note", {"content": f"{SECRET} {n}"}) for n in range(200)])
+    store = opened(OLD)
+    store.session("s").append("note", {"content": SECRET})
+    reader = apsw.Connection(str(tmp_path / "store.db"))
+    reader.execute("BEGIN; SELECT count(*) FROM event").fetchall()
+    with pytest.raises(BusyError, match="deleted or sealed is gone from the store, but a reader keeps old bytes"):
+        store.encryption.seal()
+    assert store.stats().plain == 0
+    assert looked_for(files_of(tmp_path), [SECRET.encode()])
+    reader.close()
+    store.encryption.seal()
+    assert looked_for(files_of(tmp_path), [SECRET.encode()]) == []
+
+
 def test_what_is_archived_is_not_sealed_and_that_is_said(opened, tmp_path, clock):
     store = opened()
     store.create("s", events=[note(number) for number in range(100)])
@@ -650,3 +728,104 @@ def test_what_is_archived_is_not_sealed_and_that_is_said(opened, tmp_path, clock
     store.restore()
     store.encryption.seal()
     assert opened().verify().encrypted == 100
+
+
+# --- who is asked to encrypt -----------------------------------------------------------------------
+def test_a_key_of_the_environment_encrypts_new_stores_and_never_makes_a_plain_one_mixed(kind, tmp_path, monkeypatch):
+    url = str(tmp_path / "store.db") if kind == "sqlite" else url_of(tmp_path)
+    source = key_file(tmp_path, "key", bytes(32))
+    with everlog.open(url, encrypt="") as store:
+        store.create("s", events=[note(1)])
+    monkeypatch.setenv("EVERLOG_ENCRYPT", source)
+    with everlog.open(url) as store:
+        session = store.session("s")
+        assert session[0].data["n"] == 1
+        assert store.encryption.keys() == EncryptionKeys(None)
+        with pytest.raises(KeyNeededError, match="keeps bodies in plain text; nothing was written; have it encrypt"):
+            session.append("note", {"content": SECRET})
+        with everlog.open(url, encrypt="") as other:  # which goes on as ever
+            other.session("s").append("note", {"content": "x", "n": 2})
+        session.refresh()
+        assert store.encryption.seal() == 2
+        session.append("note", {"content": SECRET, "n": 3})
+        assert [event.data["n"] for event in session.events()] == [1, 2, 3]
+        assert store.verify().ok
+    with everlog.open(url, encrypt="") as without:
+        assert without.verify().encrypted == 3
+    with everlog.open(tmp_path / "new.db") as new:
+        assert new.encryption.keys().current == WrappingKey(bytes(32)).id.hex()
+    with everlog.open("memory:") as memory:
+        assert memory.encryption.seal() == 0
+
+
+def test_a_program_that_was_open_before_writes_no_plain_text_once_the_store_encrypts(opened, program, kind, tmp_path):
+    store = opened()
+    store.create("s", events=[note(number) for number in range(60)])
+    late = store.session("s")
+    url = str(tmp_path / "store.db") if kind == "sqlite" else url_of(tmp_path)
+    with everlog.open(url, encrypt="") as other, program(OLD) as sealing:
+        waiting = other.session("s")
+        assert sealing.encryption.seal() == 60
+        for attempt in (
+            lambda: late.append("note", {"content": SECRET}),
+            lambda: waiting.extend([note(number) for number in range(1_100)]),
+            lambda: store.create("never", events=[note(1)]),
+        ):
+            with pytest.raises(KeyNeededError, match="nothing was written"):
+                attempt()
+        assert [info.id for info in sealing.sessions()] == ["s"]
+        assert sealing.session("s").head.size == 60
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_program_that_was_open_before_keeps_no_words_for_searching_once_the_store_encrypts(opened, program, tmp_path):
+    store = opened()
+    store.create("s", events=[NewEvent("note", {"content": SECRET})])
+    assert store.search("sentence").hits
+    with program(OLD):
+        assert not (tmp_path / "store.db-search").exists()
+        assert store.search("sentence").hits  # in plain text until it is sealed
+        assert not (tmp_path / "store.db-search").exists()
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_program_that_encrypts_writes_no_plain_text_where_the_list_of_keys_is_gone(opened, tmp_path):
+    store = opened(OLD)
+    session = store.create("s", events=[note(0)])
+    held = apsw.Connection(str(tmp_path / "store.db"))
+    held.execute("DELETE FROM wrapping_key")
+    held.close()
+    with pytest.raises(KeyNeededError, match="nothing was written"):
+        session.append("note", {"content": SECRET})
+
+
+def test_of_two_programs_that_begin_with_different_keys_at_once_one_is_refused(opened, kind, tmp_path):
+    plain = opened().storage
+    others = open_sqlite if kind == "sqlite" else open_in
+    place = tmp_path / "store.db" if kind == "sqlite" else tmp_path
+    drawn = {"draw": os.urandom} if kind == "sqlite" else {}
+    first = others(place, clock=FixedClock(), **drawn)
+
+    class Begun:
+        """The store as the slower of two sees it: without a key when it looks, and with one when it writes."""
+
+        def __init__(self):
+            self.looked = False
+
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def wrapping_keys(self):
+            if self.looked:
+                return plain.wrapping_keys()
+            self.looked = True
+            found = plain.wrapping_keys()
+            first.write(TakeKey(0, NEW.id, first=True))
+            return found
+
+    with pytest.raises(
+        KeyNeededError, match=f"encrypts with the key {NEW.id.hex()}, and was opened with {OLD.id.hex()}"
+    ):
+        take_key(Begun(), Sealing([OLD]), read_only=False)
+    assert {row.id for row in plain.wrapping_keys()} == {NEW.id}
+    first.close()

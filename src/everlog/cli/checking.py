@@ -126,6 +126,8 @@ def _say_report(report: Report, *, states: bool) -> None:
         f"{report.erased} erased, {report.withheld} withheld"
         + (f", {report.encrypted} encrypted and not looked at" if report.encrypted else "")
     )
+    if report.plain:
+        say(f"in plain text, though the store encrypts: {report.plain} events; everlog encryption seal")
     say(f"not sealed yet: {report.unsealed} events")
     if report.seals:
         say(f"seals of your keys: {report.seals}")

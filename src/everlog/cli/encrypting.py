@@ -21,8 +21,8 @@ def encryption() -> None:
     """Encrypt bodies and attachments at rest, each under a key of its own.
 
     The key that wraps those is named by EVERLOG_ENCRYPT: file:PATH, env:NAME or command:PROGRAM ARGUMENTS; while one is exchanged, the new
-    one and the old one, one a line. Once a store was opened with a key, it takes bodies with that key only. Types, actors, keys, times,
-    names, titles, labels and sizes stay readable.
+    one and the old one, one a line. New stores then encrypt, and take bodies with that key only; of one that holds plain text, `seal`
+    makes one that does. Types, actors, keys, times, names, titles, labels and sizes stay readable.
     """
 
 
@@ -63,7 +63,7 @@ def keys(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def seal(ctx: click.Context, as_json: bool) -> None:
-    """Encrypt what was written before the store encrypted. Stop it and run it again at any time, beside whatever else uses the store."""
+    """Have the store encrypt, and encrypt what was written before. Stop it and run it again at any time, beside whatever else uses it."""
     with opened(ctx) as store, progress_bar("encrypting events", None) as bar:
         done = store.encryption.seal(progress=advance(bar))
     if as_json:

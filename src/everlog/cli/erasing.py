@@ -166,6 +166,8 @@ def _to_erase(store: Store, addresses: Sequence[str], matching: str | None) -> t
             places.update(range(found.cut(start), found.cut(stop)))
         elif place is None:
             whole = True
+        elif isinstance(place, str) and place.isdecimal() and int(place) < found.size():
+            places.add(int(place))  # to destroy a body, it need not be read: its key may not be here
         else:
             places.add(found.event(place).position)  # pyright: ignore[reportArgumentType]
     assert session is not None, "there is at least one address"

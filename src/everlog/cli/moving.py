@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,8 +301,7 @@ def copy(
     """
     if ctx.obj:
         raise click.UsageError("copy takes SOURCE and TARGET, and no --store")
-    # A source that is opened to be written to with a key would encrypt from then on.
-    reading = source_key is not None or bool(os.environ.get("EVERLOG_ENCRYPT"))
+    reading = source_key is not None  # a source that is opened to be written to with a key encrypts from then on
     with (
         open_store(source, make=False, read_only=reading, encrypt=source_key) as store,
         open_store(target) as other,

@@ -62,6 +62,10 @@ def _say_stats(found: Stats) -> None:
     for name, count, what in rows:
         if count or name == "hot":
             say(f"  {name:<10}{size_of(count):>9}  {what}")
+    if found.plain:
+        say(
+            f"{counted(found.plain, 'event')} in plain text, though the store encrypts what is recorded now: everlog encryption seal"
+        )
     if found.would_take is not None:
         # Half of the sample may be too new to be packed by default; the estimate is of all.
         say(

@@ -74,6 +74,7 @@ class _Thread:
         """Record every checkpoint with what was written after it, in the order of their ids."""
         for namespace, id, parent, type_, data, metadata in self._connection.execute(_CHECKPOINTS, (self._thread,)):
             try:
+                _check(namespace, id, parent or "", type_, data=data)
                 fields, values = self._saver.take_apart(type_, data)
                 new = self._saver.restore(
                     self._thread,
@@ -103,12 +104,13 @@ class _Thread:
         place = (self._thread, namespace, id)
         for task, path, index, channel, type_, value in self._connection.execute(self._writes_query, place):
             try:
+                _check(namespace, id, task, path or "", channel, type_, data=value or b"", number=index)
                 if type_ == "pickle":
                     raise InvalidEventError("its value is pickled, and to read it is to run it")
                 new = self._saver.restore_write(
-                    *place, task_id=task, task_path=path, write=(index, channel, (type_, value or b""))
+                    *place, task_id=task, task_path=path or "", write=(index, channel, (type_, value or b""))
                 )
-            except (EverlogError, ValueError) as error:
+            except (EverlogError, ValueError, TypeError) as error:
                 self._report(f"write {index} of task {task} after checkpoint {id}", error)
                 continue
             self._count(new=new)
@@ -122,3 +124,9 @@ class _Thread:
         redactor = self._saver.store.settings.redactor
         reason = reason if redactor is None else redactor.marked(reason)
         self._problems.append(Problem(path=str(self._path), line=None, reason=reason))
+
+
+def _check(*texts: object, data: object, number: object = 0) -> None:
+    """Raise InvalidEventError where a row holds what SqliteSaver does not write."""
+    if not (isinstance(data, bytes) and isinstance(number, int) and all(isinstance(text, str) for text in texts)):
+        raise InvalidEventError("a column of its row holds another type than SqliteSaver writes")

@@ -38,7 +38,12 @@ _TABLES: Final = {
 }
 _BY_TIME = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'idx_agent_messages_session_time'"
 _ROWS = "SELECT m.id, CAST(m.message_data AS BLOB), m.created_at FROM agent_messages AS m"
-_SESSIONS = "SELECT session_id, created_at, NULL FROM agent_sessions ORDER BY created_at, session_id"
+# Items without a row of their session are read by the SDK all the same.
+_SESSIONS = """
+    SELECT session_id, created_at, NULL FROM agent_sessions
+     UNION ALL
+    SELECT DISTINCT session_id, NULL, NULL FROM agent_messages WHERE session_id NOT IN (SELECT session_id FROM agent_sessions)
+     ORDER BY 2, 1"""
 _BRANCHES = """
     SELECT DISTINCT s.session_id, s.created_at, b.branch_id FROM agent_sessions AS s
       JOIN message_structure AS b ON b.session_id = s.session_id
@@ -67,7 +72,7 @@ def encode(group: Sequence[Event]) -> Any:
 
 
 def _items(
-    source: sqlite3.Connection, session: str, created: Any, branch: str | None, *, by_time: bool
+    source: sqlite3.Connection, session: Any, created: Any, branch: str | None, *, by_time: bool
 ) -> Iterator[tuple[Target, Item]]:
     if branch is None:
         order = "m.created_at, m.id" if by_time else "m.id"
@@ -79,8 +84,9 @@ def _items(
             (session, branch),
         )
     title: str | None = None
-    name = session if branch in (None, MAIN) else f"{session}/{branch}"
-    target = Target(name=id_of(name), identity=digest([session, str(created), branch])[:32], title=lambda: title)
+    known = str(session)
+    name = known if branch in (None, MAIN) else f"{known}/{branch}"
+    target = Target(name=id_of(name), identity=digest([known, str(created), branch])[:32], title=lambda: title)
     for number, raw, recorded in rows:
         item = _item(number, bytes(raw), recorded)
         if title is None and isinstance(item.value, dict) and item.value.get("role") == "user":

@@ -46,6 +46,7 @@ from langgraph.store.base import (
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX, TITLE_CHARACTERS_MAX
 from everlog.core.position import from_micros
+from everlog.core.values import encode_json
 from everlog.errors import NotFoundError
 from everlog.integrations.places import Place, store_at
 from everlog.session import Session, SessionInfo
@@ -85,14 +86,16 @@ class _Shelf:
     lock: threading.Lock = field(default_factory=threading.Lock)
     branch: str = ""
     size: int = 0
+    erasures: int = 0
     kept: dict[str, _Kept] = field(default_factory=dict[str, _Kept])
 
     def read(self) -> dict[str, _Kept]:
         """Give the items as they are now."""
         with self.lock:
             size = self.session.refresh().size
-            if self.session.branch_id != self.branch or size < self.size:
-                self.branch, self.size, self.kept = self.session.branch_id, 0, {}
+            erasures = self.session.storage.erasures(self.session.view().branch.key)
+            if (self.session.branch_id, erasures) != (self.branch, self.erasures) or size < self.size:
+                self.branch, self.erasures, self.size, self.kept = self.session.branch_id, erasures, 0, {}
             for event in self.session.events(start=self.size, stop=size, types=(PUT, DELETED)):
                 self._take(event)
             self.size = size
@@ -195,20 +198,27 @@ class EverlogStore(BaseStore):
                     raise ValueError(
                         f"{op!r:.100} is no operation of a store; nothing was done; give one of LangGraph's"
                     )
-        for namespace, changes in puts.items():
-            self._put(namespace, changes, vectors)
+        made = {namespace: self._events(namespace, changes, vectors) for namespace, changes in puts.items()}
+        if len(made) > 1:  # all are looked at before the first is written
+            for event in (event for events in made.values() for event in events):
+                encode_json(event.data, what="data")
+        for namespace, events in made.items():
+            if events:
+                self._append(namespace, events)
         return results
 
     # --- writing ---
-    def _put(self, namespace: Namespace, changes: Mapping[str, PutOp], vectors: Mapping[str, Sequence[float]]) -> None:
+    def _events(
+        self, namespace: Namespace, changes: Mapping[str, PutOp], vectors: Mapping[str, Sequence[float]]
+    ) -> list[NewEvent]:
         there = self._read(namespace)
-        events = [
+        return [
             self._event(op, there.get(key), vectors)
             for key, op in changes.items()
             if op.value is not None or key in there
         ]
-        if not events:
-            return
+
+    def _append(self, namespace: Namespace, events: Sequence[NewEvent]) -> None:
         session = self.store.get_or_create(
             session_id(namespace),
             title=".".join(namespace)[:TITLE_CHARACTERS_MAX],

@@ -84,6 +84,7 @@ class Log:
 
     def _forget(self) -> None:
         self._branch = ""
+        self._erasures = 0
         self._size = 0
         self._newest = ""
         self._last: tuple[int, tuple[str, str] | None] = (
@@ -106,9 +107,10 @@ class Log:
         """Look at the session as it is now, and take note of what is new."""
         with self._lock:
             size = self.session.refresh().size
-            if self.session.branch_id != self._branch or size < self._size:
+            erasures = self.session.storage.erasures(self.session.view().branch.key)
+            if (self.session.branch_id, erasures) != (self._branch, self._erasures) or size < self._size:
                 self._forget()
-                self._branch = self.session.branch_id
+                self._branch, self._erasures = self.session.branch_id, erasures
                 self._open(size)
             elif size > self._size:
                 new = list(self.session.events(start=self._size, stop=size))

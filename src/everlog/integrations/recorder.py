@@ -14,19 +14,29 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from everlog.aio import AsyncSession
 from everlog.core.event import Outcome
+from everlog.errors import LimitError
 from everlog.integrations.recorder_answers import pieces_of
 from everlog.integrations.recorder_calls import Call, Calls, format_of
 from everlog.session import Session
 
 _RAW: Final = "x-stainless-raw-response"  # the header by which both clients ask themselves for an answer's bytes
+_RECORDER: Final = "_everlog_recorder"  # of a copy: what records its calls
 _FAILURES_MAX: Final = 100
+STREAM_CHARACTERS_MAX: Final = (
+    256 * 1024 * 1024
+)  # of a stream's pieces with their names: 700,000 tokens, more than any model says
+_KEYS: Final = ("api_key", "auth_token", "admin_api_key")  # of a client
+_SECRET: Final = re.compile("auth|key|token|secret|cookie|signature|credential", re.IGNORECASE)  # in a header's name
+_SECRET_CHARACTERS_MIN: Final = 6  # of a header's value: a shorter one is taken out of too much
 _log: Final = logging.getLogger("everlog.recorder")
 C = TypeVar("C")
 T = TypeVar("T")
@@ -41,20 +51,28 @@ class Recorder:
             raise TypeError(
                 f"{type(client).__name__} is no client of Anthropic's or OpenAI's: it has no copy() and post(); nothing is recorded"
             )
+        if not isinstance(session, (Session, AsyncSession)):
+            raise TypeError(
+                f"{session!r:.100} is no session; nothing is recorded; give one of a store: store.get_or_create(…)"
+            )
         self.failures: list[Exception] = []
         self._client = client
         self._calls = Calls(session.sync if isinstance(session, AsyncSession) else session, actor)
         self._open: dict[int, _Tap] = {}
-        self._ended = False
+        self._entered = 0
 
     def __enter__(self) -> Any:
+        self._entered += 1
+        outer = vars(self._client).get(_RECORDER) if hasattr(self._client, "__dict__") else None
+        if isinstance(outer, Recorder) and outer.records(self._calls.session):
+            return self._client  # whoever called records its calls already
         return self._recording(self._client.copy())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended = True
-        for tap in list(self._open.values()):
+        self._entered -= 1
+        for tap in () if self._entered else list(self._open.values()):
             tap.end("cancelled")
 
     async def __aenter__(self) -> Any:
@@ -63,78 +81,82 @@ class Recorder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.__exit__, kind, error, trace)
+        await _aside(self.__exit__, kind, error, trace)
+
+    def records(self, session: Session) -> bool:
+        """Tell whether calls are being recorded in this session."""
+        return (
+            self._entered > 0
+            and self._calls.session.id == session.id
+            and self._calls.session.storage is session.storage
+        )
 
     # --- the client ---
     def _recording(self, client: Any) -> Any:
         """Make a copy of the client record: whatever it is asked for, it posts."""
         post, copy = client.post, client.copy
-        secrets = tuple(
-            secret
-            for name in ("api_key", "auth_token", "admin_api_key")
-            if isinstance(secret := getattr(client, name, None), str) and secret
-        )
-        client.post = (
-            self._awaiting(post, secrets) if inspect.iscoroutinefunction(post) else self._calling(post, secrets)
-        )
+        client.post = self._awaiting(client, post) if inspect.iscoroutinefunction(post) else self._calling(client, post)
+        setattr(client, _RECORDER, self)
         client.copy = client.with_options = lambda *given, **named: self._recording(copy(*given, **named))
         return client
 
-    def _calling(self, post: Callable[..., Any], secrets: tuple[str, ...]) -> Callable[..., Any]:
+    def _calling(self, client: Any, post: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(post)
         def recorded(path: str, *given: Any, **named: Any) -> Any:
             call = self._ask(path, named)
             try:
                 answer = post(path, *given, **named)
             except BaseException as error:
-                self._failed(call, error, secrets)
+                self._failed(call, error, client)
                 raise
             if call is not None:
-                self._answered(call, answer, named, secrets)
+                self._answered(call, answer, named, client)
             return answer
 
         return recorded
 
-    def _awaiting(self, post: Callable[..., Any], secrets: tuple[str, ...]) -> Callable[..., Any]:
+    def _awaiting(self, client: Any, post: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(post)
         async def recorded(path: str, *given: Any, **named: Any) -> Any:
-            call = await asyncio.to_thread(self._ask, path, named)
+            call = await _aside(self._ask, path, named)
             try:
                 answer = await post(path, *given, **named)
             except BaseException as error:
-                await asyncio.to_thread(self._failed, call, error, secrets)
+                await _aside(self._failed, call, error, client)
                 raise
             if call is not None:
-                await asyncio.to_thread(self._answered, call, answer, named, secrets)
+                await _aside(self._answered, call, answer, named, client)
             return answer
 
         return recorded
 
     # --- what is recorded; none of it raises ---
     def _ask(self, path: str, named: Mapping[str, Any]) -> Call | None:
-        format = None if self._ended else format_of(path)
-        if format is None:
-            return None
-        for tap in list(self._open.values()):
-            if tap.left:
-                tap.end("cancelled")
-        body = named.get("body")
-        extra = named.get("options", {}).get("extra_json") or {}
-        return self.guarded(lambda: self._calls.ask(format, {**cast("dict[str, Any]", body), **extra}))
+        def asked() -> Call | None:
+            format = format_of(str(path)) if self._entered else None
+            if format is None:
+                return None
+            for tap in list(self._open.values()):
+                if tap.left:
+                    tap.end("cancelled")
+            extra = (named.get("options") or {}).get("extra_json") or {}
+            return self._calls.ask(format, {**named["body"], **extra})
 
-    def _failed(self, call: Call | None, error: BaseException, secrets: tuple[str, ...]) -> None:
+        return self.guarded(asked)
+
+    def _failed(self, call: Call | None, error: BaseException, client: Any) -> None:
         if call is not None:
             outcome: Outcome = "error" if isinstance(error, Exception) else "cancelled"
-            self.guarded(lambda: self._calls.fail(call, error, outcome=outcome, secrets=secrets))
+            self.guarded(lambda: self._calls.fail(call, error, outcome=outcome, secrets=_secrets_of(client, error)))
 
-    def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], secrets: tuple[str, ...]) -> None:
+    def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
         def read() -> object:
             raw = _raw_of(named)
             if raw:
                 content = None if named.get("stream") or raw == "stream" else _content(answer)
                 return self._calls.unread(call) if content is None else self._calls.answer(call, json.loads(content))
             if named.get("stream"):
-                return _Tap(self, call, secrets).listen(answer)
+                return _Tap(self, call, client).listen(answer)
             return self._calls.answer(call, answer)
 
         self.guarded(read)
@@ -160,22 +182,25 @@ class Recorder:
 
     def said(self, tap: _Tap, outcome: Outcome) -> None:
         """Record what came of a stream."""
-        self.guarded(lambda: self._calls.answer(tap.call, tap.pieces.said(), streamed=True, outcome=outcome))
+        known = None if tap.cut else outcome
+        self.guarded(lambda: self._calls.answer(tap.call, tap.pieces.said(), streamed=True, outcome=known))
 
-    def broke(self, tap: _Tap, error: BaseException, secrets: tuple[str, ...]) -> None:
+    def broke(self, tap: _Tap, error: BaseException, client: Any) -> None:
         """Record that a stream raised."""
-        self._failed(tap.call, error, secrets)
+        self._failed(tap.call, error, client)
 
 
 class _Tap:
     """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it."""
 
-    def __init__(self, recorder: Recorder, call: Call, secrets: tuple[str, ...]) -> None:
+    def __init__(self, recorder: Recorder, call: Call, client: Any) -> None:
         self.call = call
         self.pieces = pieces_of(call.format)
         self._recorder = recorder
-        self._secrets = secrets
+        self._client = client
+        self._seen = 0
         self.left = False  # before its end
+        self.cut = False  # it is longer than what is held of one
         self._stepping = False
         self._done = False
 
@@ -235,10 +260,10 @@ class _Tap:
             try:
                 piece = await anext(inner)
             except StopAsyncIteration:
-                await asyncio.to_thread(self.end, "cancelled")
+                await _aside(self.end, "cancelled")
                 return
             except BaseException as error:
-                await asyncio.to_thread(self._broke, error)
+                await _aside(self._broke, error)
                 raise
             finally:
                 self._stepping = False
@@ -246,15 +271,25 @@ class _Tap:
             yield piece
 
     def _take(self, piece: Any) -> None:
-        if not self._done:
-            self._recorder.guarded(lambda: self.pieces.add(piece.to_dict(mode="json", warnings=False)))
+        if not self._done and not self.cut:
+            self._recorder.guarded(lambda: self._hold(piece.to_dict(mode="json", warnings=False)))
+
+    def _hold(self, piece: dict[str, Any]) -> None:
+        self._seen += len(str(piece))
+        if self._seen > STREAM_CHARACTERS_MAX:
+            self.cut = True
+            raise LimitError(
+                f"a stream has more than {STREAM_CHARACTERS_MAX} characters, which is the most that is held of one; the call goes "
+                "on, and is recorded as far as it is held"
+            )
+        self.pieces.add(piece)
 
     def _broke(self, error: BaseException) -> None:
         """Record what came before a stream raised, and that it did."""
         if not self._done:
             self._done = True
             self._recorder.ended(self)
-            self._recorder.broke(self, error, self._secrets)
+            self._recorder.broke(self, error, self._client)
 
 
 def record(session: Session | AsyncSession, client: Any, *, actor: str | None = None) -> Recorder:
@@ -282,31 +317,69 @@ def recorded(
         if argument not in signature.parameters:
             raise TypeError(f"{function.__qualname__} takes no argument {argument!r}; name the one that is the client")
 
-        def recorder_of(given: inspect.BoundArguments) -> Recorder:
-            chosen = session if isinstance(session, (Session, AsyncSession)) else session()
-            return record(chosen, given.arguments[argument], actor=actor)
-
-        if inspect.iscoroutinefunction(function):
-
-            @wraps(function)
-            async def awaited(*given: P.args, **named: P.kwargs) -> Any:
-                bound = signature.bind(*given, **named)
-                async with recorder_of(bound) as client:
-                    bound.arguments[argument] = client
-                    return await function(*bound.args, **bound.kwargs)
-
-            return cast("Callable[P, T]", awaited)
-
-        @wraps(function)
-        def called(*given: P.args, **named: P.kwargs) -> T:
+        def bound_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[inspect.BoundArguments, Recorder]:
             bound = signature.bind(*given, **named)
-            with recorder_of(bound) as client:
-                bound.arguments[argument] = client
-                return function(*bound.args, **bound.kwargs)
+            bound.apply_defaults()
+            chosen = session if isinstance(session, (Session, AsyncSession)) else session()
+            return bound, record(chosen, bound.arguments[argument], actor=actor)
 
-        return called
+        return wraps(function)(_wrapped(function, argument, bound_of))
 
     return decorate
+
+
+def _wrapped(
+    function: Callable[..., Any],
+    argument: str,
+    bound_of: Callable[[tuple[Any, ...], dict[str, Any]], tuple[inspect.BoundArguments, Recorder]],
+) -> Any:
+    """Give a function of the same kind that records for as long as it runs, or is iterated."""
+
+    async def awaited(*given: Any, **named: Any) -> Any:
+        bound, recording = bound_of(given, named)
+        async with recording as bound.arguments[argument]:
+            return await function(*bound.args, **bound.kwargs)
+
+    async def iterated(*given: Any, **named: Any) -> AsyncGenerator[Any]:
+        bound, recording = bound_of(given, named)
+        async with recording as bound.arguments[argument], aclosing(function(*bound.args, **bound.kwargs)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def generated(*given: Any, **named: Any) -> Generator[Any, Any, Any]:
+        bound, recording = bound_of(given, named)
+        with recording as bound.arguments[argument]:
+            return (yield from function(*bound.args, **bound.kwargs))
+
+    def called(*given: Any, **named: Any) -> Any:
+        bound, recording = bound_of(given, named)
+        with recording as bound.arguments[argument]:
+            return function(*bound.args, **bound.kwargs)
+
+    if inspect.iscoroutinefunction(function):
+        return awaited
+    if inspect.isasyncgenfunction(function):
+        return iterated
+    return generated if inspect.isgeneratorfunction(function) else called
+
+
+async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """Do in a thread what blocks; under another event loop than asyncio's, where it is."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return write(*given, **named)
+    return await asyncio.to_thread(write, *given, **named)
+
+
+def _secrets_of(client: Any, error: BaseException) -> tuple[str, ...]:
+    """Give what a message must not show: the client's keys as they are now, and what the request that failed logged in with."""
+    found = [getattr(client, name, None) for name in _KEYS]
+    headers = getattr(getattr(error, "request", None), "headers", None) or {}
+    for name, value in headers.items():
+        if _SECRET.search(name) and len(value) >= _SECRET_CHARACTERS_MIN:
+            found += [value, value.rpartition(" ")[2]]
+    return tuple(sorted({each for each in found if isinstance(each, str) and each}, key=len, reverse=True))
 
 
 def _raw_of(named: Mapping[str, Any]) -> str | None:

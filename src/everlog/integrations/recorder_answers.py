@@ -100,6 +100,28 @@ def pieces_of(format: str) -> Pieces:
     return _MAKERS.get(format, ItemPieces)()
 
 
+class _Text(list[str]):
+    """A text as it comes: put together once, at the end, as a long one would else be copied with each piece."""
+
+
+def _add(said: dict[str, Any], name: str, text: str) -> None:
+    there = said.get(name)
+    if not isinstance(there, _Text):
+        there = said[name] = _Text([there] if isinstance(there, str) else [])
+    there.append(text)
+
+
+def _whole(value: Any) -> Any:
+    """Give a value with its texts put together."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, list):
+        return [_whole(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in cast("dict[str, Any]", value).items()}
+    return value
+
+
 class AnthropicPieces:
     """Server-sent events of the Messages API."""
 
@@ -121,7 +143,8 @@ class AnthropicPieces:
                 self._extend(self._blocks.setdefault(at, {"type": "text", "text": ""}), at, delta)
             case "message_delta":
                 self._message |= delta
-                self._message["usage"] = {**_members(self._message.get("usage")), **_members(piece.get("usage"))}
+                counted = {name: each for name, each in _members(piece.get("usage")).items() if each is not None}
+                self._message["usage"] = {**_members(self._message.get("usage")), **counted}
             case "message_stop":
                 self.complete = True
             case _:
@@ -130,23 +153,23 @@ class AnthropicPieces:
     def _extend(self, block: dict[str, Any], at: int, delta: Mapping[str, Any]) -> None:
         match delta.get("type"):
             case "text_delta":
-                block["text"] = block.get("text", "") + delta["text"]
+                _add(block, "text", delta["text"])
             case "thinking_delta":
-                block["thinking"] = block.get("thinking", "") + delta["thinking"]
+                _add(block, "thinking", delta["thinking"])
             case "signature_delta":
                 block["signature"] = delta["signature"]
             case "citations_delta":
                 block["citations"] = [*(block.get("citations") or []), delta["citation"]]
             case "input_json_delta":
                 self._inputs.setdefault(at, []).append(delta["partial_json"])
-            case _:
-                pass
+            case _:  # a compaction comes at once
+                block |= {name: value for name, value in delta.items() if name != "type"}
 
     def said(self) -> dict[str, Any]:
         """Give the message. A tool's input that did not come whole is its text so far."""
         for at, parts in self._inputs.items():
             self._blocks[at]["input"] = _parsed("".join(parts))
-        return {**self._message, "content": [self._blocks[at] for at in sorted(self._blocks)]}
+        return {**self._message, "content": [_whole(self._blocks[at]) for at in sorted(self._blocks)]}
 
 
 def _parsed(text: str) -> Any:
@@ -182,7 +205,7 @@ class ChatPieces:
                 for part in _members_of(value):
                     _join(calls.setdefault(part.get("index", 0), {}), part.items())
             elif isinstance(value, str) and name != "role":
-                message[name] = (message.get(name) or "") + value
+                _add(message, name, value)
             elif value is not None:
                 message[name] = value
 
@@ -191,7 +214,7 @@ class ChatPieces:
         for at, calls in self._calls.items():
             if calls:
                 self._choices[at]["message"]["tool_calls"] = [calls[place] for place in sorted(calls)]
-        return {**self._response, "choices": [self._choices[at] for at in sorted(self._choices)]}
+        return {**self._response, "choices": [_whole(self._choices[at]) for at in sorted(self._choices)]}
 
 
 def _join(call: dict[str, Any], part: Iterable[tuple[str, Any]]) -> None:
@@ -199,7 +222,7 @@ def _join(call: dict[str, Any], part: Iterable[tuple[str, Any]]) -> None:
         if isinstance(value, dict):
             _join(call.setdefault(name, {}), cast("dict[str, Any]", value).items())
         elif name in ("arguments", "input") and isinstance(value, str):
-            call[name] = call.get(name, "") + value
+            _add(call, name, value)
         elif name != "index" and value is not None:
             call[name] = value
 
@@ -211,7 +234,7 @@ class ItemPieces:
         self.complete = False
         self._response: dict[str, Any] = {}
         self._items: dict[int, dict[str, Any]] = {}
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, list[str]] = {}
 
     def add(self, piece: dict[str, Any]) -> None:
         """Take an event."""
@@ -222,14 +245,14 @@ class ItemPieces:
             self._items[at] = piece["item"]
             self._texts.pop(at, None)
         elif kind == "response.output_text.delta":
-            self._texts[at] = self._texts.get(at, "") + piece["delta"]
+            self._texts.setdefault(at, []).append(piece["delta"])
         self.complete = self.complete or kind in ("response.completed", "response.incomplete", "response.failed")
 
     def said(self) -> dict[str, Any]:
         """Give the response; of one that did not come whole, the items that did, and the text of the one that came last."""
         if self.complete:
             return self._response
-        texts = {at: {"role": "assistant", "content": text} for at, text in self._texts.items()}
+        texts = {at: {"role": "assistant", "content": "".join(text)} for at, text in self._texts.items()}
         items = self._items | texts
         return {**self._response, "output": [items[at] for at in sorted(items)]}
 

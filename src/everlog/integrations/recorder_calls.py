@@ -29,7 +29,8 @@ from everlog.session import Session
 
 _PATHS: Final = {"/v1/messages": ANTHROPIC, "/chat/completions": CHAT, "/responses": ITEMS}
 _PROVIDERS: Final = {ANTHROPIC: "anthropic", CHAT: "openai", ITEMS: "openai"}
-_SECRET: Final = ("authorization", "authorization_token", "api_key", "headers")  # of what tools reach
+# What tools, and hosts that forward a request, log in with.
+_SECRET: Final = ("authorization", "authorization_token", "api_key", "headers", "domain_secrets")
 _LEFT_OUT: Final = "[left out]"
 _KNOWN_MAX: Final = 10_000  # newest requests and answers of a session that a conversation may go on from
 _RECENT_MAX: Final = 8  # conversations whose messages are held, so that going on costs no reading
@@ -55,11 +56,12 @@ class Calls:
     """Records the calls of one session; from any thread, one after another."""
 
     def __init__(self, session: Session, actor: str | None) -> None:
-        self._session = session
+        self.session = session
         self._actor = actor
         self._turn = Lock()
         self._branch: str | None = None
-        self._known: dict[bytes, str] = {}  # a conversation: the event that it ends with
+        self._size = 0  # of the branch, as far as it was looked through
+        self._known: dict[bytes, str] = {}  # a conversation: the event that it ends with; the newest last
         # By the same event: the conversation's format, what stands for it, and its messages.
         self._recent: OrderedDict[str, tuple[str, bytes, list[Any]]] = OrderedDict()
         self._beside: dict[tuple[str, str], tuple[str, str]] = {}  # what it holds, and the event that does
@@ -67,7 +69,7 @@ class Calls:
     def ask(self, format: str, given: Any) -> Call:
         """Record a request, with what is new in it."""
         sent_body = _plain(given)
-        body = self._session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
+        body = self.session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
         sent = body.get(MESSAGES[format])
         messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
         with self._turn:
@@ -86,7 +88,7 @@ class Calls:
                 kept["left_out"] = True
             kept["history"] = history.hex()
             data = self._request(format, body, kept)
-            request = self._session.extend([*events, NewEvent("model.request", data, actor=self._actor)])[-1]
+            request = self._extend([*events, NewEvent("model.request", data, actor=self._actor)])
             self._note(request, format, history, messages)
             for name in ("system", "tools"):
                 if name in data:
@@ -97,7 +99,7 @@ class Calls:
         self, call: Call, given: Mapping[str, Any], *, streamed: bool = False, outcome: Outcome | None = "ok"
     ) -> Event:
         """Record an answer. outcome: "cancelled" where it was not read to its end; None where that is not known."""
-        said = self._session._clean(_plain(given))  # pyright: ignore[reportPrivateUsage]
+        said = self.session._clean(_without_credentials(_plain(given)))  # pyright: ignore[reportPrivateUsage]
         found = answer_of(call.format, said)
         events = [self._agents(event, found) for each in found.messages for event in events_of(call.format, each)]
         named = {
@@ -139,10 +141,16 @@ class Calls:
     # --- underneath ---
     def _end(self, call: Call, events: list[NewEvent], history: bytes | None, said: list[Any]) -> Event:
         with self._turn:
-            made = self._session.extend([replace(event, caused_by=call.request) for event in events])[-1]
+            made = self._extend([replace(event, caused_by=call.request) for event in events])
             if history is not None:
                 self._note(made, call.format, history, [*call.messages, *said])
         return made
+
+    def _extend(self, events: list[NewEvent]) -> Event:
+        made = self.session.extend(events)
+        if made[0].position == self._size:  # nobody else wrote
+            self._size = made[-1].position + 1
+        return made[-1]
 
     def _request(self, format: str, body: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
         """Give the data of a request: what stands beside the messages, once for as long as it stays the same."""
@@ -185,28 +193,37 @@ class Calls:
     def _said(self, place: str) -> list[Any]:
         if place in self._recent:
             return self._recent[place][2]
-        return said_until(self._session.event(place), self._session.event, self._session.slice)
+        return said_until(self.session.event(place), self.session.event, self.session.slice)
 
     def _note(self, event: Event, format: str, history: bytes, messages: list[Any]) -> None:
-        self._known[history] = event.id
+        self._know(history, event.id)
         self._recent[event.id] = (format, history, messages)
         while len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
 
+    def _know(self, history: bytes, place: str) -> None:
+        self._known.pop(history, None)
+        self._known[history] = place
+        if len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+
     def _follow_branch(self) -> None:
-        """Learn anew what is recorded where the session was rewound, or this is the first call."""
-        self._session.refresh()
-        if self._branch == self._session.branch_id:
+        """Learn what others recorded; all anew where the session was rewound, or this is the first call."""
+        size = self.session.refresh().size
+        if self._branch != self.session.branch_id:
+            self._branch, self._size = self.session.branch_id, 0
+            self._recent.clear()
+            self._beside.clear()
+            self._known = {}
+        if size <= self._size:
             return
-        self._branch = self._session.branch_id
-        self._recent.clear()
-        self._beside.clear()
-        self._known = {}
         types = ("model.request", "model.response")
-        for event in self._session.events(types=types, reverse=True, limit=_KNOWN_MAX):
+        found = self.session.events(start=self._size, stop=size, types=types, reverse=True, limit=_KNOWN_MAX)
+        for event in reversed(list(found)):
             history = event.data["recorded"].get("history") if is_recorded(event) else None
             if isinstance(history, str):
-                self._known.setdefault(bytes.fromhex(history), event.id)
+                self._know(bytes.fromhex(history), event.id)
+        self._size = size
 
 
 def _patch(said: list[Any], messages: list[Any]) -> list[dict[str, Any]]:
@@ -253,27 +270,33 @@ def _dumped(value: Any) -> Any:
     return list(value) if isinstance(value, (set, frozenset)) else str(value)
 
 
-def _without_credentials(body: dict[str, Any]) -> dict[str, Any]:
-    """Give a request without what its tools log in with."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, list):
-            return [clean(each) for each in cast("list[Any]", value)]
-        if not isinstance(value, dict):
-            return value
-        members = cast("dict[str, Any]", value).items()
-        return {name: _LEFT_OUT if name in _SECRET and member else clean(member) for name, member in members}
-
+def _without_credentials(said: dict[str, Any]) -> dict[str, Any]:
+    """Give a request or an answer without what its tools log in with."""
     return {
-        name: [clean(each) if _reaches_out(each) else each for each in cast("list[Any]", value)]
-        if name in ("tools", "mcp_servers") and isinstance(value, list)
+        name: _LEFT_OUT
+        if name in _SECRET and value
+        else _cleaned(value)
+        if name in ("tools", "mcp_servers")
+        else [_of_tools(each) for each in cast("list[Any]", value)]
+        if name in ("input", "output") and isinstance(value, list)
         else value
-        for name, value in body.items()
+        for name, value in said.items()
     }
 
 
-def _reaches_out(tool: Any) -> bool:
-    """Tell whether a tool is one that the provider calls elsewhere: a function's own schema may name anything."""
-    return isinstance(tool, dict) and not (
-        {"function", "input_schema", "parameters"} & cast("dict[str, Any]", tool).keys()
-    )
+def _of_tools(item: Any) -> Any:
+    """Give an item of the Responses API, which may name tools that were found."""
+    found = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    return {**found, "tools": _cleaned(found["tools"])} if "tools" in found else item
+
+
+def _cleaned(value: Any) -> Any:
+    """Give tools without secrets; those that the caller runs as they are, as their own schemas may name anything."""
+    if isinstance(value, list):
+        return [_cleaned(each) for each in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    members = cast("dict[str, Any]", value)
+    if {"function", "input_schema", "parameters"} & members.keys():
+        return members
+    return {name: _LEFT_OUT if name in _SECRET and member else _cleaned(member) for name, member in members.items()}

@@ -15,6 +15,12 @@ class NeverCold:
     def wrapping_keys(self) -> list[WrappingRow]:
         return []
 
+    def remove_traces(self) -> None:
+        pass
+
+    def plain_bodies(self) -> int:
+        return 0
+
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002
         return []
 

@@ -1,7 +1,7 @@
 """What every store does about encryption: the wrapping keys it was opened with, what it seals with them, and what it refuses.
 
 1. A store that encrypts takes no body that it cannot seal: who opened it without the key that it wraps with may read what needs none,
-   erase and delete.
+   erase and delete. Who opened one with a key writes no body in plain text either.
 2. States are not kept there: a snapshot says what bodies said, and would outlive their keys in a backup.
 3. A data key is unwrapped where it is needed, and kept no longer than that.
 """
@@ -18,15 +18,15 @@ import msgspec
 from everlog.core.decide import EventRow
 from everlog.core.envelope import BODY, KEY_BYTES, NONCE_BYTES, DataKey, Packer, WrappedKey, WrappingKey, make_packer
 from everlog.core.event import PreparedAttachment
-from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey, WrappingRow
+from everlog.encrypted import Encrypts, SealBodies, WrappingRow, begin_encrypting
 from everlog.errors import CorruptionError, KeyNeededError
 from everlog.storage import (
     Adopt,
     Append,
     Create,
     EndLease,
+    FeedPlace,
     PutSnapshots,
-    Receipt,
     Request,
     Rewind,
     Switch,
@@ -39,10 +39,16 @@ _BRINGS_BODIES = Append | Create | Rewind | Switch | Update | TakeLease | EndLea
 
 
 class Sealing:
-    """The wrapping keys that a store was opened with, the first to begin with. draw: gives random bytes."""
+    """The wrapping keys that a store was opened with, the first to begin with. draw: gives random bytes.
 
-    def __init__(self, keys: Sequence[WrappingKey] = (), draw: Callable[[int], bytes] = os.urandom) -> None:
+    begins: whether a store that holds events in plain text is to encrypt from now on; else only one that holds none yet does.
+    """
+
+    def __init__(
+        self, keys: Sequence[WrappingKey] = (), draw: Callable[[int], bytes] = os.urandom, *, begins: bool = True
+    ) -> None:
         self.first = keys[0] if keys else None
+        self.begins = begins
         self.current: dict[
             int, bytes
         ] = {}  # by bucket, the key that data keys were wrapped with when that was last looked at
@@ -58,6 +64,11 @@ class Sealing:
     def admit(self, request: Request, current: bytes | None) -> Request:
         """Give a request as the store is to carry it out, or refuse it. current: id of the key that the store wraps with, None for none."""
         if current is None:
+            if self.first is not None and isinstance(request, _BRINGS_BODIES):
+                raise KeyNeededError(
+                    "the store was opened with a key, and keeps bodies in plain text; nothing was written; have it encrypt: everlog "
+                    "encryption seal; or open it without a key: encrypt='', or EVERLOG_ENCRYPT empty"
+                )
             return request
         if isinstance(request, _BRINGS_BODIES) and current not in self._keys:
             raise KeyNeededError(
@@ -146,18 +157,16 @@ class Sealing:
         return ", ".join(each.hex() for each in self._keys) or "no key"
 
 
-class Encrypts(Protocol):
+class Taking(Encrypts, Protocol):
     """What taking a key needs of a store."""
 
-    def wrapping_keys(self) -> list[WrappingRow]: ...
+    def feed_end(self) -> tuple[FeedPlace, ...]: ...
 
     def all_buckets(self) -> Sequence[int]: ...
 
-    def write(self, request: EncryptionRequest) -> Receipt: ...
 
-
-def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
-    """Have a store encrypt with the first of the keys it was opened with, where it does not encrypt yet; refuse keys that it does not know.
+def take_key(store: Taking, sealing: Sealing, *, read_only: bool) -> None:
+    """Have a store encrypt with the first of the keys it was opened with, where it is to and does not yet; refuse keys that it does not know.
 
     Raises KeyNeededError, and nothing was written.
     """
@@ -167,15 +176,16 @@ def take_key(store: Encrypts, sealing: Sealing, *, read_only: bool) -> None:
     if first is None:
         return
     if known and not any(sealing.has(row.id) for row in known):
-        raise KeyNeededError(
-            f"the store encrypts with the key {known[0].id.hex()}, and was opened with {first.id.hex()}; nothing was written; give that key"
-        )
+        raise _other_key(known[0].id, first)
+    if not known and not sealing.begins and store.feed_end():
+        return  # a key that every program is given says nothing about a store that others write to in plain text
     begun = next(iter(sealing.current.values()), first.id)  # by whoever was killed in the middle
     missing = [] if read_only else [bucket for bucket in store.all_buckets() if bucket not in sealing.current]
-    for bucket in missing:
-        store.write(TakeKey(bucket, begun, first=True))
     if missing:
+        begun = begin_encrypting(store, missing, begun)
         sealing.current = _current(store.wrapping_keys())
+        if not sealing.has(begun):
+            raise _other_key(begun, first)
 
 
 def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
@@ -185,6 +195,12 @@ def renew_keys(store: Encrypts, sealing: Sealing) -> bool:
     if changed:
         sealing.current = found
     return changed
+
+
+def _other_key(wanted: bytes, given: WrappingKey) -> KeyNeededError:
+    return KeyNeededError(
+        f"the store encrypts with the key {wanted.hex()}, and was opened with {given.id.hex()}; nothing was written; give that key"
+    )
 
 
 def _current(rows: Sequence[WrappingRow]) -> dict[int, bytes]:

@@ -28,6 +28,12 @@ class PostgresEncryption:
     def wrapping_keys(self) -> list[WrappingRow]:
         return [WrappingRow(*row) for row in self.connections.fetch_all("list_wrapping_keys")]
 
+    def remove_traces(self) -> None:
+        pass  # old rows stay until the server cleans them up
+
+    def plain_bodies(self) -> int:
+        return self.connections.fetch_all("count_plain")[0][0]
+
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:
         given = {"bucket": bucket, "wrapping": wrapping, "branch": after[0], "position": after[1], "limit": limit}
         return [StoredKey(*row) for row in self.connections.fetch_all("list_data_keys", given)]

@@ -11,7 +11,7 @@ from psycopg.rows import TupleRow
 
 from everlog.core.limits import CLOCK_AHEAD_MICROS_MAX
 from everlog.errors import EverlogError
-from everlog.stores.check import Check
+from everlog.stores.check import Check, encryption_check
 from everlog.stores.postgres.connections import PLAIN
 from everlog.stores.postgres.opening import OLDEST_SERVER, Address, read_address
 from everlog.stores.postgres.statements import Statements
@@ -153,6 +153,9 @@ def _store(connection: Connection, statements: Statements) -> Iterator[Check]:
             f"{sweeps} branches of deleted sessions still hold events",
             "open the store once to go on",
         )
+    if version == newest:
+        ((encrypts, plain),) = _all(connection, statements["read_encryption"])
+        yield encryption_check(plain if encrypts else None)
 
 
 def _connections(connection: Connection, statements: Statements) -> Iterator[Check]:

@@ -13,6 +13,11 @@ SELECT version, buckets FROM {schema}.store WHERE bucket = 0;
 -- count_sweeps: branches of deleted sessions that still hold events
 SELECT count(*) FROM {schema}.branch WHERE swept IS NOT NULL;
 
+-- read_encryption: whether the store encrypts, and how many events are in plain text if so; walks the tables then, on purpose
+SELECT EXISTS (SELECT 1 FROM {schema}.wrapping_key), CASE WHEN EXISTS (SELECT 1 FROM {schema}.wrapping_key)
+  THEN (SELECT count(*) FROM {schema}.event WHERE gone IS NULL) - (SELECT count(*) FROM {schema}.data_key)
+  ELSE 0 END;
+
 -- count_connections: allowed, used, idle in a transaction for more than ten seconds, and the oldest of those, in seconds; how many
 -- are used may be seen by all, what they do by few
 SELECT current_setting('max_connections')::integer, (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database)::integer,

@@ -51,6 +51,7 @@ class Kept:
         self._grown: dict[int, Tip] = {}
         self._attached: list[tuple[int, int, int, PreparedAttachment]] = []
         self._keys: list[tuple[int, int, WrappedKey]] = []
+        self._plain: set[int] = set()
 
     def add(self, query: str, parameters: dict[str, Any]) -> None:
         """Keep a statement back."""
@@ -71,6 +72,10 @@ class Kept:
         """Keep data keys of a branch's own events back, by their positions."""
         self._keys += [(branch, position, key) for position, key in keys]
 
+    def add_plain(self, bucket: int) -> None:
+        """Note that something in plain text was kept back, which a bucket that encrypts by now is to refuse."""
+        self._plain.add(bucket)
+
     def take(self) -> list[_Statement]:
         """Give the statements that write what was kept back, and keep nothing."""
         taken = self._taken_before()
@@ -84,7 +89,12 @@ class Kept:
     def _taken_keys(self) -> list[_Statement]:
         """Take the data keys. They are written behind the buckets' counters: see encryption.py."""
         keys, self._keys = self._keys, []
+        plain, self._plain = sorted(self._plain), set()
         taken: list[_Statement] = []
+        if len(plain) == 1:
+            taken.append(self._statement("refuse_plain", {"bucket": plain[0]}))
+        elif plain:
+            taken.append(self._statement("refuse_joined_plain", {"buckets": plain}))
         for bucket in sorted({bucket_of(branch) for branch, _, _ in keys}):
             own = [each for each in keys if bucket_of(each[0]) == bucket]
             columns = {

@@ -135,11 +135,12 @@ def open_postgres(
     ticks: Callable[[], Ticks] | None = None,
     objects: Objects | None = None,
     keys: Sequence[WrappingKey] = (),
+    begins: bool = True,
 ) -> PostgresStorage:
     """Open the store at an address, making it where there is none, `make` is given and the role may; bring its schema up to date.
 
-    clock, ticks: other ones than the server's, in tests only; so is `objects`, another way to object storage. keys: that data keys are
-    wrapped with, the first from now on; KeyNeededError where the store knows none of them.
+    clock, ticks: other ones than the server's, in tests only; so is `objects`, another way to object storage. keys, begins: see
+    `Sealing`; KeyNeededError where the store knows none of the keys.
     Raises NotFoundError (no store, and none is made), UnsupportedStoreError, UnavailableError, BusyError.
     """
     address = read_address(url)
@@ -176,7 +177,7 @@ def open_postgres(
         settings=settings,
         distributed=distributed,
         objects=objects or Objects(),
-        sealing=(sealing := Sealing(keys, draw)),
+        sealing=(sealing := Sealing(keys, draw, begins=begins)),
     )
     try:
         take_key(store, sealing, read_only=read_only)

@@ -993,6 +993,15 @@ SELECT %(bucket)s, r.branch, r.position, (
   ), r.wrapped
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped);
 
+-- refuse_plain: refused, since NULL is, where the bucket encrypts by now; behind what was written in plain text, and behind its counter
+INSERT INTO {schema}.data_key (bucket, branch, position, wrapping, wrapped)
+SELECT w.bucket, 0, 0, NULL::bytea, w.id FROM {schema}.wrapping_key AS w WHERE w.bucket = %(bucket)s AND w.retired IS NULL;
+
+-- refuse_joined_plain: what refuse_plain does, of several buckets
+INSERT INTO {schema}.data_key (bucket, branch, position, wrapping, wrapped)
+SELECT w.bucket, 0, 0, NULL::bytea, w.id
+FROM {schema}.wrapping_key AS w WHERE w.bucket = ANY(%(buckets)s::smallint[]) AND w.retired IS NULL;
+
 -- read_data_keys: of single events
 SELECT k.branch, k.position, k.wrapping, k.wrapped
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[]) AS r (branch, position)
@@ -1005,8 +1014,18 @@ WHERE bucket = %(bucket)s AND (branch, position) > (%(branch)s, %(position)s) AN
 ORDER BY branch, position
 LIMIT %(limit)s;
 
--- rewrap_data_keys: wrapped with another key, as far as they are still there
-UPDATE {schema}.data_key AS k SET wrapping = %(wrapping)s, wrapped = r.wrapped
+-- count_plain: events in plain text where the store encrypts: every other that is there has a key; walks the tables, on purpose
+SELECT CASE WHEN EXISTS (SELECT 1 FROM {schema}.wrapping_key)
+  THEN (SELECT count(*) FROM {schema}.event WHERE gone IS NULL) - (SELECT count(*) FROM {schema}.data_key)
+  ELSE 0 END;
+
+-- rewrap_data_keys: wrapped with another key, as far as they are still there; refused, since NULL is, where that is not current any more
+UPDATE {schema}.data_key AS k
+SET wrapped = r.wrapped, wrapping = (
+    SELECT w.id FROM {schema}.wrapping_key AS w
+    WHERE w.bucket = %(bucket)s AND w.id = %(wrapping)s AND w.retired IS NULL
+    LIMIT 1
+  )
 FROM unnest(%(branches)s::bigint[], %(positions)s::bigint[], %(wrapped)s::bytea[]) AS r (branch, position, wrapped)
 WHERE k.bucket = %(bucket)s AND k.branch = r.branch AND k.position = r.position AND k.wrapping = %(retired)s
 RETURNING k.position;

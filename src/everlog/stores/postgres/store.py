@@ -132,7 +132,10 @@ class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
             receipts = [self._groups.write(bucket, request) for bucket in range(self.buckets)]
             return Receipt("", "", 0, (), count=sum(receipt.count for receipt in receipts))
         bucket, admitted = self._admitted(request)
-        return self._blocks.fetching(lambda: self._groups.write(bucket, admitted))
+        receipt = self._blocks.fetching(lambda: self._groups.write(bucket, admitted))
+        if isinstance(request, TakeKey):
+            renew_keys(self, self._blocks.sealing)
+        return receipt
 
     def submit(self, request: Request, resolve: Resolve) -> Withdraw:
         self.connections.check_usable()
@@ -143,6 +146,8 @@ class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
     def _admitted(self, request: Request) -> tuple[int, Request]:
         """Give a request's bucket, and what of it the store takes; see `Sealing.admit`."""
         bucket, sealing = self._bucket(request), self._blocks.sealing
+        if sealing.first is not None and bucket not in sealing.current:
+            renew_keys(self, sealing)  # another process may have had it encrypt meanwhile
         return bucket, sealing.admit(request, sealing.current.get(bucket))
 
     def _bucket(self, request: Request) -> int:

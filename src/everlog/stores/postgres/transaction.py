@@ -343,6 +343,8 @@ class PostgresTransaction:
         if wrapping is not None:
             (rows, attachments), keys = self._blocks.sealing.seal_all(rows, attachments, wrapping)
             self._kept.add_keys(branch, keys)
+        else:
+            self._kept.add_plain(self.bucket)
         self._written_keys.update((branch, row.key) for row in rows if row.key is not None)
         self._kept.add_events(tip, rows, attachments)
         first = {"branch": branch, "position": rows[0].position, "leaf": rows[0].leaf}
@@ -401,6 +403,8 @@ class PostgresTransaction:
             )
 
     def put_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        if snapshots and self.bucket not in self._blocks.sealing.current:
+            self._kept.add_plain(self.bucket)
         for item in snapshots:
             columns = {name: getattr(item, name) for name in _SNAPSHOT_COLUMNS}
             base = (None, None) if item.base is None else item.base

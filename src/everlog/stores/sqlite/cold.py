@@ -50,6 +50,7 @@ class SqliteBlocks:
         self._connection = connection
         self._keys: dict[int, WrappedKey] = {}
         self._keys_at = (0, -1)  # whose they are: a branch, and which KEYS_AHEAD of its positions
+        self._asked = 0  # the branch whose key was asked for last
 
     def block_at(self, branch: int, position: int) -> tuple[StoredBlock, bytes | None] | None:
         row = fetch_one(self._connection, "read_block_at", {"branch": branch, "position": position})
@@ -70,11 +71,15 @@ class SqliteBlocks:
     def data_key(self, branch: int, position: int) -> WrappedKey | None:
         at = (branch, position // KEYS_AHEAD)
         if at != self._keys_at:
-            start = at[1] * KEYS_AHEAD
-            rows = fetch_each(
-                self._connection, "read_data_keys", {"branch": branch, "start": start, "stop": start + KEYS_AHEAD}
-            )
-            self._keys, self._keys_at = {row[0]: WrappedKey(row[1], row[2]) for row in rows}, at
+            # In a feed of many sessions the next event is another branch's, and what was read ahead would be of no use.
+            ahead = branch == self._asked
+            start, stop = (at[1] * KEYS_AHEAD, (at[1] + 1) * KEYS_AHEAD) if ahead else (position, position + 1)
+            self._asked = branch
+            rows = fetch_each(self._connection, "read_data_keys", {"branch": branch, "start": start, "stop": stop})
+            keys = {row[0]: WrappedKey(row[1], row[2]) for row in rows}
+            if not ahead:
+                return keys.get(position)
+            self._keys, self._keys_at = keys, at
         return self._keys.get(position)
 
 

@@ -12,11 +12,11 @@ from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.decide import EventRow
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
-from everlog.errors import UnavailableError
+from everlog.errors import KeyNeededError, UnavailableError
 from everlog.stores.blocks import BlockCache, Bodies
 from everlog.stores.sqlite.cold import ColdWriter, SqliteBlocks, bodies
 from everlog.stores.sqlite.connections import Connections
-from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, run, run_many
+from everlog.stores.sqlite.run import fetch_all, fetch_each, fetch_one, fetch_row, run, run_many
 from everlog.stores.sqlite.snapshots import drop_snapshots
 
 
@@ -28,6 +28,10 @@ class SqliteEncryption:
     def wrapping_keys(self) -> list[WrappingRow]:
         with self._connections.reader() as connection:
             return [WrappingRow(0, *row) for row in fetch_each(connection, "read_wrapping_keys")]
+
+    def plain_bodies(self) -> int:
+        with self._connections.reader() as connection:
+            return fetch_row(connection, "count_plain")[0]
 
     def data_keys(self, bucket: int, wrapping: bytes, after: tuple[int, int], limit: int) -> list[StoredKey]:  # noqa: ARG002
         given = {"wrapping": wrapping, "branch": after[0], "position": after[1], "limit": limit}
@@ -49,6 +53,10 @@ class EncryptionWriter:
             case TakeKey():
                 return self._take(request)
             case Rewrap():
+                if request.id != current:
+                    raise KeyNeededError(
+                        "the store encrypts with another key by now; nothing was written; open it with that key: encrypt=, or EVERLOG_ENCRYPT"
+                    )
                 before = self._connection.total_changes()
                 about = {"wrapping": request.id, "retired": request.retired}
                 rows = [about | msgspec.structs.asdict(each) for each in request.keys]

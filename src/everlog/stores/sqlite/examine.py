@@ -19,10 +19,10 @@ import apsw
 from everlog.core import limits
 from everlog.core.block import dictionary_digest
 from everlog.errors import EverlogError
-from everlog.stores.check import Check
+from everlog.stores.check import Check, encryption_check
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite import connections, files
-from everlog.stores.sqlite.run import fetch_each
+from everlog.stores.sqlite.run import fetch_each, fetch_one, fetch_row
 
 FREE_BYTES_LOW = 1024 * 1024 * 1024
 LOG_BYTES_LARGE = 256 * 1024 * 1024  # four times what the store lets its write-ahead log grow to
@@ -192,6 +192,7 @@ def _inside(connection: apsw.Connection) -> Iterator[Check]:
         yield _contents(connection)
         if version == known:
             yield _bodies(connection)
+            yield _encryption(connection)
         yield _whole(connection)
     except apsw.Error as error:
         yield Check("contents", "bad", f"cannot be read: {error}", _RESTORE)
@@ -240,6 +241,11 @@ def _bodies(connection: apsw.Connection) -> Check:
     places = [f"{objects} at {url} ({_bytes(size)})" for url, objects, size in fetch_each(connection, "read_places")]
     away = f"; archived objects: {', '.join(places)}; everlog verify reads them" if places else ""
     return Check("bodies", "good", f"{count:,} packed blocks are what was written{away}")
+
+
+def _encryption(connection: apsw.Connection) -> Check:
+    plain = fetch_row(connection, "count_plain")[0]
+    return encryption_check(plain if fetch_one(connection, "read_current_key") is not None else None)
 
 
 def _whole(connection: apsw.Connection) -> Check:

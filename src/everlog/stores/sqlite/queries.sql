@@ -250,6 +250,11 @@ WHERE (branch, position) > (:branch, :position) AND wrapping = :wrapping
 ORDER BY branch, position
 LIMIT :limit;
 
+-- count_plain: events in plain text where the store encrypts: every other that is there has a key; walks the tables, on purpose
+SELECT CASE WHEN EXISTS (SELECT 1 FROM wrapping_key)
+  THEN (SELECT count(*) FROM event WHERE gone IS NULL) - (SELECT count(*) FROM data_key)
+  ELSE 0 END;
+
 -- rewrap_data_key: wrapped with another key, if it is still there (primary key)
 UPDATE data_key SET wrapping = :wrapping, wrapped = :wrapped
 WHERE branch = :branch AND position = :position AND wrapping = :retired;

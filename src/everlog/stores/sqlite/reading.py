@@ -323,6 +323,12 @@ def read_node(connection: apsw.Connection, lineage: Lineage, level: int, index: 
     return twig(read_leaves(connection, lineage, index << level, (index + 1) << level))
 
 
+def read_feed_leaf(connection: apsw.Connection, number: int) -> bytes | None:
+    """Give the leaf of the event of a number; None where there is none."""
+    row = fetch_one(connection, "read_feed_leaf", {"feed": number})
+    return None if row is None else row[0]
+
+
 def read_feed(
     connection: apsw.Connection, bodies: Bodies, after: int, limit: int
 ) -> tuple[list[tuple[Any, ...]], bool]:

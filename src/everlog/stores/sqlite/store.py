@@ -133,6 +133,8 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
                     self._connections.keep_wal_short()
             finally:
                 turn.release()
+            if tx.took_key:
+                self._index.discard()
             if tx.traces:
                 self._clean_up(requests, outcomes, self.remove_traces)
         return outcomes
@@ -193,8 +195,8 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         busy, _, _ = fetch_row(connection, "truncate_wal")
         if busy:
             raise BusyError(
-                f"what was erased or deleted is gone from the store, but a reader keeps old bytes in {self._connections.path}-wal; "
-                "they go with the next erasure, deletion or opening of the store once that reader has ended"
+                f"what was erased, deleted or sealed is gone from the store, but a reader keeps old bytes in {self._connections.path}-wal; "
+                "they go with the next erasure, deletion, sealing or opening of the store once that reader has ended"
             )
         run(connection, "set_traces", {"traces": 0})
 
@@ -439,7 +441,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         names: dict[int, tuple[Any, ...]] = {}
 
         def read(connection: apsw.Connection, bodies: Bodies) -> tuple[list[tuple[Any, ...]], bool]:
-            start = number_after(after, partial(_feed_leaf, connection))
+            start = number_after(after, partial(reading.read_feed_leaf, connection))
             rows, full = reading.read_feed(connection, bodies, start, limit)
             for branch in {row[1] for row in rows}:
                 names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
@@ -467,7 +469,9 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         inside = place_test(wanted, owned)
         top = number_below(below)
         indexed, feeds = 0, None
-        if not self._blocks.sealing.current:  # else an index would hold the words of what is encrypted
+        if (
+            not self.wrapping_keys()
+        ):  # else an index would hold the words of what is encrypted, maybe since another process began to
             find = partial(self._index.find, wanted, branches, inside, top, limit)
             indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
         if feeds is not None:
@@ -548,11 +552,6 @@ def _living(
             yield feed, Event(session, branch_id.hex(), writer.hex(), *columns)
 
 
-def _feed_leaf(connection: apsw.Connection, number: int) -> bytes | None:
-    row = fetch_one(connection, "read_feed_leaf", {"feed": number})
-    return None if row is None else row[0]
-
-
 def open_sqlite(
     path: Path,
     *,
@@ -564,10 +563,11 @@ def open_sqlite(
     disk: files.Disk = files.SYSTEM,
     objects: Objects | None = None,
     keys: Sequence[WrappingKey] = (),
+    begins: bool = True,
 ) -> SqliteStorage:
     """Open the store at a path, making it where there is none; finish what a deletion left unfinished.
 
-    disk: where the files lie; objects: how object storage is spoken to; others than the system's in tests only. keys: see `Sealing`.
+    disk: where the files lie; objects: how object storage is spoken to; others than the system's in tests only. keys, begins: see `Sealing`.
     Raises NotFoundError (read_only and no file), UnsupportedStoreError, UnavailableError, BusyError, CorruptionError, KeyNeededError.
     """
     connections = Connections(path.resolve(), read_only=read_only, relaxed=relaxed, disk=disk)
@@ -586,7 +586,7 @@ def open_sqlite(
         ticks=ticks,
         objects=objects or Objects(),
         disk=disk,
-        sealing=Sealing(keys, draw),
+        sealing=Sealing(keys, draw, begins=begins),
     )
     try:
         store.begin_encrypting(read_only=read_only)

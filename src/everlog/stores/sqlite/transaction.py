@@ -24,7 +24,7 @@ from everlog.core.lineage import Lineage, flatten
 from everlog.core.merkle import split_digests
 from everlog.core.snapshot import Snapshot
 from everlog.core.trigrams import indexed_text
-from everlog.encrypted import EncryptionRequest, SealBodies, TakeKey
+from everlog.encrypted import EncryptionRequest, ForgetKey, SealBodies, TakeKey
 from everlog.errors import EverlogError, NotFoundError
 from everlog.sealed import SealRequest
 from everlog.storage import BranchRow, Create, Request, SessionRow
@@ -91,6 +91,7 @@ class SqliteTransaction:
         self.now = now
         self.ticks = ticks
         self.traces = False  # whether something was destroyed whose bytes are to leave the file and the WAL afterwards
+        self.took_key = False  # whether what is beside the store in plain text is to go
         self.erasures_raised = 0
         self.removed: list[Removed] = []  # what an index beside the store is to lose once this is committed
         self._room = limits.GROUP_BYTES_MAX  # for the words of it
@@ -405,10 +406,12 @@ class SqliteTransaction:
         if not isinstance(request, EncryptionRequest):
             return ColdWriter(self._connection, self._blocks, now=self.now).carry_out(request, self.erasures(0))
         done = EncryptionWriter(self._connection, self._blocks, now=self.now).carry_out(request, self._kept.wrapping)
-        if isinstance(request, TakeKey | SealBodies) and done:  # what stood in plain text may still stand in the WAL
-            self._leave_traces()
+        if isinstance(request, TakeKey | SealBodies | ForgetKey) and done:  # plain text, old keys may stand in the WAL
+            run(self._connection, "set_traces", {"traces": 1})
+            self.traces = self.traces or not isinstance(request, SealBodies)  # whoever seals pays once, at the end
             self._raise_erasures()
             self._kept.wrapping = read_current_key(self._connection)
+            self.took_key = self.took_key or isinstance(request, TakeKey)
         return done
 
     def seal(self, request: SealRequest) -> int:
