@@ -445,6 +445,18 @@ def test_a_thread_s_id_is_any_text(address):
         assert {each.config["configurable"]["thread_id"] for each in saver.list(None)} == set(names)
 
 
+def test_a_thread_that_is_called_as_a_memory_is_does_not_meet_it(tmp_path):
+    from everlog.integrations.langgraph_store import EverlogStore
+
+    with everlog.open(tmp_path / "s.db") as store:
+        memory, saver = EverlogStore(store), EverlogSaver(store)
+        memory.put(("x",), "k", {"v": 1})
+        put(saver, {"k": "thread"}, name="langgraph-store:x")
+        assert saver.get_tuple(thread("langgraph-store:x")).checkpoint["channel_values"]["k"] == "thread"
+        saver.delete_thread("langgraph-store:x")
+        assert EverlogStore(store).get(("x",), "k").value == {"v": 1}
+
+
 def test_delta_channels_are_rebuilt_from_what_was_written(address):
     types = pytest.importorskip("langgraph.channels.delta", reason="this langgraph has no delta channels")
     from typing import Annotated, TypedDict

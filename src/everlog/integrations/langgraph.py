@@ -41,7 +41,7 @@ from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
 from everlog.integrations.langgraph_turns import Turns
-from everlog.integrations.places import Place, id_of, store_at
+from everlog.integrations.places import Place, hashed_id, id_of, store_at
 from everlog.session import Session, SessionInfo
 
 if TYPE_CHECKING:
@@ -514,8 +514,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
 
 def session_id(thread_id: str) -> str:
-    """Give the id of the session that holds a thread: the thread's own, where a session may have it."""
-    return id_of(thread_id)
+    """Give the id of the session that holds a thread: the thread's own, where a session may have it and no memory of LangGraph's does."""
+    return hashed_id(thread_id) if thread_id.startswith("langgraph-store") else id_of(thread_id)
 
 
 def _made_with(thread: str) -> dict[str, Any]:

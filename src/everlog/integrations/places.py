@@ -64,4 +64,9 @@ def id_part(text: str, characters_max: int, *, slashes: bool = False) -> str:
     plain = text.isprintable() and 0 < len(text) <= characters_max and (slashes or "/" not in text)
     if plain and not text.startswith(_HASHED):
         return text
+    return hashed_id(text)
+
+
+def hashed_id(text: str) -> str:
+    """Give the hash of a framework's id as a session's id, or a part of one."""
     return f"{_HASHED}{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
