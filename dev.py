@@ -78,7 +78,7 @@ def setup():
             "this folder writable" % tail(result.stdout)
         )
     say("installing what requirements.lock names (a minute or two)")
-    pip("install", "--require-hashes", "--no-deps", "-r", LOCK)
+    pip("install", "--require-hashes", "--no-deps", "--no-compile", "-r", LOCK)
     say("installing everlog itself")
     pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
     with open(STAMP, "w") as file:
@@ -131,7 +131,10 @@ def test(words):
     if words:
         return run(in_venv("python"), "-m", "pytest", *words)
     # Coverage is measured by the tests that are about rules and stores: to trace the others would double their time.
-    every = [in_venv("python"), "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal"]
+    # Tests wait for disks, servers and killed processes a quarter of their time: two of them share a processor.
+    cores = os.cpu_count() or 1
+    workers = str(min(2 * cores, max(cores, 8)))
+    every = [in_venv("python"), "-m", "pytest", "-q", "-n", workers, "--dist", "worksteal"]
     measured = ["tests/" + name for name in MEASURED]
     others = sorted("tests/" + name for name in os.listdir(os.path.join(ROOT, "tests")))
     others = [each for each in others if each not in measured and glob.glob(os.path.join(ROOT, each, "test_*.py"))]
