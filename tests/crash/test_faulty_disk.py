@@ -29,7 +29,7 @@ from everlog.errors import (
 from everlog.testing.faulty import Fault, FaultyDisk, faulty_disk, open_faulty
 
 # Of the points at which a write can fail one in so many is tried, another for each kind of fault; syncs are all tried.
-STRIDE = int(os.environ.get("EVERLOG_FAULTS", "2"))
+STRIDE = int(os.environ.get("EVERLOG_FAULTS", "4"))
 SEEDS = 5 if STRIDE == 1 else 3  # of what is left of what was not synced, at each point
 BODY = "x" * 3000
 NAMES = ("s", "fork")

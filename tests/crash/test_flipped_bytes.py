@@ -11,7 +11,7 @@ import everlog
 from everlog.errors import CorruptionError, EverlogError
 
 STEP = (
-    151  # every byte was tried by hand; here one in so many, each time with another bit, since all would take an hour
+    401  # every byte was tried by hand; here one in so many, each time with another bit, since all would take an hour
 )
 BITS = (255, 1, 4, 32, 128, 2, 16, 64, 8)
 

@@ -9,7 +9,7 @@ from random import Random
 
 import everlog
 
-ROUNDS = 12
+ROUNDS = 8
 PROGRAM = """
 import random, sys
 import everlog
