@@ -9,7 +9,7 @@ from random import Random
 
 import everlog
 
-ROUNDS = 8
+ROUNDS = 12
 PROGRAM = """
 import random, sys
 import everlog

@@ -18,7 +18,7 @@ from typing import Any
 import everlog
 
 APPENDER = Path(__file__).with_name("appender.py")
-ROUNDS = 100
+ROUNDS = 200
 VERIFY_EVERY = 20
 DEADLINE_SECONDS = 30.0
 
