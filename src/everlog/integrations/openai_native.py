@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.standard import is_standard
-from everlog.core.values import encode_json
+from everlog.core.values import check_value, encode_json
 from everlog.errors import InvalidEventError, LimitError
 from everlog.integrations.items import attached, opaque_name, opaque_type
 from everlog.integrations.openai_items import response_events
@@ -18,6 +18,7 @@ from everlog.reducers.spoken import ITEMS, UNREADABLE, base_of, message_of, nati
 
 FORMAT: Final = ITEMS
 INLINE_BYTES_MAX: Final = 4 * 1024 * 1024  # of an item beside what is said of it, below the bound of a body
+_GROWTH_MAX: Final = 16  # bytes of an event for each byte of its item: no more, so that few are measured
 
 
 def title_of(session_id: str) -> str | None:
@@ -28,9 +29,11 @@ def title_of(session_id: str) -> str | None:
 def event_of(item: Any) -> NewEvent:
     """Give an item as an event. Raises TypeError or ValueError where JSON cannot say it at all."""
     try:
-        encode_json(item, what="item")
+        size = len(encode_json(item, what="item"))
         made = _said(item)
-        if len(encode_json([made.data, made.metadata], what="item")) <= INLINE_BYTES_MAX:
+        check_value([made.data, made.metadata], what="item")
+        small = size * _GROWTH_MAX <= INLINE_BYTES_MAX
+        if small or len(encode_json([made.data, made.metadata], what="item")) <= INLINE_BYTES_MAX:
             return made
     except (InvalidEventError, LimitError):
         pass

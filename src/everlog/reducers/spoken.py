@@ -32,7 +32,12 @@ class NothingSaidError(Exception):
 # --- what is kept beside the standard members ----------------------------------------------------
 def same_json(one: Any, other: Any) -> bool:
     """Tell whether two values are the same JSON but for the order of members: 1, 1.0 and true are three values."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    if one != other:
+        return False  # a tuple and a list too, which costs a native form more bytes, and no member
+    try:
+        return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
+    except (ValueError, TypeError, OverflowError, RecursionError):  # what the log does not take as it is
+        return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def native_of(format: str, base: Any, value: Any) -> dict[str, Any] | None:
