@@ -1,10 +1,8 @@
-"""LangGraph's checkpoints in Everlog: its makers' checks, the same calls beside their own saver, and the conversation."""
+"""LangGraph's checkpoints in Everlog: its makers' checks, graphs beside their own saver, and the conversation."""
 
 import asyncio
 import importlib.metadata
 import importlib.util
-import random
-import sqlite3
 
 import pytest
 
@@ -17,9 +15,8 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Command, Interrupt, Send, interrupt
+from langgraph.types import Command, Send, interrupt
 
 import databases
 import everlog
@@ -77,120 +74,7 @@ def test_the_makers_checks_pass_all_that_they_detect(address, kind):
     assert sum(result.tests_passed for result in report.results.values()) >= 81
 
 
-# --- beside their own saver ----------------------------------------------------------------------
-def simple(saver, config=None, **named):
-    """What a saver lists, as plain values that compare."""
-    return [
-        (each.config["configurable"], each.checkpoint, each.metadata, each.parent_config, each.pending_writes)
-        for each in saver.list(config, **named)
-    ]
-
-
-def config_of(thread, namespace, checkpoint_id):
-    return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}}
-
-
-def drive(savers, seed, *, reopen):
-    """Put the same random checkpoints and writes into savers; lists grow, shrink and change on the way."""
-    draw = random.Random(seed)
-    places = {}
-    lists = {}
-    for step in range(60):
-        thread, namespace = draw.choice(["a", "b"]), draw.choice(["", "", "child:1"])
-        place = (thread, namespace)
-        made = places.setdefault(place, [])
-        parent = draw.choice(made) if made and draw.random() < 0.2 else (made[-1] if made else None)
-        messages = lists.setdefault(place, [])
-        match draw.random():
-            case chance if chance < 0.6:
-                messages.append(AIMessage(f"text {step}", id=f"m{step}"))
-                messages.append(
-                    draw.choice(
-                        [
-                            HumanMessage(f"human {step}"),
-                            {"role": "user", "content": "x"},
-                            ("user", "y"),
-                            step,
-                            None,
-                            b"z",
-                        ]
-                    )
-                )
-            case chance if chance < 0.7 and messages:
-                messages.pop(draw.randrange(len(messages)))
-            case chance if chance < 0.8 and messages:
-                messages[draw.randrange(len(messages))] = ToolMessage(f"changed {step}", tool_call_id="c")
-            case chance if chance < 0.85:
-                messages.clear()
-            case _:
-                draw.shuffle(messages)
-        late = draw.random() < 0.1
-        checkpoint = empty_checkpoint() | {
-            "id": f"{0 if late else 1}{step:06}",
-            "channel_values": {
-                "messages": list(messages),
-                "n": step,
-                "same": {"k": [1, 2]},
-                "odd": {1: {"$b": float(step)}},
-            },
-            "channel_versions": {"messages": step + 1, "n": step + 1, "same": 1},
-        }
-        config = {"configurable": {"thread_id": thread, "checkpoint_ns": namespace}}
-        if parent:
-            config["configurable"]["checkpoint_id"] = parent
-        made.append(checkpoint["id"])
-        stored = {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": draw.choice(made)}}
-        writes = [
-            ("messages", [HumanMessage(f"w{step}")]),
-            ("n", step),
-            ("__interrupt__", (Interrupt(value="q", id="i"),)),
-        ][: draw.randrange(4)]
-        task = f"task{draw.randrange(3)}"
-        for number, saver in enumerate(savers):
-            if step % 7 == 6:  # before the checkpoint that it belongs to
-                saver.put_writes(
-                    config_of(thread, namespace, checkpoint["id"]), [("n", 1), ("m", [AIMessage("early")])], task
-                )
-            saver.put(config, checkpoint, {"source": "loop", "step": step, "run_id": f"r{step % 3}"}, {"n": step + 1})
-            saver.put_writes(stored, writes, task, f"path{step % 4}")
-            saver.put_writes(stored, [("__resume__", step)], task, "p")
-            if step % 9 == 8:  # the same checkpoint again, changed
-                saver.put(config, checkpoint | {"channel_values": {"n": -step}}, {"source": "fork", "step": step}, {})
-            if number and draw.random() < 0.1:
-                savers[number] = reopen(saver)
-    return places
-
-
-@pytest.mark.skipif(
-    not hasattr(SqliteSaver, "_has_task_path"),
-    reason="this SqliteSaver gives writes in another order: by task, not by its path",
-)
-@pytest.mark.parametrize("seed", range(6))
-def test_whatever_is_put_reads_back_as_from_their_own_saver(tmp_path, seed):
-    def reopen(saver):
-        saver.close()
-        return EverlogSaver(tmp_path / "ours.db")
-
-    connection = sqlite3.connect(tmp_path / "theirs.db", check_same_thread=False)
-    savers = [SqliteSaver(connection), EverlogSaver(tmp_path / "ours.db")]
-    places = drive(savers, seed, reopen=reopen)
-    theirs, ours = savers
-    for (thread, namespace), ids in places.items():
-        config = {"configurable": {"thread_id": thread, "checkpoint_ns": namespace}}
-        assert simple(ours, config) == simple(theirs, config)
-        assert simple(ours, config, limit=3, before={"configurable": {"checkpoint_id": ids[-2 % len(ids)]}}) == simple(
-            theirs, config, limit=3, before={"configurable": {"checkpoint_id": ids[-2 % len(ids)]}}
-        )
-        assert simple(ours, config, filter={"run_id": "r1"}) == simple(theirs, config, filter={"run_id": "r1"})
-        for id in ids:
-            one = {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": id}}
-            assert ours.get_tuple(one)[1:] == theirs.get_tuple(one)[1:]
-    ids = [each[1]["id"] for each in simple(ours)]
-    assert ids == sorted(ids, reverse=True) == [each[1]["id"] for each in simple(theirs)]
-    ours.close()
-    connection.close()
-
-
+# --- values --------------------------------------------------------------------------------------
 VALUES = [
     HumanMessage("hi", name="bob"),
     AIMessage(
@@ -261,6 +145,65 @@ def thread(name, checkpoint_id=None, namespace=""):
 def put(saver, values, name="t", parent=None):
     checkpoint = empty_checkpoint() | {"id": str(uuid6()), "channel_values": values}
     return saver.put(thread(name, parent), checkpoint, {"source": "loop", "step": 1}, {})
+
+
+def id_of(config):
+    return config["configurable"]["checkpoint_id"]
+
+
+@pytest.mark.parametrize("written", ["the same", "another"])
+def test_two_savers_that_write_after_one_old_checkpoint_at_one_place_are_both_right(written):
+    with everlog.open("memory:") as store:
+        one, other = EverlogSaver(store), EverlogSaver(store)
+        old = put(one, {"n": 1})
+        newest = put(one, {"n": 2}, parent=id_of(old))
+        other.put_writes(old, [("n", 0)], "first")
+        one.put_writes(old, [("n", "the same")], "task")
+        put(one, {"n": 3}, parent=id_of(newest))
+        other.put_writes(old, [("n", written)], "task")
+        for count in (4, 5):
+            newest = put(other, {"n": 4, "list": list(range(count))}, parent=id_of(newest))
+        again = EverlogSaver(store)
+        assert again.get_tuple(old).pending_writes == [("first", "n", 0), ("task", "n", "the same")]
+        assert again.get_tuple(newest).checkpoint["channel_values"] == {"n": 4, "list": [0, 1, 2, 3, 4]}
+        assert len(list(again.list(thread("t")))) == 5
+
+
+def test_two_savers_that_hide_at_one_place_both_do():
+    with everlog.open("memory:") as store:
+        one, other = EverlogSaver(store), EverlogSaver(store)
+        for number in range(2):
+            put(one, {"n": number})
+        behind = other._read("t")
+        one.prune(["t"])
+        behind.prune(lambda: {"dropped": [1]})
+        assert list(one.list(thread("t"))) == []
+
+
+def test_of_writes_of_one_index_in_one_call_the_first_counts_and_where_all_are_special_the_last(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        config = put(saver, {})
+        saver.put_writes(config, [("__interrupt__", 1), ("n", 2), ("__interrupt__", 3)], "mixed")
+        saver.put_writes(config, [("__interrupt__", 1), ("__resume__", 2), ("__interrupt__", 3)], "special")
+        assert saver.get_tuple(config).pending_writes == [
+            *(("mixed", "__interrupt__", 1), ("mixed", "n", 2)),
+            *(("special", "__resume__", 2), ("special", "__interrupt__", 3)),
+        ]
+
+
+def test_a_checkpoint_that_was_put_again_goes_with_its_run_and_stays_with_its_writes_when_pruned(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        for run in ("first", "second"):
+            for name in ("goes", "stays"):
+                checkpoint = empty_checkpoint() | {"id": "1", "channel_values": {"run": run}}
+                config = saver.put(thread(name), checkpoint, {"run_id": run}, {})
+                saver.put_writes(config, [("n", run)], run)
+        saver.delete_for_runs(["none", "first"])
+        saver.prune(["stays"])
+        [found] = saver.list(thread("stays"))
+        assert found.pending_writes == [("first", "n", "first"), ("second", "n", "second")]
+        saver.delete_for_runs(["second"])
+        assert list(saver.list(None)) == []
 
 
 # --- graphs --------------------------------------------------------------------------------------
@@ -472,10 +415,17 @@ def test_delta_channels_are_rebuilt_from_what_was_written(address):
         graph = graph.add_edge(START, "n").add_edge("n", END).compile(checkpointer=saver)
         for number in range(4):
             graph.invoke({"items": [f"in {number}"]}, thread("t"))
-        return [state.values.get("items") for state in graph.get_state_history(thread("t"))]
+        return graph, [state.values.get("items") for state in graph.get_state_history(thread("t"))]
 
     with EverlogSaver(address) as saver:
-        assert run(saver) == run(InMemorySaver())
+        graph, history = run(saver)
+        assert history == run(InMemorySaver())[1]
+        saver.copy_thread("t", "copy")
+        saver.prune(["t"])
+        for name in ("t", "copy"):
+            assert graph.get_state(thread(name)).values["items"] == history[0]
+        graph.invoke({"items": ["more"]}, thread("t"))
+        assert graph.get_state(thread("t")).values["items"][: len(history[0]) + 1] == [*history[0], "more"]
 
 
 def test_a_serializer_of_another_kind_keeps_what_it_gives(tmp_path):

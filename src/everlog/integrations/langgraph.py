@@ -485,8 +485,9 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         return _PLAIN.loads_typed(codec.typed_from_json(tree) or (codec.MSGPACK, codec.pack(plain)))
 
     def _of_runs(self, log: Log, runs: set[str]) -> list[int]:
-        found = log.checkpoints(None)
-        return [each.position for each in found if self._plain(metadata_of(each.data)).get("run_id") in runs]
+        """Give the positions of the checkpoints that runs made, and of what was recorded under their ids before."""
+        found = [each for each in log.checkpoints(None) if self._plain(metadata_of(each.data)).get("run_id") in runs]
+        return sorted(position for each in found for position in log.positions(each.namespace, each.id))
 
     def _latest(self, log: Log) -> list[int]:
         """Give the positions of the newest checkpoint of each namespace."""

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
-from everlog.errors import BusyError, ConflictError
+from everlog.errors import BusyError, ConflictError, KeyReusedError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import (
     Draft,
@@ -260,7 +260,11 @@ class Log:
                 known = self._tasks.get(place)
                 if known is None:
                     known = {(write.task_id, write.index) for write in self.writes_after(*place)}
-                new = [each for each in writes if replaces or (record["task"], each[0]) not in known]
+                new = (
+                    writes
+                    if replaces
+                    else _first_of_each(writes, {index for task, index in known if task == record["task"]})
+                )
                 if not new:
                     return False
                 at = self._position(place)
@@ -291,11 +295,7 @@ class Log:
     def _prune(self, data: dict[str, Any]) -> bool:
         """Record what is hidden; False where another writer was first, and it is to be worked out again."""
         with self._lock:
-            event = NewEvent(PRUNED, data, key=f"d.{self._size}")
-            try:
-                self.session.extend([event], expected=self.session.head)
-            except ConflictError:
-                self.refresh()
+            if not self._extend([NewEvent(PRUNED, data, key=f"d.{self._size}")]):
                 return False
             self._pruned.append((self._size, data))
             self._size += 1
@@ -323,10 +323,7 @@ class Log:
     def _append(self, draft: Draft, type: str, record: dict[str, Any], key: str | None) -> bool:
         """Record a draft with its record, at the head it was made for; False where that has moved on."""
         events = draft.finish(type, record, key)
-        try:
-            self.session.extend(events, expected=self.session.head)
-        except ConflictError:
-            self.refresh()
+        if not self._extend(events):
             return False
         self._size += len(events)
         self._values.update(draft.values)
@@ -335,6 +332,21 @@ class Log:
         for said, identity in draft.adopted:
             said.id = identity
         return True
+
+    def _extend(self, events: Sequence[NewEvent]) -> bool:
+        """Append at the head that events were made for; False where another writer was first, whose events are noted then.
+
+        That writer may have recorded under the very key of the last one, at the same position: other content is KeyReusedError, which is
+        looked for before the head is compared, and the same content comes back as repeated.
+        """
+        try:
+            recorded = self.session.extend(events, expected=self.session.head)
+        except (ConflictError, KeyReusedError):
+            recorded = []
+        if recorded and not recorded[-1].repeated:
+            return True
+        self.refresh()
+        return False
 
     def _load_values(self, namespace: str, id: str) -> None:
         """Remember what the channels of a checkpoint hold, so that what follows it is recorded as what differs."""
@@ -356,6 +368,10 @@ class Log:
         """Give a checkpoint by its id; None where there is none. hidden: also one that was pruned."""
         found = [event for event in self._recorded(namespace, id) if hidden or self._is_kept(event.position)]
         return Record(found[-1], found[-1].data) if found else None
+
+    def positions(self, namespace: str, id: str) -> list[int]:
+        """Give where a checkpoint is recorded, hidden or not: more than once where it was put again."""
+        return [event.position for event in self._recorded(namespace, id)]
 
     def _recorded(self, namespace: str, id: str) -> list[Event]:
         """Give the events of a checkpoint, in order: usually one."""
@@ -502,16 +518,28 @@ class Log:
             yield Record(event, record, written)
 
     def _is_kept(self, position: int) -> bool:
-        return not any(
-            at > position and (position in pruned["dropped"] if "dropped" in pruned else position not in pruned["kept"])
-            for at, pruned in self._pruned
-        )
+        return not any(at > position and _hides(pruned, position) for at, pruned in self._pruned)
 
     def _hidden_until(self, namespace: str, id: str) -> int:
-        """Give the position of the event that last hid this checkpoint; 0 for none."""
-        recorded = [event.position for event in self._recorded(namespace, id)]
-        hidden = [position for position in recorded if not self._is_kept(position)]
-        return max((at for at, _ in self._pruned for position in hidden if at > position), default=0)
+        """Give the position of the event that last hid this checkpoint as it was then; 0 for none."""
+        recorded = self.positions(namespace, id)
+        for at, pruned in reversed(self._pruned):
+            before = [position for position in recorded if position < at]
+            if before and _hides(pruned, before[-1]):
+                return at
+        return 0
+
+
+def _hides(pruned: Mapping[str, Any], position: int) -> bool:
+    """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
+    return position in pruned["dropped"] if "dropped" in pruned else position not in pruned["kept"]
+
+
+def _first_of_each(
+    writes: Sequence[tuple[int, str, tuple[str, bytes]]], known: set[int]
+) -> list[tuple[int, str, tuple[str, bytes]]]:
+    """Leave out the writes whose index is known, or is that of one before them."""
+    return [each for each in writes if not (each[0] in known or known.add(each[0]))]
 
 
 def _in_order(events: Sequence[Event]) -> list[Write]:
