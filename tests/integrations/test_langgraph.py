@@ -20,6 +20,7 @@ from langgraph.types import Command, Send, interrupt
 
 import databases
 import everlog
+from everlog.errors import LimitError
 from everlog.integrations.langgraph import EverlogSaver
 from everlog.integrations.langgraph_codec import Unsayable, from_json, pack, pack_message, to_json, unpack
 
@@ -135,6 +136,26 @@ def test_what_json_does_not_say_is_kept_as_bytes(tmp_path):
             "bytes": b"\x00" * 400_000,
             "list": ["y" * 300_000],
         }
+
+
+def test_a_record_takes_more_than_an_event_s_body_does(tmp_path):
+    large = {f"channel {number}": f"{number} " + "x" * 300_000 for number in range(30)}
+    lists = {"list": ["y" * 10_000] * 100, "messages": [HumanMessage("hi", id="1")], "n": 1}
+    more = lists | {"list": [*lists["list"], "z"], "messages": [*lists["messages"], AIMessage("well", id="2")]}
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        first = put(saver, large | lists)
+        saver.put_writes(first, list(large.items()), "task")
+        second = put(saver, large | more, parent=first["configurable"]["checkpoint_id"])
+        said = [event.data["content"] for event in saver.session("t").events(types=("user.message", "agent.message"))]
+        assert said == ["hi", "well"]
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        assert saver.get_tuple(second).checkpoint["channel_values"] == large | more
+        [_, found] = saver.list(thread("t"))
+        assert found.checkpoint["channel_values"] == large | lists
+        assert [(channel, value) for _, channel, value in found.pending_writes] == list(large.items())
+        with pytest.raises(LimitError, match="nothing was written"):
+            saver.put_writes(second, [("n", "x" * 70_000_000)], "task")
+        assert saver.get_tuple(second).pending_writes == []
 
 
 def thread(name, checkpoint_id=None, namespace=""):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from everlog.core.event import Event, NewEvent
+from everlog.core.limits import ATTACHMENT_BYTES_MAX
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_record import WRITES, checkpoint_of, values_of
 from everlog.session import Session
@@ -21,6 +22,7 @@ _MESSAGES_MAX: Final = 4_000  # of one record that become events of their own; a
 _MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024  # of one message that becomes an event of its own
 _DEPTH_MIN: Final = 64  # of lists that continue one another, before their items are named anew
 _INLINE_BYTES_MAX: Final = 256 * 1024  # of one value; a larger one is attached
+_JOINED_BYTES_MIN: Final = 1024  # of one value of a record that would be too long: a larger one is attached with others
 _GROWTH_MAX: Final = 16  # bytes of JSON for each byte of a value: no more, so that few are measured
 _ATTACHED_MAX: Final = 15
 
@@ -75,18 +77,24 @@ class Draft:
     said_before: Callable[[bytes], Sequence[Said]]
     readable: bool
     speaks: bool = True  # whether messages that are new become events
+    joins: bool = False  # whether values share attachments, since the record would be too long otherwise
     events: list[NewEvent] = field(default_factory=list[NewEvent])
-    attachments: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    attachments: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
     values: dict[tuple[str, str], Value] = field(default_factory=dict[tuple[str, str], Value])
     said: list[tuple[bytes, Said]] = field(default_factory=list[tuple[bytes, Said]])
     adopted: list[tuple[Said, str]] = field(default_factory=list[tuple[Said, str]])
-    _own: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     _is_input: bool = False
+    _last_bytes: int = 0  # of the last attachment
 
     @property
     def position(self) -> int:
         """Give the position after the events so far: that of a record which stands alone."""
         return self.start + len(self.events)
+
+    @property
+    def inline_bytes_max(self) -> int:
+        """Give how long a value may be that stands in the record."""
+        return _JOINED_BYTES_MIN if self.joins else _INLINE_BYTES_MAX
 
     def value(self, place: tuple[str, str], type_: str, data: bytes, known: Value | None) -> Any:
         """Give what a channel holds now as JSON, and remember it."""
@@ -109,11 +117,20 @@ class Draft:
             made = self._readable(data)
             if made is not None:
                 return made[0]
-        if len(data) > _INLINE_BYTES_MAX and len(self.attachments) < _ATTACHED_MAX:
-            name = f"v{len(self.attachments)}"
-            self.attachments[name] = data
-            return {"$t": [type_, {"$a": name}]}
-        return codec.typed_to_json(type_, data)
+        attached = self._attach(data) if len(data) > self.inline_bytes_max else None
+        return codec.typed_to_json(type_, data) if attached is None else {"$t": [type_, attached]}
+
+    def _attach(self, data: bytes) -> dict[str, Any] | None:
+        """Attach a value, and give where it is: an attachment, or what of one; None where there are as many as may be."""
+        if self.joins and self.attachments and self._last_bytes + len(data) <= ATTACHMENT_BYTES_MAX:
+            name, start = f"v{len(self.attachments) - 1}", self._last_bytes
+        elif len(self.attachments) < _ATTACHED_MAX:
+            name, start = f"v{len(self.attachments)}", 0
+        else:
+            return None
+        self.attachments.setdefault(name, []).append(data)
+        self._last_bytes = start + len(data)
+        return {"$a": name, "at": [start, self._last_bytes]} if self.joins else {"$a": name}
 
     def _readable(self, data: bytes) -> tuple[Any] | None:
         """Give packed bytes as JSON that gives them again, in a tuple; None where none does."""
@@ -121,7 +138,10 @@ class Draft:
         try:
             value = codec.unpack(data)
             tree = codec.to_json(value, self._recorded)
-            small = len(data) * _GROWTH_MAX <= _INLINE_BYTES_MAX or len(msgspec.json.encode(tree)) <= _INLINE_BYTES_MAX
+            small = (
+                len(data) * _GROWTH_MAX <= self.inline_bytes_max
+                or len(msgspec.json.encode(tree)) <= self.inline_bytes_max
+            )
             if small and codec.pack(value) == data:
                 return (tree,)
         except (codec.Unsayable, ValueError, TypeError, RecursionError):
@@ -218,7 +238,7 @@ class Draft:
                 last.type, last.data, metadata=metadata, outcome=last.outcome, key=key and f"{key}{position}"
             )
         else:
-            attached = self.attachments or None
+            attached = {name: b"".join(parts) for name, parts in self.attachments.items()} or None
             events.append(NewEvent(type, record, attachments=attached, key=key and f"{key}{position}"))
         for value in self.values.values():
             value.position = position
@@ -264,6 +284,7 @@ class Reader:
         self._session = session
         self._blocks: dict[int, list[Event]] = {}
         self._events: dict[int, Event] = {}
+        self._shared: tuple[str, str, bytes] | None = None  # the attachment of several values that was read last
         self.branches: set[str] = (
             set()
         )  # that events were read on: more than one where the session was rewound meanwhile
@@ -294,8 +315,17 @@ class Reader:
             return "null", b""
         if isinstance(tree, dict) and len(tree) == 1 and "$t" in tree:
             type_, data = tree["$t"]
-            return type_, event.attachment(data["$a"]) if isinstance(data, dict) else b64decode(data)
+            return type_, self._attached(event, data) if isinstance(data, dict) else b64decode(data)
         return codec.MSGPACK, codec.pack(codec.from_json(tree, self._message))
+
+    def _attached(self, event: Event, place: Mapping[str, Any]) -> bytes:
+        name = place["$a"]
+        if "at" not in place:
+            return event.attachment(name)
+        if self._shared is None or self._shared[:2] != (event.id, name):
+            self._shared = event.id, name, event.attachment(name)
+        start, stop = place["at"]
+        return self._shared[2][start:stop]
 
     def _tree(self, position: int, channel: str) -> Any:
         return values_of(checkpoint_of(self._event(position)) or {}).get(channel)

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
-from everlog.errors import BusyError, ConflictError, KeyReusedError
+from everlog.errors import BusyError, ConflictError, KeyReusedError, LimitError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.langgraph_events import (
     Draft,
@@ -199,6 +199,7 @@ class Log:
         """
         namespace, parent = record.get("ns", ""), record.get("parent")
         with self._lock:
+            joins = False
             for _ in range(_TRIES):
                 self._ready()
                 if parent is not None and namespace not in self._begun:
@@ -206,7 +207,7 @@ class Log:
                 self._begun.add(namespace)
                 while len(self._values) > _VALUES_MAX:
                     del self._values[next(iter(self._values))]
-                draft = Draft(self._size, self._remembered, self._readable)
+                draft = Draft(self._size, self._remembered, self._readable, joins=joins)
                 where: dict[str, int] = {}
                 new: dict[str, Any] = {}
                 for channel, (type_, data) in values.items():
@@ -224,7 +225,9 @@ class Log:
                 if at is not None:
                     made["parent"] = draft.position - at
                 key = _key("c", *place) if namespace or self._newest >= record["id"] else None
-                if self._append(draft, CHECKPOINT, shorten(made), key):
+                appended = self._append(draft, CHECKPOINT, shorten(made), key)
+                joins = joins or appended is None
+                if appended:
                     self._note_last(draft.position, place)
                     self._newest = max(self._newest, record["id"])
                     self._early.discard(place)
@@ -255,6 +258,7 @@ class Log:
         """
         place = (record.get("ns", ""), record["id"])
         with self._lock:
+            joins = False
             for _ in range(_TRIES):
                 self._ready()
                 known = self._tasks.get(place)
@@ -270,12 +274,14 @@ class Log:
                 at = self._position(place)
                 early = at is None
                 speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
-                draft = Draft(self._size, self._remembered, self._readable, speaks=speaks)
+                draft = Draft(self._size, self._remembered, self._readable, speaks=speaks, joins=joins)
                 items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
                 made, key = record | {"items": items}, _key("e" if early else "w", *place)
                 if at == self._last[0]:
                     made, key = {name: item for name, item in made.items() if name not in ("id", "ns")}, None
-                if self._append(draft, WRITES, made, key):
+                appended = self._append(draft, WRITES, made, key)
+                joins = joins or appended is None
+                if appended:
                     self._last_has_writes = self._last_has_writes or key is None
                     if early:
                         self._early.add(place)
@@ -320,11 +326,16 @@ class Log:
         while len(self._tasks) > 32:
             self._tasks.popitem(last=False)
 
-    def _append(self, draft: Draft, type: str, record: dict[str, Any], key: str | None) -> bool:
-        """Record a draft with its record, at the head it was made for; False where that has moved on."""
+    def _append(self, draft: Draft, type: str, record: dict[str, Any], key: str | None) -> bool | None:
+        """Record a draft with its record, at the head it was made for; False where that has moved on, None where it is to join values."""
         events = draft.finish(type, record, key)
-        if not self._extend(events):
-            return False
+        try:
+            if not self._extend(events):
+                return False
+        except LimitError:
+            if draft.joins:
+                raise
+            return None
         self._size += len(events)
         self._values.update(draft.values)
         for digest, said in draft.said:
