@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import uuid
@@ -123,6 +124,107 @@ def test_the_same_uuid_in_another_session_is_another_entry(kept):
     run(kept.append(other, [entry(0, "a")]))
     run(kept.append(SUB, [entry(0, "a")]))
     assert len(run(kept.load(other))) == len(run(kept.load(SUB))) == 1
+
+
+@pytest.mark.parametrize(
+    "id", ["u" * 600, "a\0b", "half \ud83d", "ü" * 300, " "], ids=["long", "nul", "half", "wide", "space"]
+)
+def test_a_uuid_is_any_text(kept, id):
+    entries = [entry(0, "a", uuid=id), entry(1, "b", uuid=f"{id}b")]
+    run(kept.append(KEY, entries[:1]))
+    run(kept.append(KEY, entries))
+    assert run(kept.load(KEY)) == entries
+    assert run(kept.load(run(kept.fork_session(KEY, up_to=id)))) == entries[:1]
+
+
+# --- what is called at once ------------------------------------------------------------------------
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "theirs"])
+def test_entries_are_recorded_in_the_order_in_which_append_was_called(kept, theirs):
+    store = InMemorySessionStore() if theirs else kept
+
+    async def work():
+        calls = [
+            asyncio.ensure_future(store.append(KEY, [{"type": "x", "call": call, "n": n} for n in range(1 + call % 3)]))
+            for call in range(60)  # more than there are threads for
+        ]
+        await asyncio.sleep(0)
+        calls[50].cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return [each["call"] for each in await store.load(KEY)]
+
+    calls = run(work())
+    assert calls == sorted(calls)
+    assert set(calls) >= set(range(60)) - {50}
+
+
+class Both:
+    """The same calls, drawn at random, of their store and of two of ours on one Everlog store."""
+
+    def __init__(self, seed, store):
+        self.draw = random.Random(seed)
+        self.theirs = InMemorySessionStore()
+        self.ours = [EverlogSessionStore(store), EverlogSessionStore(store)]
+
+    def key(self):
+        key = {"project_key": self.draw.choice(["p", "p/q", "q"]), "session_id": self.draw.choice(["s", "t"])}
+        return self.draw.choice([key, key, key | {"subpath": self.draw.choice(["subagents/a", "subagents/x/b"])}])
+
+    def entries(self):
+        draw = self.draw
+        return [
+            draw.choice(
+                [
+                    entry(draw.randrange(12), f"text {draw.randrange(3)}", gitBranch=f"b{draw.randrange(3)}"),
+                    entry(draw.randrange(12), "<command-name>x</command-name>", isMeta=draw.random() < 0.5),
+                    {"type": draw.choice(["custom-title", "ai-title"]), "customTitle": f"title {draw.randrange(9)}"},
+                    {"type": "tag", "tag": draw.choice(["", "t"])},
+                    {"type": "summary", "summary": "s", "leafUuid": "u", "isSidechain": draw.random() < 0.2},
+                ]
+            )
+            for _ in range(draw.randrange(5))
+        ]
+
+    async def append(self):
+        key, entries, firsts = self.key(), self.entries(), []
+        known = {each.get("uuid") for each in await self.theirs.load(key) or ()}
+        for each in entries:
+            if "uuid" not in each or each["uuid"] not in known:  # theirs keeps every one
+                firsts.append(each)
+                known.add(each.get("uuid"))
+        await self.draw.choice(self.ours).append(key, entries)
+        if firsts:
+            await self.theirs.append(key, firsts)
+
+    async def delete(self):
+        key = self.key()
+        for store in (self.draw.choice(self.ours), self.theirs):
+            await store.delete(key)
+
+    async def look(self):
+        ours, key = self.draw.choice(self.ours), self.key()
+        assert await ours.load(key) == await self.theirs.load(key)
+        assert sorted(await ours.list_subkeys(key)) == sorted(await self.theirs.list_subkeys(key))
+        for project in ("p", "p/q", "q", "none"):
+            listed = {each["session_id"]: each["mtime"] for each in await ours.list_sessions(project)}
+            summaries = {each["session_id"]: each for each in await ours.list_session_summaries(project)}
+            expected = {each["session_id"]: each["data"] for each in await self.theirs.list_session_summaries(project)}
+            assert {id: each["data"] for id, each in summaries.items()} == expected
+            assert {id: each["mtime"] for id, each in summaries.items()} == listed
+
+    async def run(self, calls):
+        for _ in range(calls):
+            await self.draw.choice([self.append] * 6 + [self.look] * 3 + [self.delete])()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_is_called_answers_as_their_own_store(seed):
+    with everlog.open("memory:") as store:
+        run(Both(seed, store).run(60))
+
+
+def test_whatever_is_called_answers_as_their_own_store_on_a_store_that_lasts(place):
+    with everlog.open(place) as store:
+        run(Both(0, store).run(40))
 
 
 # --- what is given back ----------------------------------------------------------------------------

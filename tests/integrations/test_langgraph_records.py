@@ -1,13 +1,12 @@
 """How LangGraph's records are stored: short, without keys, and found all the same."""
 
 import json
-import threading
 
 import pytest
 
 pytest.importorskip("langgraph.graph", reason="langgraph is not installed")
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.base import empty_checkpoint
@@ -16,7 +15,6 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from everlog.integrations.langgraph import EverlogSaver
 from everlog.integrations.langgraph_record import fields_of, items_of, metadata_of, shorten, shorten_items, values_of
-from everlog.integrations.langgraph_turns import Turns
 
 ID = "1f1ed12d-236f-6e20-8255-276aab216bdb"
 NAMES = st.sampled_from(["__start__", "__input__", "messages", "branch:to:agent", "agent", "$x", "n"])
@@ -52,6 +50,7 @@ METADATA = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine that draws may be busy
 @given(
     id=st.sampled_from([ID, "1", "00000000-0000-6000-8000-zzzzzzzzzzzz", ID.upper()]),
     fields=FIELDS,
@@ -231,26 +230,3 @@ def test_a_checkpoint_whose_parent_was_erased_has_none_and_the_thread_goes_on(tm
         graph = graph_of(saver)
         graph.invoke({"messages": [("user", "more")]}, thread(), durability="sync")
         assert len(graph.get_state(thread()).values["messages"]) == 3  # the first was new in what was erased
-
-
-def test_calls_for_one_thread_go_on_in_the_order_in_which_they_came():
-    turns, order = Turns(), []
-
-    def call(number):
-        with turns.of("t"):
-            order.append(number)
-
-    waiting = []
-    with turns.of("t"), turns.of("another"):
-        for number in range(8):
-            waiting.append(threading.Thread(target=call, args=(number,)))
-            waiting[-1].start()
-            while turns.count("t") < number + 2:
-                waiting[-1].join(0.001)
-        assert order == []
-    for each in waiting:
-        each.join()
-    assert order == list(range(8))
-    with pytest.raises(RuntimeError), turns.of("t"):
-        raise RuntimeError
-    assert turns.count("t") == 0

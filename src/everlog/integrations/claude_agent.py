@@ -39,6 +39,7 @@ from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
+from everlog.integrations.turns import Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.reducers.spoken import groups
 from everlog.session import Session
@@ -94,6 +95,7 @@ class EverlogSessionStore(SessionStore):
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._seen = _LastSeen()
+        self._turns = Turns()
 
     def __repr__(self) -> str:
         return f"<EverlogSessionStore {self.store.url}>"
@@ -124,13 +126,16 @@ class EverlogSessionStore(SessionStore):
 
     # --- the contract ---
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
-        """Record entries, durably, but those whose uuid is recorded. Each thousand of them is all or nothing.
+        """Record entries, durably, but those whose uuid is recorded, in the order of the calls. Each thousand of them is all or nothing.
 
         Raises FencedError while another holds the session's lease; in this and all others but OutcomeUnknownError
         nothing of the thousand was recorded. Append them again: what is recorded is left out.
         """
-        for start in range(0, len(entries), _CHUNK):
-            await _in_thread(self._append, key, entries[start : start + _CHUNK])
+        turn = self._turns.take(_name(key))
+        try:
+            await _in_thread(self._append_all, turn, key, entries)
+        finally:
+            turn.leave()  # where it was cancelled before it began
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """Give all entries of a transcript as they were appended; None for one that was never written. Erased ones are left out."""
@@ -161,9 +166,14 @@ class EverlogSessionStore(SessionStore):
 
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """Give the subpaths of a session's sub-agents."""
-        return await _in_thread(lambda: [subpath for _, subpath in self._subs(cast("SessionKey", key))])
+        return await _in_thread(lambda: [subpath for _, subpath in self._subs(key)])
 
     # --- the same, in a thread ---
+    def _append_all(self, turn: Turn, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> None:
+        with turn:
+            for start in range(0, len(entries), _CHUNK):
+                self._append(key, entries[start : start + _CHUNK])
+
     def _append(self, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> None:
         new = _first_of_each(cast("Sequence[dict[str, Any]]", entries))
         redactor, bytes_max = self.store.settings.redactor, self.store.settings.body_bytes_max
@@ -260,9 +270,9 @@ class EverlogSessionStore(SessionStore):
             if own is not None and own["project_key"] == project:
                 yield own["session_id"], info.updated_at // 1_000, own.get("summary")
 
-    def _subs(self, key: SessionKey) -> list[tuple[str, str]]:
+    def _subs(self, key: SessionKey | SessionListSubkeysKey) -> list[tuple[str, str]]:
         """Give the id and the subpath of each sub-agent of a session."""
-        prefix = f"{_SUB}{_name(key).removeprefix(_MAIN)}/"
+        prefix = f"{_SUB}{_main(key)}/"
         return [
             (info.id, info.metadata[_MEMBER]["subpath"])
             for info, _ in self.store.opened(prefix)
@@ -317,9 +327,13 @@ def _first_of_each(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _name(key: SessionKey) -> str:
     """Give the id of the session of a transcript."""
-    main = f"{_project(key['project_key'])}/{id_part(key['session_id'], 60)}"
     subpath = key.get("subpath")
-    return f"{_SUB}{main}/{id_part(subpath, 60, slashes=True)}" if subpath else f"{_MAIN}{main}"
+    return f"{_SUB}{_main(key)}/{id_part(subpath, 60, slashes=True)}" if subpath else f"{_MAIN}{_main(key)}"
+
+
+def _main(key: SessionKey | SessionListSubkeysKey) -> str:
+    """Give what the ids of a session's own transcript and of its sub-agents' share."""
+    return f"{_project(key['project_key'])}/{id_part(key['session_id'], 60)}"
 
 
 def _project(project_key: str) -> str:

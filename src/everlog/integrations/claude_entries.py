@@ -19,6 +19,7 @@ from everlog.integrations.items import (
     attached,
     can_say,
     canonical,
+    fit_key,
     opaque_type,
     parse_moment,
     text_of,
@@ -58,7 +59,7 @@ def recorded_of(entry: dict[str, Any], *, body_bytes_max: int) -> list[NewEvent]
 def key_of(entry: dict[str, Any]) -> str | None:
     """Give the key of an entry's first event; None for an entry without a uuid, which may stand in a transcript twice."""
     uuid = entry.get("uuid")
-    return f"{FORMAT}:{uuid}" if isinstance(uuid, str) and uuid else None
+    return fit_key(f"{FORMAT}:{uuid}") if isinstance(uuid, str) and uuid else None
 
 
 def title_of(entries: Sequence[dict[str, Any]], *, known: str | None = None) -> str | None:

@@ -55,13 +55,16 @@ def with_parts(events: Sequence[NewEvent]) -> list[NewEvent]:
 
 def with_key(events: Sequence[NewEvent], key: str) -> list[NewEvent]:
     """Give an item's events with the item's key: the first the key itself, the others with their number behind it."""
-    if (
-        len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16
-        or "\x00" in key
-        or not can_say(key, bytes_max=limits.KEY_BYTES_MAX)
-    ):
-        key = f"sha256:{digest(key)}"
+    key = fit_key(key)
     return [replace(event, key=key if index == 0 else f"{key}:{index}") for index, event in enumerate(events)]
+
+
+def fit_key(key: str) -> str:
+    """Give a key as the log takes it: as it is, or a hash of it."""
+    too_long = len(key.encode("utf-8", "replace")) > limits.KEY_BYTES_MAX - 16
+    if too_long or "\x00" in key or not can_say(key, bytes_max=limits.KEY_BYTES_MAX):
+        return f"sha256:{digest(key)}"
+    return key
 
 
 def opaque_type(format: str, name: object) -> str:

@@ -40,8 +40,8 @@ from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
-from everlog.integrations.langgraph_turns import Turns
 from everlog.integrations.places import Place, hashed_id, id_of, store_at
+from everlog.integrations.turns import Turns
 from everlog.session import Session, SessionInfo
 
 if TYPE_CHECKING:
@@ -188,12 +188,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         """
         thread, namespace, parent = _named(config)
         fields = {name: value for name, value in checkpoint.items() if name not in ("id", "channel_values")}
-        with self._turns.of(thread):
+        with self._turns.take(thread):
             values = {channel: self.serde.dumps_typed(value) for channel, value in checkpoint["channel_values"].items()}
             made = get_checkpoint_metadata(config, metadata)
             record = _checkpoint_record(namespace, checkpoint["id"], parent, fields=fields, metadata=made)
             self._write(thread, lambda log: log.put(record, values))
-        return _config(thread, namespace, checkpoint["id"])
+        return _config(config.get("configurable", {})["thread_id"], namespace, checkpoint["id"])
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -202,9 +202,11 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         if not writes:
             return
         thread, namespace, checkpoint_id = _named(config)
+        if checkpoint_id is None:
+            raise KeyError("the config has no checkpoint_id; nothing was written; give the config that `put` gave")
         record = _writes_record(namespace, checkpoint_id, task_id, task_path)
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        with self._turns.of(thread):
+        with self._turns.take(thread):
             made = [
                 (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
                 for index, (channel, value) in enumerate(writes)
@@ -552,7 +554,7 @@ def _checkpoint_record(
     return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
 
 
-def _writes_record(namespace: str, id: str | None, task_id: str, task_path: str) -> dict[str, Any]:
+def _writes_record(namespace: str, id: str, task_id: str, task_path: str) -> dict[str, Any]:
     record: dict[str, Any] = {"id": id, "task": task_id}
     return record | ({"ns": namespace} if namespace else {}) | ({"path": task_path} if task_path else {})
 

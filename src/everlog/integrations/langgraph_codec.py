@@ -155,6 +155,7 @@ def is_json(value: Any, depth: int = 0) -> bool:
     kind = type(value)
     if kind is str:
         return value.isascii()
+    if value is None or kind is bool:
         return True
     if kind is int:
         return -_INTEGER_MAX < value < _INTEGER_MAX
