@@ -1,12 +1,13 @@
 """LangGraph's long-term memory in Everlog: each sentence of its interface, on their own store in memory as well."""
 
 import asyncio
+import random
 
 import pytest
 
 pytest.importorskip("langgraph.store.memory", reason="langgraph is not installed")
 
-from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp, MatchCondition, PutOp, SearchOp
+from langgraph.store.base import GetOp, InvalidNamespaceError, Item, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
 import databases
@@ -245,6 +246,136 @@ def test_with_an_index_a_search_is_by_meaning(make, function):
 def test_a_time_to_live_is_refused_where_it_is_not_kept(store):
     with pytest.raises(NotImplementedError):
         store.put(("n",), "k", {"a": 1}, ttl=5)
+
+
+# --- beside their own store ----------------------------------------------------------------------
+LABELS = ["a", "b", "ab", "*", "ü", "x y", "a/b", "n\n", "%", "A", "langgraph-store", "sha256-x", "~"]
+KEYS = ["k", "l", "m", "", "ü\n", "k\0"]
+NUMBERS = [1, 0, -1.5, 2**53 + 1, 10**18]
+JSON = [
+    *NUMBERS,
+    None,
+    True,
+    False,
+    "x",
+    "",
+    "1",
+    [],
+    [1, [2, None]],
+    {},
+    {"k": 1},
+    {"k": {"l": [1]}},
+    {"k": None},
+    "$gt",
+]
+MEMBERS = ["f", "g", "$h", "", "a.b", "ü"]
+
+
+class Theirs(InMemoryStore):
+    """InMemoryStore without what it alone does: emptied namespaces and an item's old vectors stay, two items cannot have one text."""
+
+    def _handle_list_namespaces(self, op):
+        for namespace in [namespace for namespace, items in self._data.items() if not items]:
+            del self._data[namespace]
+        return super()._handle_list_namespaces(op)
+
+    def _extract_texts(self, put_ops):
+        for namespace, key in put_ops:
+            self._vectors[namespace].pop(key, None)
+        return super()._extract_texts(put_ops)
+
+    def _insertinmem_store(self, to_embed, embeddings):
+        for places, embedding in zip(to_embed.values(), embeddings, strict=True):
+            for namespace, key, path in places:
+                self._vectors[namespace][key][path] = embedding
+
+
+class Batches:
+    """Batches drawn at random, of their store and of two of ours on one Everlog store."""
+
+    def __init__(self, seed, store, *, indexed):
+        self.draw = random.Random(seed)
+        fields = self.draw.choice([["f", "g"], ["$"], ["a.b", "f[*]"]])
+        self.index = {"dims": 5, "embed": self.embed, "fields": fields} if indexed else None
+        self.store, self.theirs = store, Theirs(index=self.index)
+        self.ours = [EverlogStore(store, index=self.index), EverlogStore(store, index=self.index)]
+
+    @staticmethod
+    def embed(texts):
+        return [[float(text.count(letter)) for letter in "abcx1"] for text in texts]
+
+    def namespace(self):
+        known = list(self.theirs._data)
+        if known and self.draw.random() < 0.7:
+            return self.draw.choice(known)
+        return tuple(self.draw.choice(LABELS) for _ in range(self.draw.randrange(1, 4)))
+
+    def filter(self):
+        value, number = self.draw.choice(JSON), self.draw.choice(NUMBERS)
+        wanted = [value, {"$eq": value}, {"$ne": value}, {"$gt": number}, {"$lte": number, "$gte": -2}, {"$lt": number}]
+        return {self.draw.choice(MEMBERS): self.draw.choice(wanted) for _ in range(self.draw.randrange(1, 3))}
+
+    def operation(self):
+        draw = self.draw
+        match draw.random():
+            case chance if chance < 0.45:
+                value = {draw.choice(MEMBERS): draw.choice(JSON) for _ in range(draw.randrange(4))}
+                index = draw.choice([None, None, False, ["f"], ["g", "f"]]) if self.index else None
+                return PutOp(self.namespace(), draw.choice(KEYS), value if draw.random() < 0.75 else None, index)
+            case chance if chance < 0.6:
+                return GetOp(self.namespace(), draw.choice(KEYS))
+            case chance if chance < 0.8:
+                query = draw.choice([None, "a", "x 1", "b ü"]) if self.index else None
+                prefix = draw.choice([(), self.namespace(), self.namespace()[:1]])
+                return SearchOp(prefix, draw.choice([None, self.filter()]), 1_000, 0, query)
+            case _:
+                paths = [self.namespace(), self.namespace()[:1], ("*",), ("*", "a"), ()]
+                conditions = [
+                    MatchCondition(draw.choice(["prefix", "suffix"]), draw.choice(paths))
+                    for _ in range(draw.randrange(3))
+                ]
+                return ListNamespacesOp(
+                    tuple(conditions) or None,
+                    draw.choice([None, 0, 1, 2, 3]),
+                    draw.choice([100, 2, 0]),
+                    draw.choice([0, 1, 5]),
+                )
+
+    def run(self, batches):
+        for _ in range(batches):
+            operations = [self.operation() for _ in range(self.draw.choice([1, 1, 1, 2, 4]))]
+            if self.draw.random() < 0.05:
+                self.ours[0] = EverlogStore(self.store, index=self.index)
+            try:
+                theirs = self.theirs.batch(operations)
+            except (TypeError, ValueError):  # it compares what is no number with one
+                continue
+            ours = self.draw.choice(self.ours).batch(operations)
+            assert [plain(result) for result in ours] == [plain(result) for result in theirs]
+
+
+def plain(result):
+    """A result that compares: without its times, and of a search in an order that both can have."""
+    if isinstance(result, list) and result and not isinstance(result[0], tuple):
+        return sorted(map(plain, result), key=repr)
+    if isinstance(result, Item):
+        score = getattr(result, "score", None)
+        return result.namespace, result.key, repr(result.value), None if score is None else round(score, 5)
+    return result
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["plain", "indexed"])
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_is_asked_is_answered_as_by_their_own_store(seed, indexed):
+    with everlog.open("memory:") as opened:
+        Batches(seed, opened, indexed=indexed).run(60)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_whatever_is_asked_is_answered_as_by_their_own_store_where_it_lasts(kind, tmp_path):
+    with everlog.open(databases.address(kind, tmp_path)) as opened:
+        Batches(0, opened, indexed=True).run(40)
+        assert opened.verify().ok
 
 
 # --- what Everlog has beside it ------------------------------------------------------------------

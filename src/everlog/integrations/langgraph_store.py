@@ -221,7 +221,7 @@ class EverlogStore(BaseStore):
     def _append(self, namespace: Namespace, events: Sequence[NewEvent]) -> None:
         session = self.store.get_or_create(
             session_id(namespace),
-            title=".".join(namespace).replace("\x00", " ")[:TITLE_CHARACTERS_MAX],
+            title=".".join(namespace)[:TITLE_CHARACTERS_MAX],
             labels=LABELS,
             metadata={"namespace": list(namespace)},
         )
