@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -37,6 +38,10 @@ from hypothesis import strategies as st
 import everlog
 from everlog.errors import FencedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_agent import EverlogSessionStore
+from everlog.making import Settings
+from everlog.store import Store
+from everlog.stores.memory import MemoryStorage
+from everlog.testing import FixedClock
 
 KEY = {"project_key": "-home-me-work", "session_id": "5f0c54a6-30d5-4b4c-9f8e-3a1f6f1c1a01"}
 SUB = {**KEY, "subpath": "subagents/agent-a1"}
@@ -363,6 +368,18 @@ def test_a_summary_and_its_entries_are_one_transaction_and_one_time(kept):
     events = list(kept.session(KEY).events())
     assert [event.type for event in events[-2:]] == ["session.updated", "agent.message"]
     assert events[-1].recorded_at == events[-2].recorded_at
+
+
+def test_the_session_that_was_appended_to_last_is_the_newest_whichever_was_made_first():
+    clock = FixedClock()
+    with Store(MemoryStorage(clock=clock, draw=os.urandom), Settings(os.urandom), url="memory:") as store:
+        kept, at = EverlogSessionStore(store), []
+        for session in ("a", "b", "a"):
+            clock.advance(seconds=1)
+            run(kept.append({"project_key": "p", "session_id": session}, [{"type": "x"}]))
+            at.append(clock() // 1_000)
+        mtimes = {each["session_id"]: each["mtime"] for each in run(kept.list_sessions("p"))}
+        assert mtimes == {"a": at[2], "b": at[1]}
 
 
 def test_a_summary_that_grew_too_long_is_left_to_the_sdk_to_make(kept):

@@ -201,6 +201,17 @@ def test_two_savers_that_hide_at_one_place_both_do():
         assert list(one.list(thread("t"))) == []
 
 
+def test_a_config_names_a_thread_by_text_or_number_and_what_is_written_names_its_checkpoint():
+    for saver in (InMemorySaver(), EverlogSaver(everlog.open("memory:"))):
+        config = put(saver, {"n": 1}, name=5)
+        assert config["configurable"] == {"thread_id": 5, "checkpoint_ns": "", "checkpoint_id": id_of(config)}
+        assert saver.get_tuple(thread(5)).checkpoint["channel_values"].keys() <= {"n"}
+        with pytest.raises(KeyError, match="checkpoint_id"):
+            saver.put_writes(thread(5), [("n", 2)], "task")
+        saver.delete_thread(5)
+        assert saver.get_tuple(config) is None
+
+
 def test_of_writes_of_one_index_in_one_call_the_first_counts_and_where_all_are_special_the_last(tmp_path):
     with EverlogSaver(tmp_path / "s.db") as saver:
         config = put(saver, {})

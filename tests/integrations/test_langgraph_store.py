@@ -1,6 +1,7 @@
 """LangGraph's long-term memory in Everlog: each sentence of its interface, on their own store in memory as well."""
 
 import asyncio
+import os
 import random
 
 import pytest
@@ -14,6 +15,10 @@ import databases
 import everlog
 from everlog.errors import InvalidEventError
 from everlog.integrations.langgraph_store import EverlogStore
+from everlog.making import Settings
+from everlog.store import Store
+from everlog.stores.memory import MemoryStorage
+from everlog.testing import FixedClock
 
 
 def embed(texts):
@@ -390,6 +395,17 @@ def test_an_update_keeps_when_the_item_was_made(ours):
     made = ours.get(("n",), "k")
     ours.put(("n",), "k", {"a": 2})
     assert ours.get(("n",), "k").created_at == made.created_at
+
+
+def test_what_was_put_last_is_found_first_in_whichever_namespace():
+    clock = FixedClock()
+    with Store(MemoryStorage(clock=clock, draw=os.urandom), Settings(os.urandom), url="memory:") as opened:
+        ours = EverlogStore(opened)
+        for namespace, key in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4"), ("a", "1")]:
+            clock.advance(seconds=1)
+            ours.put((namespace,), key, {})
+        assert [item.key for item in ours.search(())] == ["1", "4", "3", "2"]
+        assert [item.key for item in ours.search((), limit=2, offset=1)] == ["4", "3"]
 
 
 def test_without_an_index_what_says_most_of_the_words_comes_first(ours):

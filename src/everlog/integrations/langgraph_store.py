@@ -371,9 +371,7 @@ def _matches(condition: MatchCondition, namespace: Namespace) -> bool:
     path = tuple(condition.path)
     if condition.match_type not in ("prefix", "suffix"):
         raise ValueError(f"{condition.match_type!r} is neither 'prefix' nor 'suffix'; nothing was listed; choose one")
-    part = (
-        namespace[: len(path)] if condition.match_type == "prefix" else namespace[max(0, len(namespace) - len(path)) :]
-    )
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
     return len(part) == len(path) and all(label in ("*", own) for own, label in zip(part, path, strict=True))
 
 
