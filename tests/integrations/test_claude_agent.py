@@ -17,6 +17,7 @@ from databases import address
 
 pytest.importorskip("claude_agent_sdk")
 
+import claude_agent_sdk
 from claude_agent_sdk import (
     ClaudeAgentOptions,
     InMemorySessionStore,
@@ -585,6 +586,30 @@ def test_the_helpers_of_the_sdk_give_the_same_as_on_its_own_store(theirs, kept, 
     assert [each.message["content"] for each in messages] == texts(conversation(""))
     assert [each.message["content"] for each in forked] == texts(conversation(""))[:2]
     assert (agents, len(said)) == (["a1"], 2)
+
+
+@pytest.mark.skipif(
+    not hasattr(claude_agent_sdk, "import_session_to_store"), reason="this version of the SDK imports no files"
+)
+def test_a_session_on_disk_is_imported_once_and_deleted_with_its_agents(kept, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
+    key = {"project_key": project_key_for_directory(str(tmp_path)), "session_id": KEY["session_id"]}
+    agent = {**key, "subpath": "subagents/agent-a1"}
+    project = tmp_path / "projects" / key["project_key"]
+    said = {project / f"{key['session_id']}.jsonl": conversation(key["session_id"])}
+    said[project / key["session_id"] / "subagents" / "agent-a1.jsonl"] = [
+        entry(0, "you are an agent"),
+        entry(1, "done"),
+    ]
+    for file, entries in said.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(each) + "\n" for each in entries))
+    for _ in range(2):  # as to close a gap of the mirror
+        run(claude_agent_sdk.import_session_to_store(key["session_id"], kept, directory=str(tmp_path), batch_size=3))
+    assert [run(kept.load(each)) for each in (key, agent)] == list(said.values())
+    assert summary_of(kept, key)["data"] == fold_session_summary(None, key, conversation(key["session_id"]))["data"]
+    run(claude_agent_sdk.delete_session_via_store(kept, key["session_id"], str(tmp_path)))
+    assert [run(kept.load(each)) for each in (key, agent)] == [None, None]
 
 
 def test_a_resume_is_materialised_from_ours_as_from_theirs(kept, tmp_path, monkeypatch):
