@@ -10,6 +10,7 @@ and its value where it is new), `where` (positions of the values that are not), 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -182,6 +183,13 @@ def items_of(record: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
     return made
 
 
+def first_of_each(
+    writes: Sequence[tuple[int, str, tuple[str, bytes]]], known: set[int]
+) -> list[tuple[int, str, tuple[str, bytes]]]:
+    """Leave out the writes whose index is known, or is that of one before them."""
+    return [each for each in writes if not (each[0] in known or known.add(each[0]))]
+
+
 # --- events --------------------------------------------------------------------------------------
 def checkpoint_of(event: Event) -> dict[str, Any] | None:
     """Give the checkpoint that an event records; None where it records none, or was erased."""
@@ -195,3 +203,26 @@ def writes_of(event: Event) -> dict[str, Any] | None:
     if event.type == WRITES:
         return event.data
     return ((event.metadata or {}).get("langgraph") or {}).get("writes")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A pending write as it was recorded, its value not read yet."""
+
+    task_path: str
+    task_id: str
+    index: int
+    channel: str
+    record: Event
+    tree: Any
+
+
+def in_order(events: Sequence[Event]) -> list[Write]:
+    """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
+    made: dict[tuple[str, int], Write] = {}
+    for event in events:
+        record = writes_of(event) or {}
+        task, path = record["task"], record.get("path", "")
+        for index, channel, tree in items_of(record):
+            made[task, index] = Write(path, task, index, channel, event, tree)
+    return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))

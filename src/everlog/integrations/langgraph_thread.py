@@ -13,6 +13,7 @@
    halving; writes without an id belong to the checkpoint recorded last before them. Others have a key of digests of namespace and
    checkpoint id, and of their position: `c.` of checkpoints, `w.` of writes, `e.` of writes that are recorded before their checkpoint.
 6. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
+7. What was recorded long before the end is packed as the thread grows (ADR 30): most of it is checkpoints that nobody reads again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
 
+from everlog.compacting import compact_past
+from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import BusyError, ConflictError, KeyReusedError, LimitError
@@ -41,8 +44,10 @@ from everlog.integrations.langgraph_events import (
 from everlog.integrations.langgraph_record import (
     CHECKPOINT,
     WRITES,
+    Write,
     checkpoint_of,
-    items_of,
+    first_of_each,
+    in_order,
     shorten,
     shorten_items,
     writes_of,
@@ -56,19 +61,9 @@ _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
+_HOT_EVENTS: Final = 64  # at the end of a thread, which are never packed while it grows
+_BLOCKS_AT_ONCE: Final = 4  # that one write packs: a few milliseconds
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A pending write as it was recorded, its value not read yet."""
-
-    task_path: str
-    task_id: str
-    index: int
-    channel: str
-    record: Event
-    tree: Any
 
 
 class Log:
@@ -101,6 +96,7 @@ class Log:
         self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
         self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
         self._pruned: list[tuple[int, dict[str, Any]]] = []
+        self._packed = 0  # events before this position are packed, or are not to be tried again
 
     # --- what others wrote ---
     def refresh(self) -> None:
@@ -267,7 +263,7 @@ class Log:
                 new = (
                     writes
                     if replaces
-                    else _first_of_each(writes, {index for task, index in known if task == record["task"]})
+                    else first_of_each(writes, {index for task, index in known if task == record["task"]})
                 )
                 if not new:
                     return False
@@ -291,7 +287,7 @@ class Log:
         raise _busy(self.session)
 
     def prune(self, make: Callable[[], dict[str, Any]]) -> None:
-        """Hide the checkpoints that `make` works out (law 5), at the thread's state that it works them out for."""
+        """Hide the checkpoints that `make` works out (law 6), at the thread's state that it works them out for."""
         for _ in range(_TRIES):
             data = make()
             if data.get("dropped") == [] or self._prune(data):
@@ -374,6 +370,19 @@ class Log:
         """Give the messages of this content that are remembered, oldest first."""
         return self._said.get(digest, [])
 
+    def pack_past(self) -> None:
+        """Pack some of what was recorded long before the end, where there is a block of it. A failure is nothing: the bodies stay."""
+        with self._lock:
+            stop = self._size - _HOT_EVENTS
+            if stop - self._packed < BLOCK_EVENTS_MAX:
+                return
+            branch, start = self.session.view().branch.key, self._packed
+            self._packed = stop
+            with suppress(Exception):  # what was written is recorded, whatever comes of this
+                self._packed = max(
+                    start, compact_past(self.session.storage, branch, stop=stop, blocks_max=_BLOCKS_AT_ONCE)
+                )
+
     # --- reading ---
     def find(self, namespace: str, id: str, *, hidden: bool = False) -> Record | None:
         """Give a checkpoint by its id; None where there is none. hidden: also one that was pruned."""
@@ -436,7 +445,7 @@ class Log:
         """Give the pending writes of a checkpoint in the order in which they are to be applied."""
         if record.writes is None or "early" in record.data:
             return self.writes_after(record.namespace, record.id)
-        return _in_order(record.writes)
+        return in_order(record.writes)
 
     def writes_after(self, namespace: str, id: str, *, hidden: bool = False) -> list[Write]:
         """As `writes`, of a checkpoint that may not be recorded, by index. hidden: also what was pruned."""
@@ -444,9 +453,7 @@ class Log:
         found = [*self._keyed_writes(namespace, id, "e"), *self._keyed_writes(namespace, id, "w")]
         for event in self._recorded(namespace, id):
             found += self._following_writes(event.position + 1)
-        return _in_order(
-            sorted((event for event in found if event.position >= since), key=lambda event: event.position)
-        )
+        return in_order(sorted((event for event in found if event.position >= since), key=lambda event: event.position))
 
     def _keyed_writes(self, namespace: str, id: str, kind: str) -> list[Event]:
         """Give the events of a checkpoint's writes that have a key. kind: "e" for those that came before it, else "w"."""
@@ -544,24 +551,6 @@ class Log:
 def _hides(pruned: Mapping[str, Any], position: int) -> bool:
     """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
     return position in pruned["dropped"] if "dropped" in pruned else position not in pruned["kept"]
-
-
-def _first_of_each(
-    writes: Sequence[tuple[int, str, tuple[str, bytes]]], known: set[int]
-) -> list[tuple[int, str, tuple[str, bytes]]]:
-    """Leave out the writes whose index is known, or is that of one before them."""
-    return [each for each in writes if not (each[0] in known or known.add(each[0]))]
-
-
-def _in_order(events: Sequence[Event]) -> list[Write]:
-    """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
-    made: dict[tuple[str, int], Write] = {}
-    for event in events:
-        record = writes_of(event) or {}
-        task, path = record["task"], record.get("path", "")
-        for index, channel, tree in items_of(record):
-            made[task, index] = Write(path, task, index, channel, event, tree)
-    return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
 
 
 def _key(kind: str, namespace: str, id: str) -> str:
