@@ -16,12 +16,12 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import copy_context
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
-from weakref import WeakMethod
+from weakref import ref
 
 from everlog.aio import AsyncSession
 from everlog.core.event import Outcome
@@ -105,6 +105,11 @@ class Recorder:
         post, copy = client.post, client.copy
         client.post = self._awaiting(client, post) if inspect.iscoroutinefunction(post) else self._calling(client, post)
         setattr(client, _RECORDER, self)
+        for name, resource in list(vars(client).items()):
+            if (
+                getattr(resource, "_client", None) is client
+            ):  # made with the client, as those of Bedrock and Vertex: with its own post
+                setattr(client, name, type(resource)(client))
 
         @wraps(copy)
         def copied(*given: Any, **named: Any) -> Any:
@@ -164,13 +169,13 @@ class Recorder:
             for tap in list(self._open.values()):
                 if tap.left:
                     tap.end("cancelled")
-            try:
+            with suppress(ReadOnceError):
                 return self._calls.ask(format, _body_of(named))
-            except ReadOnceError:
-                if format != ANTHROPIC:
-                    raise  # OpenAI's client sends none: it fails, and what it did not read is still there to be read
+            if (
+                format == ANTHROPIC
+            ):  # OpenAI's client sends none: it fails, and what it did not read is still there to be read
                 named["body"] = readable_again(named["body"])
-                return self._calls.ask(format, _body_of(named))
+            return self._calls.ask(format, _body_of(named))
 
         return self.guarded(asked)
 
@@ -219,7 +224,10 @@ class Recorder:
 
 
 class _Tap:
-    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it."""
+    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it.
+
+    Nothing is written when a reader goes away, as it may be the garbage collector that closes a stream, wherever it runs: the next call does.
+    """
 
     def __init__(self, recorder: Recorder, call: Call, client: Any) -> None:
         self.call = call
@@ -227,40 +235,27 @@ class _Tap:
         self._recorder = recorder
         self._client = client
         self._seen = 0
-        self.left = False  # before its end
         self.cut = False  # it is longer than what is held of one
         self._stepping = False
+        self._told = False  # what came was recorded, though its reader may go on
 
     def listen(self, stream: Any) -> None:
         """Begin: the stream's own iterator, and the closing of its response, pass by here from now on."""
-        inner, response = stream._iterator, stream.response
+        inner = stream._iterator
+        self._response = ref(stream.response)
         self._recorder.opened(self)
-        if hasattr(inner, "__anext__"):
-            aclose = _loosely(response.aclose)
+        stream._iterator = self._each_async(inner) if hasattr(inner, "__anext__") else self._each(inner)
 
-            async def closing() -> None:
-                self._leave()
-                await aclose()
-
-            stream._iterator = self._each_async(inner)
-            response.aclose = closing
-        else:
-            close = _loosely(response.close)
-
-            def closed() -> None:
-                self._leave()
-                close()
-
-            stream._iterator = self._each(inner)
-            response.close = closed
-
-    def _leave(self) -> None:
-        """Note that the reader went away. It may be the garbage collector that says so, wherever it runs: nothing is written here."""
-        self.left = self.left or not self._stepping
+    @property
+    def left(self) -> bool:
+        """Whether the reader went away before the end: its response is closed, or gone."""
+        response = self._response()
+        return response is None or (response.is_closed and not self._stepping)
 
     def end(self, outcome: Outcome) -> None:
         """Record what came, once. outcome: where the stream's own end did not come."""
         if self._recorder.ended(self):
+            self._told = True
             self._recorder.said(self, "ok" if self.pieces.complete else outcome)
 
     def _each(self, inner: Iterator[Any]) -> Iterator[Any]:
@@ -296,7 +291,7 @@ class _Tap:
             yield piece
 
     def _take(self, piece: Any) -> None:
-        if not self.cut:
+        if not self._told and not self.cut:
             self._recorder.guarded(lambda: self._hold(plain(piece)[0]))
 
     def _hold(self, piece: dict[str, Any]) -> None:
@@ -312,6 +307,7 @@ class _Tap:
     def _broke(self, error: BaseException) -> None:
         """Record what came before a stream raised, and that it did."""
         if self._recorder.ended(self):
+            self._told = True
             self._recorder.broke(self, error, self._client)
 
 
@@ -410,20 +406,6 @@ async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
 async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
     """Do it as `_aside`, or where it is if what raised is being closed, as nothing can be awaited there."""
     return write(*given, **named) if isinstance(raised, GeneratorExit) else await _aside(write, *given, **named)
-
-
-def _loosely(method: Callable[[], T]) -> Callable[[], T]:
-    """Give a method that does not hold what it is of, so that this can hold it and still be dropped when nobody else does."""
-    if not inspect.ismethod(method):
-        return method  # of another recorder's
-    held = WeakMethod(method)
-
-    def call() -> T:
-        found = held()
-        assert found is not None, "it is called through what it is of"
-        return found()
-
-    return call
 
 
 def _secrets_of(client: Any, error: BaseException) -> tuple[str, ...]:
