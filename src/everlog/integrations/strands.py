@@ -65,8 +65,8 @@ class EverlogSessionRepository(SessionRepository):
     """A `SessionRepository` that keeps sessions in Everlog.
 
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. Ids may be any text.
-    erase_redacted: whether the original of a message that a guardrail redacts is destroyed; else it stays in the log, where only what
-    reads the log sees it. May be used from any thread.
+    erase_redacted: whether what a message said before a guardrail redacted it is destroyed, as Strands' own files overwrite it; else it
+    stays in the log, where only what reads the log sees it. May be used from any thread.
     lease: under which agents are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
@@ -213,17 +213,21 @@ class EverlogSessionRepository(SessionRepository):
             raise SessionException(f"message {session_message.message_id} does not exist; nothing was written")
         session_message.created_at = before.created_at
         plain, was = session_message.to_dict(), before.to_dict()
-        erases = self._erases and session_message.redact_message is not None
+        redacted, changed = session_message.redact_message is not None, plain["message"] != was["message"]
+        erases = self._erases and (redacted or changed)  # of what was said twice, the content alone changes
         update = {
             name: member
             for name, member in plain.items()
             if name in ("message_id", "created_at", "redact_message", "updated_at")
-            or (name == "message" and not erases and member != was["message"])
+            or (name == "message" and changed and not (erases and redacted))
         }
         name = _name(session_id, agent_id)
+        said: list[Event] = []
         for _ in range(_TRIES):
             seen = self._looked_at(self._held(self.store.session(name)))
             first = seen.session.find(key_of(session_message.message_id))
+            if erases and first is not None:
+                said = [*_parts(seen.session, first), *_updates(seen.session, first)]
             new = NewEvent(UPDATED, update, caused_by=first)
             with suppress(ConflictError):
                 if seen.says("updated"):
@@ -233,10 +237,8 @@ class EverlogSessionRepository(SessionRepository):
                 break
         else:
             raise _overtaken(name)
-        if erases and first is not None:
-            said = [*_parts(seen.session, first), *_updates(seen.session, first)]
-            places = [event.position for event in said]
-            seen.session.erase(places, reason="redacted by a guardrail of Strands")
+        if said:
+            seen.session.erase([event.position for event in said], reason="redacted by a guardrail of Strands")
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
@@ -372,7 +374,8 @@ def _given(seen: _Seen, found: Sequence[tuple[int, list[Event]]], start: int | s
     if seen.says("updated"):
         for event in seen.session.events(types=UPDATED, start=start):
             if event.data is not None:
-                updates[key_of(event.data["message_id"])] = event.data
+                key = key_of(event.data["message_id"])
+                updates[key] = {**updates.get(key, {}), **event.data}  # one that says no content left it as it was
     return [SessionMessage.from_dict(message_of(group, updates.get(group[0].key or ""))) for _, group in found]
 
 
