@@ -8,10 +8,12 @@ import pytest
 pytest.importorskip("pydantic_ai")
 pytest.importorskip("pydantic_ai.conversation_store")
 
+from pydantic_ai import Agent
 from pydantic_ai.conversation import Conversation
 from pydantic_ai.conversation_store import InMemoryConversationStore
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.usage import RunUsage
 
 import everlog
@@ -118,3 +120,35 @@ def test_whatever_both_are_asked_they_say_the_same(seed):
     with everlog.open("memory:") as store:
         asyncio.run(story(store))
         assert store.verify().ok
+
+
+# --- what loads and saves by itself ----------------------------------------------------------------
+def test_a_chat_of_a_page_is_loaded_and_saved_turn_by_turn():
+    """Pydantic AI's adapters of user interfaces take a store, and save what each request adds."""
+    pytest.importorskip("pydantic_ai.ui.vercel_ai")
+    from pydantic_ai.ui.vercel_ai import VercelAIAdapter
+    from pydantic_ai.ui.vercel_ai.request_types import SubmitMessage, TextUIPart, UIMessage
+
+    agent = Agent(FunctionModel(stream_function=shown_much))
+
+    async def chat(store):
+        told = []
+        for number, text in enumerate(["One?", "Two?"]):
+            said = UIMessage(id=f"u{number}", role="user", parts=[TextUIPart(text=text)])
+            asked = SubmitMessage(id="c", trigger="submit-message", messages=[said])
+            adapter = VercelAIAdapter(agent=agent, run_input=asked, conversation_store=store)
+            told.append([type(event).__name__ async for event in adapter.run_stream()])
+        conversation = await store.load("c")
+        return told, texts(conversation.messages), conversation.usage.requests
+
+    with everlog.open("memory:") as store:
+        theirs, ours = (
+            asyncio.run(chat(each)) for each in (InMemoryConversationStore(), EverlogConversationStore(store))
+        )
+        assert ours == theirs
+        assert ours[1] == ["One?", "1 shown", "Two?", "3 shown"]
+        assert store.session("pydantic-ai/c").count(types="user.message") == 2
+
+
+async def shown_much(messages, _):
+    yield f"{len(messages)} shown"

@@ -288,6 +288,26 @@ def test_a_message_too_large_for_an_event_is_kept_beside_it(ours):
     assert ours.list_messages("s", "a") == [given]
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"toolResult": {"toolUseId": "t", "status": "success", "content": [{"json": {"n": 2**70}}]}},
+        {"image": {"format": "png", "source": {"bytes": b"\x01" * 6_500_000}}},
+        {"text": "half \ud83d"},
+    ],
+    ids=["an integer of 2^70", "8 MiB", "half a character"],
+)
+def test_an_update_that_the_log_cannot_say_comes_back_all_the_same(ours, block):
+    begin(ours)
+    given = message(0, {"text": "before"}, block)
+    ours.create_message("s", "a", given)
+    for text in ("after", "at last"):
+        given.message = {"role": "user", "content": [{"text": text}, block]}
+        ours.update_message("s", "a", given)
+    assert ours.read_message("s", "a", 0) == given
+    assert ours.list_messages("s", "a") == [given]
+
+
 def test_an_agents_session_reads_as_a_conversation(ours):
     begin(ours)
     ours.create_message("s", "a", message(0, {"text": "how much is it?"}))

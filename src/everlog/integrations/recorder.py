@@ -27,7 +27,7 @@ from everlog.aio import AsyncSession
 from everlog.core.event import Outcome
 from everlog.errors import LimitError
 from everlog.integrations.recorder_answers import pieces_of
-from everlog.integrations.recorder_bodies import ReadOnceError, plain, readable_again
+from everlog.integrations.recorder_bodies import ReadOnceError, dumped, readable_again
 from everlog.integrations.recorder_calls import Call, Calls, format_of
 from everlog.reducers.spoken import ANTHROPIC
 from everlog.session import Session
@@ -292,7 +292,7 @@ class _Tap:
 
     def _take(self, piece: Any) -> None:
         if not self._told and not self.cut:
-            self._recorder.guarded(lambda: self._hold(plain(piece)[0]))
+            self._recorder.guarded(lambda: self._hold(dumped(piece)))
 
     def _hold(self, piece: dict[str, Any]) -> None:
         self._seen += len(str(piece))

@@ -55,17 +55,17 @@ def plain(value: Any) -> tuple[Any, bool]:
     """
     left_out: list[Any] = []
 
-    def dumped(each: Any) -> Any:
+    def kept(each: Any) -> Any:
         try:
-            return _dumped(each)
+            return dumped(each)
         except (TypeError, OSError):
             left_out.append(each)
             return LEFT_OUT
 
     try:
-        said = msgspec.json.decode(msgspec.json.encode(value, enc_hook=dumped))
+        said = msgspec.json.decode(msgspec.json.encode(value, enc_hook=kept))
     except (_NotGivenError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
-        said = json.loads(json.dumps(_given(value), default=dumped))
+        said = json.loads(json.dumps(_given(value), default=kept))
     return said, not left_out
 
 
@@ -92,7 +92,7 @@ def _given(value: Any) -> Any:
     return value
 
 
-def _dumped(value: Any) -> Any:
+def dumped(value: Any) -> Any:
     """Give what the clients send of a value that is not JSON's own. Raises TypeError where that is nothing, OSError for a file."""
     if not _is_given(value):
         raise _NotGivenError

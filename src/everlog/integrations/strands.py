@@ -33,7 +33,15 @@ from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
-from everlog.integrations.strands_messages import UPDATED, groups, key_of, message_of, recorded_of
+from everlog.integrations.strands_messages import (
+    UPDATED,
+    groups,
+    key_of,
+    message_of,
+    recorded_of,
+    update_of,
+    updated_of,
+)
 from everlog.session import Session
 
 if TYPE_CHECKING:
@@ -228,10 +236,10 @@ class EverlogSessionRepository(SessionRepository):
             first = seen.session.find(key_of(session_message.message_id))
             if erases and first is not None:
                 said = [*_parts(seen.session, first), *_updates(seen.session, first)]
-            new = NewEvent(UPDATED, update, caused_by=first)
+            new = updated_of(update, first, body_bytes_max=self.store.settings.body_bytes_max)
             with suppress(ConflictError):
                 if seen.says("updated"):
-                    seen.session.append(new.type, new.data, caused_by=first)
+                    seen.session.extend([new])
                 else:
                     seen.session.update(metadata=seen.saying("updated"), expected=seen.head, events=[new])
                 break
@@ -360,7 +368,7 @@ def _parts(session: Session, first: Event) -> list[Event]:
 def _updates(session: Session, first: Event) -> list[Event]:
     """Give the updates of a message that say what it is."""
     found = session.events(types=UPDATED, caused_by=first, start=first.position)
-    return [event for event in found if event.data is not None and "message" in event.data]
+    return [event for event in found if "message" in (update_of(event) or {})]
 
 
 def _one(seen: _Seen, first: Event) -> SessionMessage:
@@ -373,9 +381,10 @@ def _given(seen: _Seen, found: Sequence[tuple[int, list[Event]]], start: int | s
     updates: dict[str, dict[str, Any]] = {}
     if seen.says("updated"):
         for event in seen.session.events(types=UPDATED, start=start):
-            if event.data is not None:
-                key = key_of(event.data["message_id"])
-                updates[key] = {**updates.get(key, {}), **event.data}  # one that says no content left it as it was
+            update = update_of(event)
+            if update is not None:
+                key = key_of(update["message_id"])
+                updates[key] = {**updates.get(key, {}), **update}  # one that says no content left it as it was
     return [SessionMessage.from_dict(message_of(group, updates.get(group[0].key or ""))) for _, group in found]
 
 
