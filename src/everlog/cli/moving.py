@@ -19,7 +19,7 @@ from everlog.cli.main import (
     opened,
     say_error,
 )
-from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
+from everlog.cli.output import advance, counted, note, progress_bar, say, say_json, visible
 from everlog.core.position import format_address
 from everlog.core.redact import MODES, Mode
 from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError, UnavailableError
@@ -155,7 +155,7 @@ class _Told:
             self._unchanged += 1
         if imported.events or self._files <= _QUIET_FILES:
             names = [visible(format_address(name)) for name in imported.sessions]
-            more = f" and {len(names) - 1} of its agents" if len(names) > 1 else ""
+            more = f" and {counted(len(names) - 1, 'other session')}" if len(names) > 1 else ""
             name = names[0] if names else visible(imported.path)
             say(f"{name}{more}: {imported.events} events new, {imported.known} known")
         for problem in imported.problems[:_PROBLEMS_SHOWN]:
