@@ -115,7 +115,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def session(self, thread_id: str) -> Session:
         """Give a thread's session, to read, search, fork and rewind; NotFoundError."""
-        return self.store.session(session_id(thread_id))
+        return self.store.session(session_id(str(thread_id)))
 
     # --- reading ---
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
