@@ -49,7 +49,8 @@ def open_store(
     url: a path to one SQLite file, "postgresql://user@host/database" (with `?schema=` for another than `everlog`), or "memory:"
         (also SQLite's ":memory:") for a store that ends with the process. None: $EVERLOG_STORE, else `everlog.db` in the user's data folder.
     durability: "full" syncs before an append is acknowledged; "relaxed" may lose the last moments on power loss.
-    make: False fails where there is no store. read_only: never write, and fail where there is no store.
+    make: False fails where there is no store. read_only: never write, and fail where there is no store. A file whose folder cannot be
+        written is read as it stands, and each read refused once it changes.
     body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
     snapshots: when snapshots of states are taken; False for never, but for those asked for.
     redact: what is done about secrets in what is appended: "redact" records a mark in the place of each, "reject" refuses with

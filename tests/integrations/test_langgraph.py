@@ -290,6 +290,12 @@ def texts(state):
     return [message.content for message in state.values["messages"]]
 
 
+def test_a_thread_may_be_named_by_a_number_as_with_their_saver(address):
+    with EverlogSaver(address) as saver:
+        build(saver).invoke({"messages": [("user", "first")]}, thread(7))
+        assert saver.session(7).id == "7"
+
+
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 def test_a_thread_reads_as_a_conversation_in_its_order(address, durability):
     with EverlogSaver(address) as saver:

@@ -143,6 +143,7 @@ def everlog(ctx: click.Context, store: str | None) -> None:
     \b
     everlog demo                          see it work, in a minute
     everlog import claude-code            take in your own transcripts (or codex, swe-agent, openai, jsonl)
+    everlog import langgraph FILE.db      take in what a framework kept (or openai-agents, adk)
     everlog ls                            what is there
     everlog search WORDS                  find something said or done
     everlog log SESSION                   read one

@@ -37,7 +37,7 @@ _QUIET_FILES = 20  # beyond so many files, those that brought nothing new are on
 @everlog.command(
     "import",
     epilog="Examples:  everlog import claude-code   |   everlog import codex ~/.codex/sessions --follow   |   "
-    "everlog import swe-agent runs/*.traj   |   everlog import run-42.everlog",
+    "everlog import swe-agent runs/*.traj   |   everlog import langgraph checkpoints.sqlite   |   everlog import run-42.everlog",
 )
 @click.argument("what", metavar="FORMAT|BUNDLE")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
@@ -59,10 +59,10 @@ def import_(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Take in transcripts of other programs, or bundles.
+    """Take in transcripts of other programs, databases of frameworks, or bundles.
 
-    FORMAT is claude-code, codex, swe-agent, openai, openai-agents, langgraph, adk or jsonl (`everlog help formats`); PATHS are files or
-    folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
+    FORMAT is claude-code, codex, swe-agent, openai, jsonl, or of a framework's SQLite file openai-agents, langgraph, adk (`everlog help
+    formats`); PATHS are files or folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
     `everlog secrets`.
     """
     from everlog.importers import FORMATS
