@@ -447,6 +447,12 @@ def test_a_thread_s_id_is_any_text(address):
     with EverlogSaver(address) as saver:
         for name in names:
             put(saver, {"k": name}, name=name)
+        titles = {
+            "x" * 400: "x" * 120,
+            "line\nbreak": "line break",
+            "nul\x00": "nul",
+        }  # of those that no session can be called
+        assert [saver.session(name).info().title for name in names] == [titles.get(name) for name in names]
         assert [saver.get_tuple(thread(name)).checkpoint["channel_values"]["k"] for name in names] == names
         assert {each.config["configurable"]["thread_id"] for each in saver.list(None)} == set(names)
 
