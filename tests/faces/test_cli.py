@@ -173,6 +173,23 @@ def test_errors_say_what_to_do_and_have_exit_codes(run, session, words, code, sa
     assert said in run(*words, code=code).stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"SQLite format 3\x00" + bytes(500), "a SQLite database"), (b' {"type": "user"}\n', "JSON")]
+)
+def test_a_file_that_is_imported_without_its_format_is_no_damaged_bundle(run, tmp_path, content, kind):
+    (tmp_path / "theirs").write_bytes(content)
+    said = run("import", str(tmp_path / "theirs"), code=2).stderr
+    assert (
+        f"is {kind} where a bundle is a file that `everlog export` wrote; nothing was imported; name the format first"
+        in said
+    )
+
+
+def test_a_mistyped_format_makes_no_store(run, path):
+    run("import", "langgraf", "checkpoints.sqlite", code=3)
+    assert not os.path.exists(path)
+
+
 def test_errors_are_json_where_json_is_asked_for(path, session):
     words = [sys.executable, "-m", "everlog", "--store", path, "log", "nobody", "--json"]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from everlog.importers import Failure, Imported, Progress
 
 _PROBLEMS_SHOWN = 10  # of one file
+_SQLITE = b"SQLite format 3\x00"
 _QUIET_FILES = 20  # beyond so many files, those that brought nothing new are only counted
 
 
@@ -62,18 +63,18 @@ def import_(
     """Take in transcripts of other programs, databases of frameworks, or bundles.
 
     FORMAT is claude-code, codex, swe-agent, openai, jsonl, or of a framework's SQLite file openai-agents, langgraph, adk (`everlog help
-    formats`); PATHS are files or folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
-    `everlog secrets`.
+    formats`); PATHS are files or folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new.
+    Secrets that are found are not recorded: see `everlog secrets`.
     """
     from everlog.importers import FORMATS
 
+    if what not in FORMATS and not Path(what).exists():
+        raise NotFoundError(
+            f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
+        )
     with opened(ctx, make=True) as store:
         if what in FORMATS:
             code = _import_transcripts(store, what, paths, follow=follow, redact=redact, as_json=as_json)
-        elif not Path(what).exists():
-            raise NotFoundError(
-                f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
-            )
         else:
             code = _import_bundles(store, (Path(what), *paths), force=force, as_json=as_json)
     if code:
@@ -84,10 +85,11 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
     code = 0
     for bundle in bundles:
         try:
-            if bundle.is_dir():
+            kind = _other_kind(bundle)
+            if kind is not None:
                 raise InvalidPlaceError(
-                    f"{str(bundle)!r} is a folder where a bundle is a file; nothing was imported; for a folder of transcripts name "
-                    f"their format first: everlog import FORMAT {bundle} (everlog help formats)"
+                    f"{str(bundle)!r} is {kind} where a bundle is a file that `everlog export` wrote; nothing was imported; name the "
+                    f"format first: everlog import FORMAT {bundle} (everlog help formats)"
                 )
             with progress_bar(f"checking and taking {bundle.name}", None) as progress:
                 taken = store.import_bundle(bundle, force=force, progress=advance(progress))
@@ -102,6 +104,20 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
             name = visible(format_address(taken.session))
             say(f"{name}: {taken.events} events taken, {taken.known} were here{parted}")
     return code
+
+
+def _other_kind(path: Path) -> str | None:
+    """Tell what is taken for a bundle where a format was forgotten; None for what may be one."""
+    if path.is_dir():
+        return "a folder"
+    if not path.is_file():
+        return None  # what is read of a pipe is gone
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_SQLITE))
+    except OSError:
+        return None  # told where it is read
+    return "a SQLite database" if start == _SQLITE else "JSON" if start.lstrip()[:1] in (b"{", b"[") else None
 
 
 def _import_transcripts(
