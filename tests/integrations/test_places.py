@@ -20,7 +20,7 @@ def test_what_sqlite_calls_memory_is_a_store_in_memory_and_no_file_of_that_name(
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize("place", [object(), 5, ["agent.db"]], ids=repr)
+@pytest.mark.parametrize("place", [object(), 5, ["agent.db"]], ids=["object", "number", "list"])
 def test_what_is_no_store_is_refused_before_anything_is_opened(place):
     with pytest.raises(UnsupportedStoreError, match=f"a {type(place).__name__} is no store; nothing was opened"):
         store_at(place)
