@@ -545,7 +545,7 @@ def test_an_agent_that_is_killed_in_a_tool_goes_on_with_all_it_said(kind, tmp_pa
     place = address(kind, tmp_path / "store")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(EXAMPLES), place], check=False, timeout=60)
     assert killed.returncode == -9
-    manager = EverlogSessionManager("s", store=place)
+    manager = EverlogSessionManager("s", place)  # where FileSessionManager has its folder
     agent = Agent(agent_id="c", model=ScriptedModel(), tools=[multiply], session_manager=manager, callback_handler=None)
     assert "toolUse" in agent.messages[-1]["content"][0]
     said = str(agent("Are you there?"))

@@ -338,8 +338,8 @@ class EverlogSessionManager(RepositorySessionManager):
     def __init__(
         self,
         session_id: str,
-        *,
         store: Place | None = None,
+        *,
         erase_redacted: bool = False,
         lease: LeaseLike | None = None,
         **kwargs: Any,
