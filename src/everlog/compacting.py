@@ -47,7 +47,6 @@ _MICROS: Final = 1_000_000
 _BRANCHES: Final = 1_000  # listed at once
 _EVENTS: Final = 15 * BLOCK_EVENTS  # of a page, which one transaction packs
 _ATTACHED_BYTES_MAX: Final = 32 * 1024 * 1024  # of attachments that one transaction packs; one larger goes alone
-_SPILL: Final = 300  # bytes over whole pages, for which a block is not packed again
 _WAITING: Final = 64  # branches whose only blocks are written in an order that fills pages
 _SAMPLE_BYTES_MAX: Final = 16 * 1024  # of a body that a dictionary is trained on: long ones say little of their form
 _SAMPLES: Final = 512
@@ -275,15 +274,15 @@ class _Packer:
         at, start, stop = 0, page.start, page.stop
         while at < len(page.events):
             block = page.events[at : _full(page.events, at)]
-            is_short = at + len(block) == len(page.events)
-            if is_short and blocks and not is_last:
+            is_end = at + len(block) == len(page.events)
+            if is_end and not is_last and blocks and len(block) < BLOCK_EVENTS:
                 stop = start
                 break
             kind = _kind_of(block)
             digest, codec = self._dictionaries.newest(kind)
             entries = [event.entry for event in block]
             stored = codec.pack(entries)
-            if not is_short:
+            if not (is_end and is_last):
                 entries, stored = _fitted(codec, entries, stored)
             at += len(entries)
             end = page.events[at].row.position if at < len(page.events) else page.stop
@@ -348,7 +347,7 @@ def _full(events: Sequence[_Event], start: int) -> int:
 def _fitted(codec: Codec, entries: list[Entry], stored: Compressed) -> tuple[list[Entry], Compressed]:
     """Give the first entries of a block, half of them or more, and the block that they make, where it fills its pages better than all."""
     size, aim = len(stored.content), filled(len(stored.content))
-    if aim and size - aim > _SPILL:
+    if aim and size - aim > size // 20:  # for less it is not worth packing again
         plain = list(accumulate(sum(map(len, entry.pieces)) for entry in entries))
         fewer = entries[: max(1, bisect_left(plain, plain[-1] * aim / size))]
         again = codec.pack(fewer)

@@ -15,8 +15,12 @@ SIZES += [CHANCE.randrange(40_000) for _ in range(60)]
 def pages_of(sizes):
     """Insert rows of a block's columns; give what SQLite has used: leaves, overflow pages, and the bytes that stay empty."""
     connection = apsw.Connection(":memory:")
-    connection.execute("PRAGMA page_size = 8192; CREATE TABLE block (block INTEGER PRIMARY KEY, rest BLOB, content BLOB)")
-    rows = [(bytes(80 - (6 if size < 8_186 else 7)), bytes(size)) for size in sizes]  # 6 or 7 bytes say how long each is
+    connection.execute(
+        "PRAGMA page_size = 8192; CREATE TABLE block (block INTEGER PRIMARY KEY, rest BLOB, content BLOB)"
+    )
+    rows = [
+        (bytes(80 - (6 if size < 8_186 else 7)), bytes(size)) for size in sizes
+    ]  # 6 or 7 bytes say how long each is
     connection.executemany("INSERT INTO block (rest, content) VALUES (?, ?)", rows)
     used = "SELECT pagetype, count(*), sum(unused) FROM dbstat WHERE name = 'block' GROUP BY 1"
     found = {kind: (count, unused) for kind, count, unused in connection.execute(used)}
