@@ -95,6 +95,20 @@ def compact_store(
     return Compacted(given_back=given_back, free=storage.free(), dry_run=dry_run, **packer.counts())
 
 
+def compact_past(storage: Storage, branch: int, *, stop: int, events_max: int) -> int:
+    """Pack a branch's own events before a position, at most so many and at least 64; give up to where it is packed now.
+
+    For what writes a branch, beside its appends: takes a few milliseconds, learns no dictionary and gives no space back, since the
+    next events fill it. Fewer than 64 stay where a block ends better before them.
+    """
+    found = _cold_branch(storage, branch)
+    if found is None:
+        return stop
+    packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
+    stop = min(stop, found.start + events_max)
+    return packer.pack(branch, storage.lineage(branch, ""), found.start, stop, leaving=BLOCK_EVENTS - 1)
+
+
 def estimate(storage: Storage, events: int) -> Compacted:
     """Measure what packing all of the store's bodies would give, by packing at most so many events in memory."""
     packer = _Packer(storage, cutoff_of(storage, 0.0), dry_run=True, progress=None)
@@ -128,6 +142,10 @@ def cold_branches(storage: Storage) -> Iterator[Cold]:
     while page := storage.cold(after, _BRANCHES):
         yield from page
         after = page[-1].branch
+
+
+def _cold_branch(storage: Storage, branch: int) -> Cold | None:
+    return next((each for each in storage.cold(branch - 1, 1) if each.branch == branch), None)
 
 
 def packed_until(storage: Storage, branch: Cold, lineage: Lineage, before: int) -> int:
@@ -168,13 +186,22 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class _Packer:
-    """Packs branch after branch. before: microseconds; events at or after it stay."""
+    """Packs branch after branch. before: microseconds; events at or after it stay. learns: whether it makes dictionaries."""
 
-    def __init__(self, storage: Storage, before: int, *, dry_run: bool, progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        before: int,
+        *,
+        dry_run: bool,
+        progress: Callable[[int], None] | None,
+        learns: bool = True,
+    ) -> None:
         self._storage = storage
         self._before = before
         self._dry_run = dry_run
         self._progress = progress
+        self._learns = learns
         self._dictionaries = _Dictionaries(storage, dry_run=dry_run)
         self._learned = (0, 0)  # branch and position that dictionaries have not learned from
         self._waiting: list[_Waiting] = []
@@ -197,10 +224,10 @@ class _Packer:
         lineage = self._storage.lineage(branch.branch, "")
         start, stop = branch.start, packed_until(self._storage, branch, lineage, self._before)
         if start < border < stop:
-            if not self._pack_range(branch.branch, lineage, start, border):
+            start = self.pack(branch.branch, lineage, start, border)
+            if start < border:
                 return
-            start = border
-        self._pack_range(branch.branch, lineage, start, stop, may_wait=not self._dry_run)
+        self.pack(branch.branch, lineage, start, stop, may_wait=not self._dry_run)
 
     def pack_waiting(self) -> None:
         """Pack what waits."""
@@ -210,29 +237,31 @@ class _Packer:
             if self._storage.write(request).count:
                 self._count(request, plain)
             else:
-                self._pack_range(request.branch, lineage, request.start, request.stop)
+                self.pack(request.branch, lineage, request.start, request.stop)
 
-    def _pack_range(self, branch: int, lineage: Lineage, start: int, stop: int, *, may_wait: bool = False) -> bool:
-        """Pack a branch's own events in a range; tell whether they are packed, or wait."""
+    def pack(
+        self, branch: int, lineage: Lineage, start: int, stop: int, *, leaving: int = 0, may_wait: bool = False
+    ) -> int:
+        """Pack a branch's own events in a range, or have them wait; give up to where that is done. leaving: how many at the end may stay."""
         at, tries = start, 0
-        while at < stop:
+        while stop - at > leaving:
             erasures = self._storage.erasures(branch)
             page = self._read(lineage, at, stop)
-            request, plain = self._pack(branch, page, erasures, is_last=page.stop == stop)
+            request, plain = self._pack(branch, page, erasures, is_last=page.stop == stop and not leaving)
             if may_wait and (at, request.stop) == (start, stop) and _is_small(request):
                 self._waiting.append(_Waiting(lineage, request, plain))
                 if len(self._waiting) == _WAITING:
                     self.pack_waiting()
-                return True
+                return stop
             if self._dry_run or self._storage.write(request).count:
                 self._count(request, plain)
                 at, tries = request.stop, 0
                 continue
             tries += 1
-            now = next((each for each in self._storage.cold(branch - 1, 1) if each.branch == branch), None)
+            now = _cold_branch(self._storage, branch)
             if now is None or now.start > at or tries > 100:
-                return False  # its session was deleted, or another process packs it
-        return True
+                break  # its session was deleted, or another process packs it
+        return at
 
     def _read(self, lineage: Lineage, start: int, stop: int) -> _Page:
         rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS), as_stored=True)
@@ -309,7 +338,7 @@ class _Packer:
     def _learn(self, branch: int, events: Sequence[_Event]) -> None:
         """Let dictionaries learn from events, from each once: what is read again would count as many bodies that have a name."""
         new = [event for event in events if (branch, event.row.position) >= self._learned]
-        if new:
+        if new and self._learns:
             self._learned = (branch, new[-1].row.position + 1)
             self._dictionaries.learn(new)
 
