@@ -60,7 +60,7 @@ def told_event(event):
 
 def fill(store):
     """Make sessions of all sizes, with forks, rewinds, erasures, attachments, keys, summaries and what repeats."""
-    for size in (1, 2, 63, 64, 65, 128, 191, 192, 193):
+    for size in (1, 2, 63, 64, 65, 191, 192, 193, 200):
         made = store.create(f"of-{size}", events=[note(number, key=f"k{number}") for number in range(size)])
         made.append("agent.message", {"content": "see"}, attachments={"a.txt": b"small", "b.bin": b"\x00\x01" * 20_000})
     long = store.create("long", title="A long one", labels={"team": "core"})
