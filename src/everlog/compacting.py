@@ -9,20 +9,25 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import accumulate
 from typing import Final
 
 import msgspec
 
 from everlog.cold import Cold, NewBlock, Pack, PutDictionary, Shared
 from everlog.core.block import (
+    BLOCK_BYTES,
     BLOCK_BYTES_MAX,
+    BLOCK_EVENTS,
     BLOCK_EVENTS_MAX,
     DICTIONARY_SAMPLES_MIN,
     SHARED_BYTES_MIN,
     Codec,
+    Compressed,
     Entry,
     dictionary_digest,
     make_entry,
@@ -32,6 +37,7 @@ from everlog.core.block import (
 from everlog.core.decide import EventRow
 from everlog.core.envelope import NO_SALT, is_sealed
 from everlog.core.lineage import Lineage
+from everlog.core.pages import fill_leaves, filled, odd_bytes
 from everlog.errors import LimitError
 from everlog.steps import seconds_of
 from everlog.storage import Storage
@@ -39,8 +45,9 @@ from everlog.storage import Storage
 OLDER_THAN: Final = "1d"
 _MICROS: Final = 1_000_000
 _BRANCHES: Final = 1_000  # listed at once
-_EVENTS: Final = 15 * BLOCK_EVENTS_MAX  # whole blocks of a page of events
+_EVENTS: Final = 15 * BLOCK_EVENTS  # of a page, which one transaction packs
 _ATTACHED_BYTES_MAX: Final = 32 * 1024 * 1024  # of attachments that one transaction packs; one larger goes alone
+_WAITING: Final = 64  # branches whose only blocks are written in an order that fills pages
 _SAMPLE_BYTES_MAX: Final = 16 * 1024  # of a body that a dictionary is trained on: long ones say little of their form
 _SAMPLES: Final = 512
 _GAIN: Final = 0.97  # of the old one's size, at which a new dictionary is worth keeping
@@ -69,34 +76,37 @@ def compact_store(
     storage: Storage,
     *,
     older_than: float | str = OLDER_THAN,
-    branches: Container[int] | None = None,
+    borders: Mapping[int, int] | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Compacted:
-    """Pack what is older, then give free space back. See `Store.compact`. branches: the keys of those to pack, None for all."""
+    """Pack what is older, then give free space back. See `Store.compact`.
+
+    borders: the keys of the branches to pack, and positions that no block of theirs is to lie on both sides of; None for all branches.
+    """
     packer = _Packer(storage, cutoff_of(storage, older_than), dry_run=dry_run, progress=progress)
     for branch in cold_branches(storage):
-        if branches is None or branch.branch in branches:
+        if borders is None:
             packer.pack_branch(branch)
+        elif branch.branch in borders:
+            packer.pack_branch(branch, borders[branch.branch])
+    packer.pack_waiting()
     given_back = 0 if dry_run else give_back(storage)
     return Compacted(given_back=given_back, free=storage.free(), dry_run=dry_run, **packer.counts())
 
 
-def compact_past(storage: Storage, branch: int, *, stop: int, blocks_max: int) -> int:
-    """Pack a branch's own events before a position, in full blocks and at most so many; give up to where it is packed now.
+def compact_past(storage: Storage, branch: int, *, stop: int, events_max: int) -> int:
+    """Pack a branch's own events before a position, at most so many and at least 64; give up to where it is packed now.
 
     For what writes a branch, beside its appends: takes a few milliseconds, learns no dictionary and gives no space back, since the
-    next events fill it.
+    next events fill it. Fewer than 64 stay where a block ends better before them.
     """
     found = _cold_branch(storage, branch)
     if found is None:
         return stop
-    blocks = min((stop - found.start) // BLOCK_EVENTS_MAX, blocks_max)
-    if blocks < 1:
-        return found.start
     packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
-    packer.pack(found, storage.lineage(branch, ""), found.start + blocks * BLOCK_EVENTS_MAX)
-    return found.start + blocks * BLOCK_EVENTS_MAX
+    stop = min(stop, found.start + events_max)
+    return packer.pack(branch, storage.lineage(branch, ""), found.start, stop, leaving=BLOCK_EVENTS - 1)
 
 
 def estimate(storage: Storage, events: int) -> Compacted:
@@ -143,18 +153,36 @@ def packed_until(storage: Storage, branch: Cold, lineage: Lineage, before: int) 
     if branch.recorded < before:
         return branch.size
     stop = max(branch.start, storage.cut_at(lineage, branch.size, before))
-    return stop - (stop - branch.start) % BLOCK_EVENTS_MAX
+    return stop - (stop - branch.start) % BLOCK_EVENTS
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """An event with a body, on its way into a block.
+
+    attachments: (position, number, digest) of those that are worth keeping once. plain: bytes of its body, and of these.
+    """
+
+    row: EventRow
+    entry: Entry
+    attachments: tuple[tuple[int, int, bytes], ...]
+    plain: int
 
 
 class _Page(msgspec.Struct):
-    """Events on their way into blocks."""
+    """Events [start, stop), those of them that have bodies, and what of them is kept once."""
 
-    blocks: list[list[tuple[EventRow, Entry]]]
+    events: list[_Event]
     start: int
     stop: int
     shared: dict[bytes, Shared]
-    attachments: list[tuple[int, int, bytes]]
-    plain: int  # bytes of bodies and attachments that leave their rows
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """What packs the only block of a branch. plain: bytes of bodies."""
+
+    lineage: Lineage
+    request: Pack
+    plain: int
 
 
 class _Packer:
@@ -175,6 +203,8 @@ class _Packer:
         self._progress = progress
         self._learns = learns
         self._dictionaries = _Dictionaries(storage, dry_run=dry_run)
+        self._learned = (0, 0)  # branch and position that dictionaries have not learned from
+        self._waiting: list[_Waiting] = []
         self._events = self._bodies = self._attachments = self._blocks = self._plain = self._stored = 0
         self._seen: set[bytes] = set()  # in a dry run: what would be kept once already
 
@@ -189,95 +219,135 @@ class _Packer:
             "stored": self._stored,
         }
 
-    def pack_branch(self, branch: Cold) -> None:
-        """Pack a branch's own events that are old enough."""
+    def pack_branch(self, branch: Cold, border: int = 0) -> None:
+        """Pack a branch's own events that are old enough, or have them wait. border: a position that no block is to reach across."""
         lineage = self._storage.lineage(branch.branch, "")
-        self.pack(branch, lineage, packed_until(self._storage, branch, lineage, self._before))
+        start, stop = branch.start, packed_until(self._storage, branch, lineage, self._before)
+        if start < border < stop:
+            start = self.pack(branch.branch, lineage, start, border)
+            if start < border:
+                return
+        self.pack(branch.branch, lineage, start, stop, may_wait=not self._dry_run)
 
-    def pack(self, branch: Cold, lineage: Lineage, stop: int) -> None:
-        """Pack a branch's own events before a position."""
-        start = branch.start
-        tries = 0
-        while start < stop:
-            erasures = self._storage.erasures(branch.branch)
-            page = self._read(lineage, start, stop)
-            request = self._pack(branch.branch, page, erasures)
+    def pack_waiting(self) -> None:
+        """Pack what waits."""
+        waiting, self._waiting = self._waiting, []
+        for place in fill_leaves([len(each.request.blocks[0].stored.content) for each in waiting]):
+            lineage, request, plain = waiting[place].lineage, waiting[place].request, waiting[place].plain
+            if self._storage.write(request).count:
+                self._count(request, plain)
+            else:
+                self.pack(request.branch, lineage, request.start, request.stop)
+
+    def pack(
+        self, branch: int, lineage: Lineage, start: int, stop: int, *, leaving: int = 0, may_wait: bool = False
+    ) -> int:
+        """Pack a branch's own events in a range, or have them wait; give up to where that is done. leaving: how many at the end may stay."""
+        at, tries = start, 0
+        while stop - at > leaving:
+            erasures = self._storage.erasures(branch)
+            page = self._read(lineage, at, stop)
+            request, plain = self._pack(branch, page, erasures, is_last=page.stop == stop and not leaving)
+            if may_wait and (at, request.stop) == (start, stop) and _is_small(request):
+                self._waiting.append(_Waiting(lineage, request, plain))
+                if len(self._waiting) == _WAITING:
+                    self.pack_waiting()
+                return stop
             if self._dry_run or self._storage.write(request).count:
-                self._count(request, page)
-                start, tries = page.stop, 0
+                self._count(request, plain)
+                at, tries = request.stop, 0
                 continue
             tries += 1
-            now = _cold_branch(self._storage, branch.branch)
-            if now is None or now.start > start or tries > 100:
-                return  # its session was deleted, or another process packs it
+            now = _cold_branch(self._storage, branch)
+            if now is None or now.start > at or tries > 100:
+                break  # its session was deleted, or another process packs it
+        return at
 
     def _read(self, lineage: Lineage, start: int, stop: int) -> _Page:
         rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS), as_stored=True)
-        page = _Page([], start, start, {}, [], 0)
-        held = block_bytes = 0
+        page = _Page([], start, start, {})
+        held = 0
         for row in rows:
-            held += self._read_attachments(lineage, row, page)
+            attachments, size = self._read_attachments(lineage, row, page)
+            held += size
             if row.body is not None:
                 entry, shared = make_entry(row.position, row.salt or NO_SALT, row.body)
                 for digest, content in shared.items():
                     page.shared[digest] = page.shared.get(digest) or Shared(digest, pack_shared(content))
-                block_bytes += len(row.body)
-                if not page.blocks or len(page.blocks[-1]) == BLOCK_EVENTS_MAX or block_bytes > BLOCK_BYTES_MAX:
-                    page.blocks.append([])
-                    block_bytes = len(row.body)
-                page.blocks[-1].append((row, entry))
-                page.plain += len(row.body)
+                page.events.append(_Event(row, entry, attachments, len(row.body) + size))
             page.stop = row.position + 1
             if held > _ATTACHED_BYTES_MAX:
                 break
         return page
 
-    def _read_attachments(self, lineage: Lineage, row: EventRow, page: _Page) -> int:
-        """Take a row's attachments that are worth it into a page; give their bytes."""
+    def _read_attachments(
+        self, lineage: Lineage, row: EventRow, page: _Page
+    ) -> tuple[tuple[tuple[int, int, bytes], ...], int]:
+        """Take a row's attachments that are worth it into a page; give them, and their bytes."""
+        found: list[tuple[int, int, bytes]] = []
         held = 0
-        if row.attached is not None and row.gone is None:
+        if row.attached is not None and row.body is not None:
             for number, each in enumerate(self._storage.attachments(lineage, row.position, as_stored=True)):
                 if each.content is not None and len(each.content) >= SHARED_BYTES_MIN:
                     digest = sha256(each.content).digest()
                     if digest not in page.shared:
                         page.shared[digest] = Shared(digest, pack_shared(each.content))
-                    page.attachments.append((row.position, number, digest))
+                    found.append((row.position, number, digest))
                     held += len(each.content)
-        page.plain += held
-        return held
+        return tuple(found), held
 
-    def _pack(self, branch: int, page: _Page, erasures: int) -> Pack:
-        if self._learns:
-            self._dictionaries.learn(page.blocks)
+    def _pack(self, branch: int, page: _Page, erasures: int, *, is_last: bool) -> tuple[Pack, int]:
+        """Give what packs a page, and the bytes of what leaves its rows. Where more follows, the short block at its end is left to it."""
+        self._learn(branch, page.events)
         blocks: list[NewBlock] = []
-        for place, block in enumerate(page.blocks):
-            start = page.start if place == 0 else block[0][0].position
-            stop = page.stop if place == len(page.blocks) - 1 else page.blocks[place + 1][0][0].position
+        at, start, stop = 0, page.start, page.stop
+        while at < len(page.events):
+            block = page.events[at : _full(page.events, at)]
+            is_end = at + len(block) == len(page.events)
+            if is_end and not is_last and blocks and len(block) < BLOCK_EVENTS:
+                stop = start
+                break
             kind = _kind_of(block)
             digest, codec = self._dictionaries.newest(kind)
-            entries = [entry for _, entry in block]
+            entries = [event.entry for event in block]
+            stored = codec.pack(entries)
+            if not (is_end and is_last):
+                entries, stored = _fitted(codec, entries, stored)
+            at += len(entries)
+            end = page.events[at].row.position if at < len(page.events) else page.stop
             blocks.append(
                 NewBlock(
                     start,
-                    stop,
-                    max(row.recorded or 0 for row, _ in block),
+                    end,
+                    max(event.row.recorded or 0 for event in block[: len(entries)]),
                     kind,
                     digest,
-                    codec.pack(entries),
+                    stored,
                     tuple(entry.position for entry in entries),
                     tuple((entry.position, digest) for entry in entries for digest in entry.digests),
                 )
             )
-        return Pack(
-            branch, page.start, page.stop, erasures, tuple(blocks), tuple(page.shared.values()), tuple(page.attachments)
-        )
+            start = end
+        taken = page.events[:at]
+        attachments = tuple(each for event in taken for each in event.attachments)
+        held = {digest for event in taken for digest in event.entry.digests} | {digest for _, _, digest in attachments}
+        shared = tuple(each for each in page.shared.values() if each.digest in held)
+        request = Pack(branch, page.start, stop, erasures, tuple(blocks), shared, attachments)
+        return request, sum(event.plain for event in taken)
 
-    def _count(self, request: Pack, page: _Page) -> None:
+    def _learn(self, branch: int, events: Sequence[_Event]) -> None:
+        """Let dictionaries learn from events, from each once: what is read again would count as many bodies that have a name."""
+        new = [event for event in events if (branch, event.row.position) >= self._learned]
+        if new and self._learns:
+            self._learned = (branch, new[-1].row.position + 1)
+            self._dictionaries.learn(new)
+
+    def _count(self, request: Pack, plain: int) -> None:
         self._events += request.stop - request.start
         self._blocks += len(request.blocks)
         self._bodies += sum(len(block.positions) for block in request.blocks)
         self._attachments += len(request.attachments)
-        self._plain += page.plain
+        self._plain += plain
         self._stored += sum(len(block.stored.content) for block in request.blocks)
         for each in request.shared:
             if each.digest not in self._seen:
@@ -287,10 +357,38 @@ class _Packer:
             self._progress(self._events)
 
 
-def _kind_of(block: Sequence[tuple[EventRow, Entry]]) -> str:
+def _is_small(request: Pack) -> bool:
+    """Tell whether a request is about one block, which may wait in memory for others."""
+    return len(request.blocks) == 1 and not request.shared and len(request.blocks[0].stored.content) <= BLOCK_BYTES
+
+
+def _full(events: Sequence[_Event], start: int) -> int:
+    """Give where the largest block ends that begins at a place."""
+    held = 0
+    for place in range(start, len(events)):
+        held += len(events[place].row.body or b"")
+        bytes_max = BLOCK_BYTES_MAX if place - start < BLOCK_EVENTS else BLOCK_BYTES
+        if place > start and (held > bytes_max or place - start == BLOCK_EVENTS_MAX):
+            return place
+    return len(events)
+
+
+def _fitted(codec: Codec, entries: list[Entry], stored: Compressed) -> tuple[list[Entry], Compressed]:
+    """Give the first entries of a block, half of them or more, and the block that they make, where it fills its pages better than all."""
+    size, aim = len(stored.content), filled(len(stored.content))
+    if aim and size - aim > size // 20:  # for less it is not worth packing again
+        plain = list(accumulate(sum(map(len, entry.pieces)) for entry in entries))
+        fewer = entries[: max(1, bisect_left(plain, plain[-1] * aim / size))]
+        again = codec.pack(fewer)
+        if odd_bytes(len(again.content)) < odd_bytes(size):
+            return fewer, again
+    return entries, stored
+
+
+def _kind_of(block: Sequence[_Event]) -> str:
     """Give the type of event that most of a block's bytes are of."""
     held: Counter[str] = Counter()
-    for row, _ in block:
+    for row in (event.row for event in block):
         held[row.type or ""] += len(row.body or b"")
     return max(sorted(held), key=held.__getitem__)
 
@@ -321,20 +419,25 @@ class _Dictionaries:
         """Give the dictionary of a kind, by digest, and its codec."""
         return self._newest.get(kind, (None, self._plain))
 
-    def learn(self, blocks: Sequence[Sequence[tuple[EventRow, Entry]]]) -> None:
-        """Take blocks in, and keep a new dictionary for their kinds where it is due and worth it."""
-        latest: dict[str, list[Entry]] = {}
-        for block in blocks:
+    def learn(self, events: Sequence[_Event]) -> None:
+        """Take events in, and keep a new dictionary for the kinds of their blocks where it is due and worth it."""
+        tried: dict[str, list[Entry]] = {}
+        stop = 0
+        while stop < len(events):
+            block = events[stop : (stop := _full(events, stop))]
             kind = _kind_of(block)
             samples = self._samples.setdefault(kind, _Samples(deque(maxlen=_SAMPLES)))
             samples.bodies.extend(
                 row.body
-                for row, _ in block
+                for row in (event.row for event in block)
                 if row.body is not None and len(row.body) <= _SAMPLE_BYTES_MAX and not is_sealed(row.body)
             )
             samples.blocks += 1
-            latest[kind] = [entry for _, entry in block]
-        for kind, entries in latest.items():
+            if len(block) >= len(
+                tried.get(kind, ())
+            ):  # the last may be short, and a dictionary is of more use to a short one
+                tried[kind] = [event.entry for event in block]
+        for kind, entries in tried.items():
             samples = self._samples[kind]
             if samples.blocks >= samples.again and len(samples.bodies) >= DICTIONARY_SAMPLES_MIN:
                 samples.again = 8 * samples.blocks

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from everlog.core.block import BLOCK_EVENTS_MAX
+from everlog.core.block import BLOCK_EVENTS
 from everlog.core.envelope import NONCE_BYTES, WrappingKey
 from everlog.encrypted import ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow, begin_encrypting
 from everlog.errors import CorruptionError, KeyNeededError, UnavailableError
@@ -105,7 +105,7 @@ class Encryption:
             for branch in self._storage.branches(session.key):
                 start = branch.base_size
                 while start < branch.size:
-                    stop = min(branch.size, start + BLOCK_EVENTS_MAX)
+                    stop = min(branch.size, start + BLOCK_EVENTS)
                     count = self._storage.write(SealBodies(branch.key, start, stop)).count
                     start += count
                     done += count

@@ -16,7 +16,6 @@ from everlog.certificates import Certificate
 from everlog.cold import StoredBlock
 from everlog.compacting import cold_branches, compact_store, packed_until
 from everlog.core import limits
-from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.labels import check_reason
 from everlog.core.prepare import Draw, check_actor
 from everlog.core.retention import ACTING, Action, Policies, Policy
@@ -258,15 +257,13 @@ class Run:
             ]
 
     def count_unpacked(self, policy: Policy, ranges: dict[int, _Range], tally: _Tally) -> None:
-        """Count what packing would take first. A block that would hold protected events too is not moved."""
+        """Count what packing would take first, into blocks that hold no protected event."""
         before = policy.before(self.now)
         for branch in cold_branches(self.storage):
             found = ranges.get(branch.branch)
             if found is not None:
                 stop = packed_until(self.storage, branch, found.view.lineage, before)
-                protected = max(0, found.start - branch.start)
-                start = branch.start + -(-protected // BLOCK_EVENTS_MAX) * BLOCK_EVENTS_MAX
-                self._count_moved(tally, found, start, stop, 0)
+                self._count_moved(tally, found, max(branch.start, found.start), stop, 0)
 
     def count_packed(self, policy: Policy, ranges: dict[int, _Range], tally: _Tally) -> None:
         """Count what archiving would move."""
@@ -410,7 +407,8 @@ def _archive(draw: Draw, run: Run, policy: Policy, tally: _Tally) -> dict[str, i
     assert policy.to is not None, "it was checked"
     assert policy.older_than is not None, "it was checked"
     ranges = run.ranges_by_branch(policy, tally)
-    compact_store(run.storage, older_than=policy.older_than, branches=ranges)
+    borders = {branch: found.start for branch, found in ranges.items()}
+    compact_store(run.storage, older_than=policy.older_than, borders=borders)
     run.count_packed(policy, ranges, tally)
     if not tally.work().events:
         return {}

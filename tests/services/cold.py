@@ -35,6 +35,11 @@ def note(number, *, size=0, **members):
     return NewEvent("note", {"content": content, "n": number, "fill": "x" * size}, **members)
 
 
+def large(number, **members):
+    """An event of which 64 make a block."""
+    return note(number, size=1_300, **members)
+
+
 def told(store):
     """Everything that the store answers, in a form that can be compared."""
     found = {}
@@ -55,7 +60,7 @@ def told_event(event):
 
 def fill(store):
     """Make sessions of all sizes, with forks, rewinds, erasures, attachments, keys, summaries and what repeats."""
-    for size in (1, 2, 63, 64, 65, 127, 128, 129, 200):
+    for size in (1, 2, 63, 64, 65, 191, 192, 193, 200):
         made = store.create(f"of-{size}", events=[note(number, key=f"k{number}") for number in range(size)])
         made.append("agent.message", {"content": "see"}, attachments={"a.txt": b"small", "b.bin": b"\x00\x01" * 20_000})
     long = store.create("long", title="A long one", labels={"team": "core"})

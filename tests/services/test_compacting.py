@@ -165,6 +165,69 @@ def test_bodies_like_an_agents_take_less_than_four_tenths(store, clock):
 
 
 @ON_DISK
+@pytest.mark.parametrize("spread", ["in one session", "in many"])
+def test_blocks_leave_little_of_their_pages_empty(store, tmp_path, clock, spread):
+    chance = random.Random(20261201)
+
+    def said():
+        return NewEvent("note", {"content": chance.randbytes(chance.randrange(60, 240)).hex()})
+
+    if spread == "in one session":
+        store.create("s", events=[said() for _ in range(3_000)])
+    else:
+        for number in range(120):
+            store.create(f"s{number}", events=[said() for _ in range(chance.randrange(5, 60))])
+    clock.advance(seconds=1)
+    store.compact(older_than=0)
+    connection = apsw.Connection(str(tmp_path / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    ((pages, empty),) = connection.execute(
+        "SELECT sum(pgsize), sum(unused) FROM dbstat WHERE name = 'block'"
+    ).fetchall()
+    connection.close()
+    assert empty < 0.06 * pages
+
+
+def test_what_is_left_to_the_next_transaction_is_kept_once_then(kind, store, tmp_path, clock):
+    session = store.create("s", events=[note(number, size=300) for number in range(900)])
+    for number in range(900, 1_020):  # on both sides of the end of the first transaction
+        session.append("my.note", {"n": number}, attachments={"a": bytes([number % 100, number // 100]) * 10_000})
+    session.erase(list(range(160)), reason="so that the end of the first transaction is in a block")
+    clock.advance(seconds=1)
+    before = told(store)
+    seen = []
+    done = store.compact(older_than=0, progress=lambda count: seen.append((count, store.stats().sizes.shared_plain)))
+    assert (done.events, done.bodies, done.attachments) == (1_020, 860, 120)
+    assert seen == [(928, 28 * 20_000), (1_020, 120 * 20_000)]
+    assert done.plain == sum(len(event.raw) for event in session if not event.erased) + 120 * 20_000
+    with open_cold(kind, tmp_path, clock) as fresh:
+        assert told(fresh) == before
+    session.erase(list(range(900, 1_020)), reason="asked for")
+    assert store.stats().sizes.shared_plain == 0
+    store.verify().raise_for_faults()
+
+
+def test_what_is_erased_while_blocks_wait_for_others_is_in_none(kind, store, tmp_path, clock):
+    for number in range(10):
+        store.create(f"s{number}", events=[note(place) for place in range(5)])
+    clock.advance(seconds=1)
+    write = store.storage.write
+    with open_cold(kind, tmp_path, clock) as other:
+
+        def erase_first(request):
+            store.storage.write = write
+            other.session("s3").erase([2], reason="between reading it and writing any block")
+            return write(request)
+
+        store.storage.write = erase_first
+        done = store.compact(older_than=0)
+    assert (done.events, done.bodies, done.blocks) == (50, 49, 10)
+    assert store.stats().sizes.hot < 100
+    assert store.session("s3")[2].erased
+    assert [event.data["n"] for event in store.session("s3") if not event.erased] == [0, 1, 3, 4]
+    store.verify().raise_for_faults()
+
+
+@ON_DISK
 @pytest.mark.parametrize("how", ["attached", "in bodies"])
 def test_forty_copies_of_one_megabyte_take_one(store, clock, how):
     content = os.urandom(750_000)

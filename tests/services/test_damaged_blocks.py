@@ -10,7 +10,7 @@ from everlog import NewEvent
 from everlog.errors import CorruptionError
 from everlog.stores.sqlite.examine import examine
 from everlog.testing.clock import FixedClock
-from services.cold import note, open_cold, told
+from services.cold import large, note, open_cold, told
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def path(tmp_path, clock):
     """A closed store, packed: `s` in three blocks, `other` in one, one attachment that both hold."""
     attached = os.urandom(20_000)
     with open_cold("sqlite", tmp_path, clock) as store:
-        session = store.create("s", events=[note(number, key=f"k{number}") for number in range(150)])
+        session = store.create("s", events=[large(number, key=f"k{number}") for number in range(150)])
         session.append("agent.message", {"content": "see"}, attachments={"a": attached})
         other = store.create("other", events=[NewEvent("note", {"content": f"other {n}"}) for n in range(10)])
         other.append("agent.message", {"content": "see"}, attachments={"a": attached})
@@ -79,7 +79,7 @@ def test_a_damaged_block_is_named_and_the_rest_goes_on(path, tmp_path, clock):
         with pytest.raises(CorruptionError, match="positions 64 to 127.*restore a backup"):
             session[70]
         with pytest.raises(CorruptionError):
-            session.append(note(70).type, note(70).data, key="k70")
+            session.append(large(70).type, large(70).data, key="k70")
         with pytest.raises(CorruptionError):
             session.erase([70], reason="asked for")
         assert [event.data["n"] for event in session.slice(0, 64)] == list(range(64))
@@ -216,7 +216,7 @@ def test_a_damaged_object_is_named_and_what_can_be_read_of_it_is(path, tmp_path,
         with pytest.raises(CorruptionError, match=r"is not (at|what was written)"):
             store.restore()
         if how == "a byte":
-            assert store.session("s")[5].data == note(5).data
+            assert store.session("s")[5].data == large(5).data
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(whole)
         if how == "a byte":
@@ -243,7 +243,7 @@ def test_who_keeps_an_error_holds_nothing_up(path, tmp_path, clock):
         acts = [
             lambda: session[70],
             lambda: session.slice(0, 150),
-            lambda: session.append(note(70).type, note(70).data, key="k70"),
+            lambda: session.append(large(70).type, large(70).data, key="k70"),
             lambda: store.session("batch").extend(batch, key="batch"),
             lambda: list(store.feed(None)),
             lambda: store.find("k70"),

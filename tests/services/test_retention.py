@@ -182,13 +182,13 @@ def test_old_blocks_are_packed_and_archived_and_read_as_before(packing, tmp_path
     packing.clock.advance(seconds=31 * DAY)
     assert store.retention.plan().work[0].events == 200
     (work,) = store.retention.apply()
-    assert (work.sessions, work.events, work.blocks) == (2, 200, 4)
-    assert blocks(store, "run-1") == (0, 2)
+    assert (work.sessions, work.events, work.blocks) == (2, 200, 2)
+    assert blocks(store, "run-1") == (0, 1)
     assert blocks(store, "other") == (0, 0)
     assert [event.data["content"] for event in store.session("run-1")][:1] == [f"{'run-1' * 50} 0"]
     assert [work.events for work in store.retention.apply()] == [0]
     applied = store.session("retention/policies")[2].data
-    assert (applied["blocks"], applied["events"], applied["bytes"]) == (4, 200, work.bytes)
+    assert (applied["blocks"], applied["events"], applied["bytes"]) == (2, 200, work.bytes)
     assert store.verify().ok
 
 
@@ -201,9 +201,9 @@ def test_what_is_kept_is_not_archived_and_neither_is_a_block_that_a_kept_fork_sh
     packing.clock.advance(seconds=2 * DAY)
     planned = store.retention.plan().work[0]
     (work,) = store.retention.apply()
-    assert (planned.events, work.events, work.blocks) == (200 - 128, 200 - 128, 2)
+    assert (planned.events, work.events, work.blocks) == (200 - 70, 200 - 70, 1)
     assert {(each.session, each.shared_with) for each in work.spared} == {("run-1", "kept"), ("kept", None)}
-    assert blocks(store, "run-1") == (2, 2)
+    assert blocks(store, "run-1") == (1, 1)
 
 
 def test_what_was_archived_is_erased_there_too(packing, tmp_path):
@@ -213,7 +213,7 @@ def test_what_was_archived_is_erased_there_too(packing, tmp_path):
     store.retention.set("gone", action="erase", query="session:*", older_than="9d")
     packing.clock.advance(seconds=2 * DAY)
     store.retention.apply()
-    assert blocks(store, "run-1") == (0, 2)
+    assert blocks(store, "run-1") == (0, 1)
     packing.clock.advance(seconds=8 * DAY)
     assert [(work.policy, work.events) for work in store.retention.apply()] == [("gone", 100), ("cold", 0)]
     assert [file for file in (tmp_path / "cold").rglob("*") if file.is_file()] == []
@@ -232,7 +232,7 @@ def test_a_policy_that_fails_is_recorded_and_stops_no_other(packing, tmp_path):
     first, second = (event.data for event in store.session("retention/policies").events("type:retention.applied"))
     assert first["policy"] == "a"
     assert first["error"]
-    assert (second["policy"], second["blocks"]) == ("b", 2)
+    assert (second["policy"], second["blocks"]) == ("b", 1)
     assert "error" not in second
 
 

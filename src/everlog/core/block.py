@@ -25,7 +25,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-BLOCK_EVENTS_MAX: Final = 64
+BLOCK_EVENTS: Final = 64
+BLOCK_EVENTS_MAX: Final = 192  # where they are small: more than BLOCK_EVENTS only as long as they are BLOCK_BYTES
+BLOCK_BYTES: Final = 80 * 1024  # what one read decodes then; 64 of 1 kB, and room to end where a page does
 BLOCK_BYTES_MAX: Final = 1024 * 1024  # of bodies; one larger body makes a block of its own
 SHARED_BYTES_MIN: Final = 16 * 1024  # of a string or attachment that is kept by its hash
 DICTIONARY_BYTES_MAX: Final = 16 * 1024  # names and punctuation of bodies fill no more

@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from everlog.compacting import compact_past
-from everlog.core.block import BLOCK_EVENTS_MAX
+from everlog.core.block import BLOCK_EVENTS
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import BusyError, ConflictError, KeyReusedError, LimitError
@@ -62,7 +62,7 @@ _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is ope
 _MESSAGES_KNOWN: Final = 256
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _HOT_EVENTS: Final = 64  # at the end of a thread, which are never packed while it grows
-_BLOCKS_AT_ONCE: Final = 4  # that one write packs: a few milliseconds
+_PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
 
@@ -374,13 +374,13 @@ class Log:
         """Pack some of what was recorded long before the end, where there is a block of it. A failure is nothing: the bodies stay."""
         with self._lock:
             stop = self._size - _HOT_EVENTS
-            if stop - self._packed < BLOCK_EVENTS_MAX:
+            if stop - self._packed < BLOCK_EVENTS:
                 return
             branch, start = self.session.view().branch.key, self._packed
             self._packed = stop
             with suppress(Exception):  # what was written is recorded, whatever comes of this
                 self._packed = max(
-                    start, compact_past(self.session.storage, branch, stop=stop, blocks_max=_BLOCKS_AT_ONCE)
+                    start, compact_past(self.session.storage, branch, stop=stop, events_max=_PACKED_AT_ONCE)
                 )
 
     # --- reading ---

@@ -27,7 +27,7 @@ from everlog.cold import (
     Sizes,
     StoredBlock,
 )
-from everlog.core.block import BLOCK_EVENTS_MAX, Compressed
+from everlog.core.block import BLOCK_EVENTS, Compressed
 from everlog.core.decide import EventRow
 from everlog.core.envelope import WrappedKey, is_sealed
 from everlog.core.limits import PAGE_BYTES_MAX
@@ -69,7 +69,7 @@ class PostgresBlocks:
         """Read the blocks of several events, by branch and position, in one round trip."""
         ranges: list[tuple[int, int, int]] = []
         for branch, position in sorted(places):
-            if ranges and ranges[-1][0] == branch and position <= ranges[-1][2] + BLOCK_EVENTS_MAX:
+            if ranges and ranges[-1][0] == branch and position <= ranges[-1][2] + BLOCK_EVENTS:
                 ranges[-1] = (branch, ranges[-1][1], position + 1)
             else:
                 ranges.append((branch, position, position + 1))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from everlog.cold import StoredBlock
-from everlog.core.block import BLOCK_EVENTS_MAX
+from everlog.core.block import BLOCK_EVENTS
 from everlog.core.decide import EventRow
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
@@ -107,7 +107,7 @@ class EncryptionWriter:
         if at is not None:
             stop = at[0].stop
         else:
-            stop = min(request.stop, start + BLOCK_EVENTS_MAX)
+            stop = min(request.stop, start + BLOCK_EVENTS)
             following = source.over(branch, start, stop)
             stop = min([stop, *(block.start for block, _ in following)])
         bounds = {"branches": [branch], "starts": [start], "stops": [stop], "bytes": 2**62}

@@ -8,7 +8,7 @@ import apsw
 import msgspec
 
 from everlog.cold import StoredBlock
-from everlog.core.block import BLOCK_EVENTS_MAX
+from everlog.core.block import BLOCK_EVENTS
 from everlog.core.decide import EventRow
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
@@ -94,7 +94,7 @@ class EncryptionWriter:
         else:
             span = {"branch": branch, "start": start, "stop": request.stop}
             following = fetch_one(self._connection, "read_blocks_between", span)
-            stop = min(request.stop, start + BLOCK_EVENTS_MAX, request.stop if following is None else following[2])
+            stop = min(request.stop, start + BLOCK_EVENTS, request.stop if following is None else following[2])
         found = bodies(self._connection, self._cache)
         wholes: dict[int, EventRow] = {}
         for columns in fetch_all(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):

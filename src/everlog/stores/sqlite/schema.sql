@@ -154,7 +154,7 @@ CREATE TABLE lease (
 );
 CREATE INDEX lease_held ON lease (boot, until) WHERE holder IS NOT NULL;
 
--- Cold bodies leave their rows: up to 64 of one branch in a zstd frame, and what is long and repeats once a store.
+-- Cold bodies leave their rows: neighbours of one branch in a zstd frame, and what is long and repeats once a store.
 CREATE TABLE dictionary (
   digest BLOB NOT NULL PRIMARY KEY, -- the first 16 bytes of the content's SHA-256
   kind TEXT NOT NULL,               -- of event
