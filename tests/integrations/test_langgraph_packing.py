@@ -16,6 +16,7 @@ from everlog.integrations.langgraph import EverlogSaver
 
 TEXT = "said " * 100
 TURNS = 80
+HOT = 16  # events at the end of a thread that are never packed while it grows
 CONFIG = {"configurable": {"thread_id": "t"}}
 
 
@@ -58,7 +59,7 @@ def test_the_past_of_a_thread_is_packed_as_it_grows_and_every_checkpoint_reads_a
         assert sizes(saver).blocks >= (events - 2 * BLOCK_EVENTS) // BLOCK_EVENTS
     left = hot_events(tmp_path / "s.db")
     assert left == list(range(left[0], events))
-    assert BLOCK_EVENTS <= len(left) < 2 * BLOCK_EVENTS
+    assert HOT <= len(left) < HOT + 2 * BLOCK_EVENTS
 
 
 def test_a_long_thread_that_was_never_packed_is_caught_up_with_a_little_at_each_write(tmp_path):
@@ -71,7 +72,7 @@ def test_a_long_thread_that_was_never_packed_is_caught_up_with_a_little_at_each_
             saver.put_writes(saver.get_tuple(CONFIG).config, [("note", number)], f"task {number}")
             packed.append(saver.store.storage.cold(-1, 1)[0].start)
         assert 3 * BLOCK_EVENTS < packed[0] <= 4 * BLOCK_EVENTS
-        assert BLOCK_EVENTS <= len(saver.session("t")) - packed[-1] < 2 * BLOCK_EVENTS
+        assert HOT <= len(saver.session("t")) - packed[-1] < HOT + 2 * BLOCK_EVENTS
         now = read(saver)
         assert {id: each._replace(pending_writes=[]) for id, each in now.items()} == {
             id: each._replace(pending_writes=[]) for id, each in seen.items()

@@ -61,7 +61,7 @@ _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
-_HOT_EVENTS: Final = 64  # at the end of a thread, which are never packed while it grows
+_HOT_EVENTS: Final = 16  # at the end of a thread, which are never packed while it grows
 _PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
