@@ -446,15 +446,13 @@ async def test_a_list_reads_no_session_again_that_nobody_appended_to(service):
     made = [await service.create_session(**WHO, session_id=f"{number}", state={"n": number}) for number in range(5)]
     await service.list_sessions(**WHO)
     await service.append_event(made[3], said("one", timestamp=1.0))
-    storage, names = (
-        service.store.storage,
-        {info.uuid: info.id for info in service.store.sessions(prefix="adk/trips/u7/")},
-    )
-    peek, read = storage.peek, []
-    storage.peek = lambda uuid, *others: read.append(names.get(uuid)) or peek(uuid, *others)
+    storage, read = service.store.storage, []
+    one, several = storage.read, storage.read_short
+    storage.read = lambda line, *others, **terms: read.append(line.session) or one(line, *others, **terms)
+    storage.read_short = lambda asked: read.extend(line.session for line, _ in asked) or several(asked)
     listed = (await service.list_sessions(**WHO)).sessions
     assert [session.id for session in listed] == ["3", "0", "1", "2", "4"]
-    assert [name for name in read if name is not None] == [session_name("trips", "u7", "3")]
+    assert read == [session_name("trips", "u7", "3")]
 
 
 # --- delete --------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -26,12 +27,13 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, PAGE_EVENTS_MAX
 from everlog.errors import (
     BusyError,
     ConflictError,
     InvalidPlaceError,
     NotFoundError,
+    PatchError,
     SessionExistsError,
     UnavailableError,
 )
@@ -46,12 +48,13 @@ from everlog.integrations.adk_events import (
     newest_groups,
     patch_of,
     split_state,
+    time_of,
 )
 from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
 from everlog.integrations.places import LazyStore, Place, id_part
 from everlog.integrations.versions import require
 from everlog.reader import PlaceLike
-from everlog.reducers.document import DOCUMENT
+from everlog.reducers.document import DOCUMENT, TYPES
 from everlog.session import Session as EverlogSession
 from everlog.session import SessionInfo
 from everlog.store import Store
@@ -77,10 +80,11 @@ PREFIX: Final = "adk/"
 _NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id
 _THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
-_SHORT = 32  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
+_SHORT = 64  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
 _TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
 _DELETED = "deleted through Google ADK"
 T = TypeVar("T")
+_Owner = tuple[str, str, str]  # app, user and session
 
 
 def session_name(app_name: str, user_id: str, session_id: str) -> str:
@@ -290,7 +294,7 @@ class EverlogSessionService(BaseSessionService):
             id=session_id,
             state=self._merged(app_name, user_id, line.document),
             events=[_event_of(group) for group in reversed(groups)],
-            last_update_time=_made_at(opened.info()) if newest is None else _time_of(newest),
+            last_update_time=_made_at(opened.info()) if newest is None else time_of(newest),
         )
         shown._storage_update_marker = line.marker
         return shown
@@ -357,13 +361,7 @@ class EverlogSessionService(BaseSessionService):
         read: list[tuple[Session, Item]] = []
         states: dict[str, Item] = {}
         whose = app_state_name(app_name) if user_id is None else user_state_name(app_name, user_id)
-        for info, opened in self.store.opened(f"{whose}/"):
-            owner = _owner(info)
-            if owner is None:
-                continue
-            told = self._tell(info, opened, owner)
-            if told is None:
-                continue  # it was deleted meanwhile
+        for owner, told in self._tell_each(f"{whose}/"):
             shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
             shown._storage_update_marker = told.marker
             read.append((shown, msgspec.json.decode(told.document)))
@@ -374,18 +372,35 @@ class EverlogSessionService(BaseSessionService):
             shown.state = _merge(document, app, states[shown.user_id])
         return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
 
-    def _tell(self, info: SessionInfo, opened: EverlogSession, owner: tuple[str, str, str]) -> _Told | None:
-        """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
+    def _tell_each(self, prefix: str) -> Iterator[tuple[_Owner, _Told]]:
+        """Tell what a list shows of each session: from memory, where its head is the one that was read last; else many are read together."""
+        owned = ((owner, info, opened) for info, opened in self.store.opened(prefix) if (owner := _owner(info)))
+        while some := list(islice(owned, PAGE_EVENTS_MAX // _SHORT)):
+            known = [self._told_last(info) for _, info, _ in some]
+            short = [
+                opened for (_, info, opened), told in zip(some, known, strict=True) if not told and info.size <= _SHORT
+            ]
+            read = dict(zip((opened.uuid for opened in short), self.store.read_short(short), strict=True))
+            for (owner, info, opened), last in zip(some, known, strict=True):
+                told = last or self._tell(info, opened, owner, read.get(info.uuid))
+                if told is not None:
+                    yield owner, told
+
+    def _told_last(self, info: SessionInfo) -> _Told | None:
         known = self._told.get(info.uuid)
-        if known is not None and known.marker == f"{info.branch}:{info.head}":
-            return known
+        return known if known is not None and known.marker == f"{info.branch}:{info.head}" else None
+
+    def _tell(
+        self, info: SessionInfo, opened: EverlogSession, owner: _Owner, events: list[EverlogEvent] | None
+    ) -> _Told | None:
+        """Tell what a list shows of a session. events: all of it, where they are read. None: it was deleted meanwhile."""
         try:
-            line = _look(opened)
+            line = _look(opened, events)
             newest = next(line.groups, None)
         except NotFoundError:
             return None
         self._share(owner[0], owner[1], line.document)
-        updated = _made_at(info) if newest is None else _time_of(newest)
+        updated = _made_at(info) if newest is None else time_of(newest)
         told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
         if len(self._told) >= _TOLD_MAX:
             self._told.clear()
@@ -486,18 +501,20 @@ class _Told:
     document: bytes
 
 
-def _look(opened: EverlogSession) -> _Line:
-    """Look at a session as it was opened: in one read where it is short."""
-    size = opened.head.size
+def _look(opened: EverlogSession, events: list[EverlogEvent] | None = None) -> _Line:
+    """Look at a session as it was opened: in one read where it is short. events: all of it, where they are read."""
+    head = opened.head
+    marker, size = f"{opened.branch_id}:{head}", head.size
     if size > _SHORT:
         groups = newest_groups(opened.events(stop=size, reverse=True))
-        return _Line(marker=_marker(opened), document=_document(opened, size), groups=groups)
-    events = opened.slice(0, size)
-    document: Any = DOCUMENT.initial()
+        return _Line(marker=marker, document=_document(opened, size), groups=groups)
+    events = opened.slice(0, size) if events is None else events
+    fold = DOCUMENT.start(DOCUMENT.initial())
     for event in events:
-        if DOCUMENT.looks_at(event.type):
-            document = DOCUMENT(document, event)
-    return _Line(marker=_marker(opened), document=_members(document), groups=newest_groups(reversed(events)))
+        if event.type in TYPES:
+            with suppress(PatchError):  # what cannot be applied changes nothing
+                fold.apply(event)
+    return _Line(marker=marker, document=_members(fold.value), groups=newest_groups(reversed(events)))
 
 
 def _chosen(
@@ -510,7 +527,7 @@ def _chosen(
     for group in () if newest is None else chain((newest,), groups):
         if wanted is not None and len(chosen) >= wanted:
             break
-        if after is None or _time_of(group) >= after:
+        if after is None or time_of(group) >= after:
             chosen.append(group)
     return newest, chosen
 
@@ -528,10 +545,6 @@ def _event_of(group: list[EverlogEvent]) -> Event:
     return Event.model_validate_json(msgspec.json.encode(decode_group(group)))
 
 
-def _time_of(group: list[EverlogEvent]) -> float:
-    return cast("float", decode_group(group)["timestamp"])
-
-
 def _marker(opened: EverlogSession) -> str:
     return f"{opened.branch_id}:{opened.head}"
 
@@ -547,7 +560,7 @@ def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
     }
 
 
-def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
+def _owner(info: SessionInfo) -> _Owner | None:
     """Give app, user and session of an Everlog session that holds an ADK session; None where it holds a state."""
     names = info.metadata.get("adk")
     if names is None:  # made by Everlog's own fork: the id says them
