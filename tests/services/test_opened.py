@@ -1,12 +1,15 @@
 """Every session of a prefix, opened as a list showed it: what the integrations list by."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 import everlog
 from databases import address
 from everlog import NewEvent
 from everlog.core.limits import PAGE_BYTES_MAX, SESSIONS_PAGE_MAX
-from everlog.errors import NotFoundError
+from everlog.errors import CorruptionError, NotFoundError
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -99,3 +102,16 @@ def test_what_is_cold_is_read_as_if_it_were_not(store):
     (read,) = store.read_short(opened(store))
     assert (read or store.session("s/1").slice()) == store.session("s/1").slice()
     assert {event.data["content"] for event in read or ()} <= {"cold " * 50}
+
+
+def test_where_an_event_is_missing_the_session_is_left_to_its_handle_which_says_so(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        for name in ("s/1", "s/2"):
+            store.create(name, events=[NewEvent("note", {"content": f"{name} {place}"}) for place in range(3)])
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, file:
+        file.execute("DELETE FROM event WHERE position = 1 AND branch = (SELECT min(branch) FROM event)")
+    with everlog.open(tmp_path / "s.db") as store:
+        handles = opened(store)
+        assert [texts(events) for events in store.read_short(handles)] == [None, ["s/2 0", "s/2 1", "s/2 2"]]
+        with pytest.raises(CorruptionError, match="holds 2 events"):
+            handles[0].slice(0, 3)
