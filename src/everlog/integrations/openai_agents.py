@@ -32,6 +32,7 @@ from everlog.store import Store
 require("openai-agents", "openai-agents", oldest="0.20", below="1")
 
 from agents.memory import SessionSettings  # after the version is known to fit
+from agents.memory.session_settings import coerce_session_settings, resolve_session_limit
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
@@ -55,7 +56,7 @@ class EverlogSession:
         session_id: str,
         store: Place | None = None,
         *,
-        session_settings: SessionSettings | Mapping[str, Any] | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
         describe: Callable[[RunContextWrapper[Any]], Mapping[str, Any]] | None = None,
         lease: LeaseLike | None = None,
     ) -> None:
@@ -66,8 +67,9 @@ class EverlogSession:
         lease: under which it is written: one that is held, or who takes it with the first write until `close`: a name, or a Holder.
         """
         self.session_id = session_id
-        settings = SessionSettings(**session_settings) if isinstance(session_settings, Mapping) else session_settings
-        self.session_settings = settings or SessionSettings()
+        self.session_settings = (
+            SessionSettings() if session_settings is None else coerce_session_settings(session_settings)
+        )
         self._store = LazyStore(store)
         self._describe = describe
         self._holding = Holding(lease)
@@ -83,10 +85,7 @@ class EverlogSession:
     ) -> list[TResponseInputItem]:
         """Give the newest `limit` items, oldest first. None: as the settings say, else all. Negative: all. 0: none."""
         self._check_open()
-        wanted = limit
-        if wanted is None and self.session_settings is not None:
-            wanted = self.session_settings.limit
-        return await asyncio.to_thread(self._read, wanted)
+        return await asyncio.to_thread(self._read, resolve_session_limit(limit, self.session_settings))
 
     async def add_items(
         self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
