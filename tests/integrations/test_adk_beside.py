@@ -53,6 +53,7 @@ class Both:
         self.draw = random.Random(seed)
         self.services = (theirs, ours)
         self.held = []
+        self.times = []
         self.count = 0
 
     async def step(self):
@@ -87,8 +88,10 @@ class Both:
 
     async def get(self):
         who, name = self.who(), self.draw.choice(("s", "t", "s ", "w"))
-        recent, back = self.draw.choice((None, None, 0, 1, 3, 50)), self.draw.choice((None, None, 0.0, 0.02, 1_000.0))
-        after = None if back is None else time.time() - back
+        recent, after = (
+            self.draw.choice((None, None, 0, 1, 3, 50)),
+            self.draw.choice((None, None, 1.0, *self.times[-20:])),
+        )
         config = self.draw.choice((None, GetSessionConfig(num_recent_events=recent, after_timestamp=after)))
         return await self.each(lambda service: service.get_session(**who, session_id=name, config=config))
 
@@ -97,6 +100,7 @@ class Both:
             return None
         pair = self.draw.choice(self.held[-4:] if self.draw.random() < 0.8 else self.held)
         self.count += 1
+        self.times.append(time.time())
         author = self.draw.choice(("user", "agent"))
         parts = [types.Part(text=f"{self.count}")] if self.draw.random() < 0.8 else []
         event = Event(
@@ -105,7 +109,7 @@ class Both:
             partial=True if self.draw.random() < 0.1 else None,
             content=types.Content(role=self.draw.choice(("user", "model")), parts=parts),
             actions=EventActions(state_delta=self.state()),
-            timestamp=time.time(),
+            timestamp=self.times[-1],
         )
         copies = [event.model_copy(deep=True) for _ in pair]
         refused = await self.each(lambda service, session, each: service.append_event(session, each), pair, copies)
