@@ -382,6 +382,54 @@ async def test_tasks_that_share_a_session_object_take_turns(service):
         assert kept == session
 
 
+class Noted(dict):
+    """State that notes in which thread it is changed."""
+
+    threads = ()
+
+    def update(self, *given):
+        self.threads = (*self.threads, threading.get_ident())
+        super().update(*given)
+
+
+@contract(*KEPT)
+async def test_a_session_object_is_changed_where_its_loop_runs_so_that_others_may_read_it_meanwhile(service):
+    session = await service.create_session(**WHO)
+    session.state = Noted(session.state)
+    await asyncio.gather(*(service.append_event(session, said("x", delta={f"{number}": 1})) for number in range(5)))
+    assert session.state == {f"{number}": 1 for number in range(5)}
+    assert session.state.threads == (threading.get_ident(),) * 5
+
+
+@contract(*OURS)
+async def test_whoever_is_cancelled_learns_it_when_the_append_is_settled_and_holds_what_was_recorded(service):
+    session = await service.create_session(**WHO)
+    for number in range(3):
+        event = said(f"{number}", delta={"n": number})
+        task = asyncio.ensure_future(service.append_event(session, event))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert session.events[-1] is event
+        assert await got(service, session) == session
+    await service.append_event(session, said("3"))
+    assert texts(await got(service, session)) == ["0", "1", "2", "3"]
+
+
+@contract(*OURS)
+async def test_an_append_that_fails_gives_its_turn_to_the_next(service):
+    session = await service.create_session(**WHO)
+    stale = await got(service, session)
+    await service.append_event(session, said("one"))
+    failures = [service.append_event(stale, said(f"{number}")) for number in range(20)]
+    refused = await asyncio.gather(*failures, service.append_event(session, said("two")), return_exceptions=True)
+    assert [type(each) for each in refused] == [StaleSessionError] * 20 + [Event]
+    assert texts(await got(service, session)) == ["one", "two"]
+
+
 @contract(*OURS)
 async def test_a_session_object_that_a_program_made_is_taken_where_it_holds_the_last_event(service):
     made = await service.create_session(**WHO, session_id="s")

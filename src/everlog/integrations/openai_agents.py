@@ -24,6 +24,7 @@ from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableE
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.openai_native import event_of, item_of, title_of
 from everlog.integrations.places import LazyStore, Place, id_of
+from everlog.integrations.settling import settled
 from everlog.integrations.versions import require
 from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
@@ -294,14 +295,4 @@ def _said(events: Any) -> list[tuple[Event, Any]]:
 
 async def _settled(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
     """Run a blocking call in a thread; raise CancelledError only once it is done."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **keywords))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
-        running.exception()  # it was looked at
-        raise cancelled
-    return running.result()
+    return await settled(asyncio.ensure_future(asyncio.to_thread(call, *args, **keywords)))
