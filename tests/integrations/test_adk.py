@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -24,7 +24,7 @@ from google.genai import types
 
 import everlog
 from databases import url_of
-from everlog.errors import FencedError, InvalidEventError, KeyReusedError, UnavailableError
+from everlog.errors import FencedError, InvalidEventError, KeyReusedError, NotFoundError, UnavailableError
 from everlog.integrations.adk import (
     EverlogSessionService,
     StaleSessionError,
@@ -726,6 +726,56 @@ async def test_a_fork_is_a_session_of_its_own(service):
         await service.fork_session(**WHO, session_id="s", fork_id="f")
     with pytest.raises(SessionNotFoundError):
         await service.fork_session(**WHO, session_id="none")
+
+
+@contract(*OURS)
+async def test_a_fork_that_everlog_made_is_a_session_of_who_its_id_says(service):
+    session = await service.create_session(**WHO, session_id="s", state={"k": 0})
+    await service.append_event(session, said("one", delta={"k": 1}))
+    service.store.session(session_name("trips", "u7", "s")).fork(id=session_name("trips", "u8", "f"))
+    fork = await service.get_session(app_name="trips", user_id="u8", session_id="f")
+    assert (texts(fork), fork.state) == (["one"], {"k": 1})
+    listed = (await service.list_sessions(app_name="trips")).sessions
+    assert {(each.user_id, each.id, each.state["k"]) for each in listed} == {("u7", "s", 1), ("u8", "f", 1)}
+    await service.append_event(fork, said("two"))
+    assert await got(service, fork) == fork
+
+
+@contract(*OURS)
+async def test_what_is_deleted_while_it_is_read_or_listed_or_appended_to_is_as_if_it_had_been_before(service):
+    store = service.store
+    find, read_short = store.session, store.read_short
+
+    def deleting(call):
+        def then_delete(given):
+            found = call(given)
+            with suppress(NotFoundError):
+                store.delete(session_name("trips", "u7", "s"), reason="test")
+            return found
+
+        return then_delete
+
+    for events in (1, 40):
+        session = await service.create_session(**WHO, session_id="s")
+        other = await service.create_session(**WHO, session_id=f"other {events}")
+        for number in range(events):
+            await service.append_event(session, said(f"{number}", delta={"n": number}))
+        store.session = deleting(find)
+        assert await service.get_session(**WHO, session_id="s") is None
+        store.session = find
+        session = await service.create_session(**WHO, session_id="s")
+        await service.append_event(session, said("one"))
+        store.session = deleting(find)
+        with pytest.raises(SessionNotFoundError):
+            await service.append_event(session, said("two"))
+        store.session = find
+        session = await service.create_session(**WHO, session_id="s")
+        await service.append_event(session, said("one", delta={"n": 1}))
+        store.read_short = lambda given: deleting(lambda _: None)(given) or read_short(given)
+        listed = (await service.list_sessions(**WHO)).sessions
+        assert "s" not in {each.id for each in listed}
+        assert other.id in {each.id for each in listed}
+        store.read_short = read_short
 
 
 @contract(*OURS)
