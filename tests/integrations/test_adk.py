@@ -24,7 +24,7 @@ from google.genai import types
 
 import everlog
 from databases import url_of
-from everlog.errors import FencedError, InvalidEventError, KeyReusedError, NotFoundError, UnavailableError
+from everlog.errors import BusyError, FencedError, InvalidEventError, KeyReusedError, NotFoundError, UnavailableError
 from everlog.integrations.adk import (
     EverlogSessionService,
     StaleSessionError,
@@ -73,10 +73,12 @@ def contract(*kinds):
 
     def wrap(sentence):
         @pytest.mark.parametrize("kind", [kind for kind in kinds if NEWEST or kind in OURS])
-        def test(kind, tmp_path):
+        def test(kind, tmp_path, monkeypatch):
+            given = {"monkeypatch": monkeypatch} if "monkeypatch" in inspect.signature(sentence).parameters else {}
+
             async def run():
                 async with opened(kind, tmp_path) as service:
-                    await sentence(service)
+                    await sentence(service, **given)
 
             asyncio.run(run())
 
@@ -428,6 +430,18 @@ async def test_an_append_that_fails_gives_its_turn_to_the_next(service):
     refused = await asyncio.gather(*failures, service.append_event(session, said("two")), return_exceptions=True)
     assert [type(each) for each in refused] == [StaleSessionError] * 20 + [Event]
     assert texts(await got(service, session)) == ["one", "two"]
+
+
+@contract(*OURS)
+async def test_an_append_waits_for_the_one_before_it_so_long_and_no_longer(service, monkeypatch):
+    session = await service.create_session(**WHO)
+    turn = service._turn(session_name("trips", "u7", session.id))
+    with monkeypatch.context() as patched, turn.lock:
+        patched.setattr("everlog.integrations.adk.LOCK_SECONDS_MAX", 0.01)
+        with pytest.raises(BusyError, match="nothing was written"):
+            await service.append_event(session, said("one"))
+    await service.append_event(session, said("two"))
+    assert texts(await got(service, session)) == texts(session) == ["two"]
 
 
 @contract(*OURS)

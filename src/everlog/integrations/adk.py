@@ -9,6 +9,7 @@
 4. `app:` and `user:` state are sessions of their own. The append to the session says what becomes of them, too, and they take it
    over under its key right after; where the process died in between, the next read of that session has them do so.
 5. A repeated append of the same ADK event adds nothing.
+6. A session object is changed where its event loop runs, once the event is recorded; who appends next to that session waits for it.
 """
 
 from __future__ import annotations
@@ -197,12 +198,13 @@ class EverlogSessionService(BaseSessionService):
         running = self._running(lambda: self._append(turn, session, event))
         cancelled = await until_done(running)
         if running.exception() is None and (marker := running.result()) is not None:
-            # Here and not in the thread: others read the object where this loop runs.
-            session._storage_update_marker = marker
-            session.last_update_time = event.timestamp
-            session.state.update(event.actions.state_delta)
-            session.events.append(event)
-            turn.lock.release()
+            try:  # here and not in the thread: others read the object where this loop runs
+                session._storage_update_marker = marker
+                session.last_update_time = event.timestamp
+                session.state.update(event.actions.state_delta)
+                session.events.append(event)
+            finally:
+                turn.lock.release()
         if cancelled is not None:
             raise cancelled
         running.result()  # or what it raised
@@ -339,6 +341,7 @@ class EverlogSessionService(BaseSessionService):
     def _recorded(
         self, opened: EverlogSession, session: Session, event: Event, key: str, events: list[NewEvent]
     ) -> str | None:
+        """Record an event, as its key and the events of one append; see `_append`."""
         try:
             branch, head = self._seen(session, opened)
             if opened.branch_id != branch and opened.find(key) is None:
