@@ -47,7 +47,7 @@ _WORDS = [f"word{number}" for number in range(2_000)]
 async def measure(
     make: Callable[[], Any], folder: Path, fill: Callable[[Any, str, int], Awaitable[None]]
 ) -> dict[str, float]:
-    """Measure one service: bytes after 200 turns, microseconds of an append, milliseconds of reading the last 20, and of a list."""
+    """Measure one service: bytes that TURNS take, an append, reading the last LAST events, and listing sessions."""
     from google.adk.sessions.base_session_service import GetSessionConfig
 
     service = make()
@@ -58,16 +58,18 @@ async def measure(
     for number in range(TURNS):
         await service.append_event(session, turn(number))
     await service.close()
-    found: dict[str, float] = {"bytes_before": empty, "bytes_for_200_turns": bytes_of(folder) - empty}
+    found: dict[str, float] = {
+        "bytes for each of text": (bytes_of(folder) - empty) / (TURNS * TURN_BYTES),
+        "kB before the first": empty / 1_000,
+    }
     service = make()
-    found["times_the_text"] = found["bytes_for_200_turns"] / (TURNS * TURN_BYTES)
     took: list[float] = []
     for number in range(APPENDS):
         event = turn(number)
         started = time.perf_counter()
         await service.append_event(session, event)
         took.append(time.perf_counter() - started)
-    found["append_us"] = statistics.median(took) * 1e6
+    found["append µs"] = statistics.median(took) * 1e6
     for size in (SHORT, LONG):
         name = f"s{size}"
         await service.create_session(**WHO, session_id=name)
@@ -78,14 +80,14 @@ async def measure(
             read = await service.get_session(**WHO, session_id=name, config=GetSessionConfig(num_recent_events=LAST))
             took.append(time.perf_counter() - started)
             assert len(read.events) == LAST, "it was filled"
-        found[f"last_20_of_{size}_ms"] = statistics.median(took) * 1e3
+        found[f"last {LAST} of {size} µs"] = statistics.median(took) * 1e6
     for number in range(LISTED):
         await service.create_session(app_name="many", user_id="u", session_id=f"{number}", state={"n": number})
     for what in ("first", "next"):
         started = time.perf_counter()
         listed = await service.list_sessions(app_name="many", user_id="u")
         assert len(listed.sessions) == LISTED, "they were made"
-        found[f"{what}_list_of_{LISTED}_ms"] = (time.perf_counter() - started) * 1e3
+        found[f"{what} list of {LISTED} sessions, ms"] = (time.perf_counter() - started) * 1e3
     await service.close()
     return found
 

@@ -42,7 +42,7 @@ LIMITS = Path(inspect.getfile(everlog)).parent / "core" / "limits.py"
 INTERNAL = frozenset(
     {
         *("Branch.view", "Feed.finished", "Feed.page", "Feed.passed", "Lease.due", "Lease.over", "Lease.shown"),
-        *("Query.range_terms", "Query.split", "Store.opened", "Store.wake_unless"),
+        *("Query.range_terms", "Query.split", "Store.opened", "Store.read_short", "Store.wake_unless"),
         *(
             "Session.append_request",
             "Session.conflict",
@@ -53,6 +53,7 @@ INTERNAL = frozenset(
         *(
             "Session.lease_shown",
             "Session.lease_unless",
+            "Session.line_seen",
             "Session.own_request",
             "Session.saw",
             "Session.view",

@@ -547,8 +547,7 @@ class Session(SessionEraser):
 
     def slice(self, start: PlaceLike = "start", stop: PlaceLike = "end") -> list[Event]:
         """Give the events between two cuts, oldest first, all in memory. Positions past the ends are cut off."""
-        branch_id, size, _ = self._seen
-        lineage = next((line for line in self._lineages.values() if line.branch_id == branch_id), None)
+        lineage, size = self.line_seen()
         low, high = likely_cut(start, size), likely_cut(stop, size)
         if lineage is None or low is None or high is None or not 0 < high - low <= PAGE_EVENTS_MAX:
             return super().slice(start, stop)

@@ -311,9 +311,8 @@ class Listed(msgspec.Struct, frozen=True):
 class SessionFilter(msgspec.Struct, frozen=True):
     """Which sessions to list.
 
-    query: label, session, since, until and words, as `core.query` matches them against a session.
-    order: one of updated -updated created -created id -id. after: the session and branch listed last.
-    parent: packed Cause prefix: only sessions made for events of that writer (16 bytes) or that event (24 bytes).
+    query: label, session, since, until and words, as `core.query` matches them against a session. after: the session and branch listed last.
+    order: one of updated -updated created -created id -id. parent: prefix of a packed Cause: of a writer (16 bytes) or an event (24).
     """
 
     query: Query
@@ -357,9 +356,8 @@ class FeedPage(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True):
     """What a search looks for, as far as an index can tell.
 
-    terms: on type, actor, outcome, since and until. needles: see core/trigrams.py. reshaped: types of event whose data is not read as
-    it is stored, so that needles say nothing of them. sessions: keys of those that the events were recorded in; None for all.
-    line: segments that they stand in; None for all.
+    terms: on type, actor, outcome, since and until. needles: see core/trigrams.py. reshaped: types of event whose data is not read as it is
+    stored, so that needles say nothing of them. sessions: keys of those that they were recorded in, line: segments; None for all.
     """
 
     terms: tuple[Term, ...] = ()
@@ -405,8 +403,8 @@ class Storage(ColdStorage, SealedStorage, Protocol):
         """Carry out a request, durably, or raise and change nothing.
 
         Promised: laws 1 to 8. A refusal spoils no other request. Not promised: an order among concurrent requests.
-        Raises StaleExpectationError (the service makes a ConflictError of it), NotFoundError, SessionExistsError,
-        KeyReusedError, BusyError after LOCK_SECONDS_MAX, UnavailableError, OutcomeUnknownError.
+        Raises StaleExpectationError (the service makes a ConflictError of it), NotFoundError, SessionExistsError, KeyReusedError, BusyError
+        after LOCK_SECONDS_MAX, UnavailableError, OutcomeUnknownError.
         """
         ...
 
@@ -496,10 +494,13 @@ class Storage(ColdStorage, SealedStorage, Protocol):
         """Read events of [start, stop) that meet all of the header terms, oldest first unless `reverse`.
 
         stop: at most the branch's size as the caller read it. terms: as `Query.split()` gives them.
-        limit: 1 .. PAGE_EVENTS_MAX. A page ends at `limit` events, PAGE_BYTES_MAX of bodies (one larger event makes a
-        page of its own), or after SCAN_EVENTS_MAX positions; `following` says where to go on. Terms on key, caused_by
-        and type:checkpoint are answered by index.
+        limit: 1 .. PAGE_EVENTS_MAX. A page ends at `limit` events, PAGE_BYTES_MAX of bodies (one larger event makes a page of its own), or
+        after SCAN_EVENTS_MAX positions; `following` says where to go on. Terms on key, caused_by and type:checkpoint go by index.
         """
+        ...
+
+    def read_short(self, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
+        """Read the events [0, size) of several lines of one segment together, at most PAGE_EVENTS_MAX; None for those to `read` alone."""
         ...
 
     def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
@@ -530,8 +531,7 @@ class Storage(ColdStorage, SealedStorage, Protocol):
     def snapshot_chain(self, lineage: Lineage, size: int, fingerprint: bytes) -> tuple[list[Snapshot], int]:
         """Read the newest snapshot at or below a cut, behind those that it is a delta from, keyframe first; and `erasures`.
 
-        Empty where there is none. The number of erasures was read before them. Not promised: that the chain is whole; what was
-        dropped is missing from its front.
+        Empty where there is none. The number of erasures was read before them. Not promised: that the chain's front is there.
         """
         ...
 

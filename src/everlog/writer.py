@@ -36,7 +36,7 @@ from everlog.core.event import (
     encode_attached,
 )
 from everlog.core.lease import LeaseToken
-from everlog.core.lineage import common_ancestor
+from everlog.core.lineage import Lineage, common_ancestor
 from everlog.core.merkle import root_of_peaks, split_digests
 from everlog.core.patch import same
 from everlog.core.prepare import Draw, prepare_batch, with_state
@@ -137,6 +137,11 @@ class SessionWriter(ContextReader):
     def branch_id(self) -> str:
         """The id of the branch that this handle last saw as current. No I/O."""
         return self._seen[0]
+
+    def line_seen(self) -> tuple[Lineage | None, int]:
+        """Give the line that this handle last saw as current, None where it is not known, and its size. No I/O."""
+        branch_id, size, _ = self._seen
+        return next((line for line in self._lineages.values() if line.branch_id == branch_id), None), size
 
     @property
     def lease_shown(self) -> LeaseToken | None:

@@ -46,6 +46,8 @@ SYNC_ONLY = {
     "gave_back",
     "under",
     "opened",
+    "read_short",
+    "line_seen",
     "view_seen",
     "shown",
     "due",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -24,7 +24,7 @@ from google.genai import types
 
 import everlog
 from databases import url_of
-from everlog.errors import FencedError, InvalidEventError, KeyReusedError, UnavailableError
+from everlog.errors import BusyError, FencedError, InvalidEventError, KeyReusedError, NotFoundError, UnavailableError
 from everlog.integrations.adk import (
     EverlogSessionService,
     StaleSessionError,
@@ -73,10 +73,12 @@ def contract(*kinds):
 
     def wrap(sentence):
         @pytest.mark.parametrize("kind", [kind for kind in kinds if NEWEST or kind in OURS])
-        def test(kind, tmp_path):
+        def test(kind, tmp_path, monkeypatch):
+            given = {"monkeypatch": monkeypatch} if "monkeypatch" in inspect.signature(sentence).parameters else {}
+
             async def run():
                 async with opened(kind, tmp_path) as service:
-                    await sentence(service)
+                    await sentence(service, **given)
 
             asyncio.run(run())
 
@@ -382,6 +384,66 @@ async def test_tasks_that_share_a_session_object_take_turns(service):
         assert kept == session
 
 
+class Noted(dict):
+    """State that notes in which thread it is changed."""
+
+    threads = ()
+
+    def update(self, *given):
+        self.threads = (*self.threads, threading.get_ident())
+        super().update(*given)
+
+
+@contract(*KEPT)
+async def test_a_session_object_is_changed_where_its_loop_runs_so_that_others_may_read_it_meanwhile(service):
+    session = await service.create_session(**WHO)
+    session.state = Noted(session.state)
+    await asyncio.gather(*(service.append_event(session, said("x", delta={f"{number}": 1})) for number in range(5)))
+    assert session.state == {f"{number}": 1 for number in range(5)}
+    assert session.state.threads == (threading.get_ident(),) * 5
+
+
+@contract(*OURS)
+async def test_whoever_is_cancelled_learns_it_when_the_append_is_settled_and_holds_what_was_recorded(service):
+    session = await service.create_session(**WHO)
+    for number in range(3):
+        event = said(f"{number}", delta={"n": number})
+        task = asyncio.ensure_future(service.append_event(session, event))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert session.events[-1] is event
+        assert await got(service, session) == session
+    await service.append_event(session, said("3"))
+    assert texts(await got(service, session)) == ["0", "1", "2", "3"]
+
+
+@contract(*OURS)
+async def test_an_append_that_fails_gives_its_turn_to_the_next(service):
+    session = await service.create_session(**WHO)
+    stale = await got(service, session)
+    await service.append_event(session, said("one"))
+    failures = [service.append_event(stale, said(f"{number}")) for number in range(20)]
+    refused = await asyncio.gather(*failures, service.append_event(session, said("two")), return_exceptions=True)
+    assert [type(each) for each in refused] == [StaleSessionError] * 20 + [Event]
+    assert texts(await got(service, session)) == ["one", "two"]
+
+
+@contract(*OURS)
+async def test_an_append_waits_for_the_one_before_it_so_long_and_no_longer(service, monkeypatch):
+    session = await service.create_session(**WHO)
+    turn = service._turn(session_name("trips", "u7", session.id))
+    with monkeypatch.context() as patched, turn.lock:
+        patched.setattr("everlog.integrations.adk.LOCK_SECONDS_MAX", 0.01)
+        with pytest.raises(BusyError, match="nothing was written"):
+            await service.append_event(session, said("one"))
+    await service.append_event(session, said("two"))
+    assert texts(await got(service, session)) == texts(session) == ["two"]
+
+
 @contract(*OURS)
 async def test_a_session_object_that_a_program_made_is_taken_where_it_holds_the_last_event(service):
     made = await service.create_session(**WHO, session_id="s")
@@ -446,15 +508,13 @@ async def test_a_list_reads_no_session_again_that_nobody_appended_to(service):
     made = [await service.create_session(**WHO, session_id=f"{number}", state={"n": number}) for number in range(5)]
     await service.list_sessions(**WHO)
     await service.append_event(made[3], said("one", timestamp=1.0))
-    storage, names = (
-        service.store.storage,
-        {info.uuid: info.id for info in service.store.sessions(prefix="adk/trips/u7/")},
-    )
-    peek, read = storage.peek, []
-    storage.peek = lambda uuid, *others: read.append(names.get(uuid)) or peek(uuid, *others)
+    storage, read = service.store.storage, []
+    one, several = storage.read, storage.read_short
+    storage.read = lambda line, *others, **terms: read.append(line.session) or one(line, *others, **terms)
+    storage.read_short = lambda asked: read.extend(line.session for line, _ in asked) or several(asked)
     listed = (await service.list_sessions(**WHO)).sessions
     assert [session.id for session in listed] == ["3", "0", "1", "2", "4"]
-    assert [name for name in read if name is not None] == [session_name("trips", "u7", "3")]
+    assert read == [session_name("trips", "u7", "3")]
 
 
 # --- delete --------------------------------------------------------------------------------------
@@ -680,6 +740,56 @@ async def test_a_fork_is_a_session_of_its_own(service):
         await service.fork_session(**WHO, session_id="s", fork_id="f")
     with pytest.raises(SessionNotFoundError):
         await service.fork_session(**WHO, session_id="none")
+
+
+@contract(*OURS)
+async def test_a_fork_that_everlog_made_is_a_session_of_who_its_id_says(service):
+    session = await service.create_session(**WHO, session_id="s", state={"k": 0})
+    await service.append_event(session, said("one", delta={"k": 1}))
+    service.store.session(session_name("trips", "u7", "s")).fork(id=session_name("trips", "u8", "f"))
+    fork = await service.get_session(app_name="trips", user_id="u8", session_id="f")
+    assert (texts(fork), fork.state) == (["one"], {"k": 1})
+    listed = (await service.list_sessions(app_name="trips")).sessions
+    assert {(each.user_id, each.id, each.state["k"]) for each in listed} == {("u7", "s", 1), ("u8", "f", 1)}
+    await service.append_event(fork, said("two"))
+    assert await got(service, fork) == fork
+
+
+@contract(*OURS)
+async def test_what_is_deleted_while_it_is_read_or_listed_or_appended_to_is_as_if_it_had_been_before(service):
+    store = service.store
+    find, read_short = store.session, store.read_short
+
+    def deleting(call):
+        def then_delete(given):
+            found = call(given)
+            with suppress(NotFoundError):
+                store.delete(session_name("trips", "u7", "s"), reason="test")
+            return found
+
+        return then_delete
+
+    for events in (1, 40):
+        session = await service.create_session(**WHO, session_id="s")
+        other = await service.create_session(**WHO, session_id=f"other {events}")
+        for number in range(events):
+            await service.append_event(session, said(f"{number}", delta={"n": number}))
+        store.session = deleting(find)
+        assert await service.get_session(**WHO, session_id="s") is None
+        store.session = find
+        session = await service.create_session(**WHO, session_id="s")
+        await service.append_event(session, said("one"))
+        store.session = deleting(find)
+        with pytest.raises(SessionNotFoundError):
+            await service.append_event(session, said("two"))
+        store.session = find
+        session = await service.create_session(**WHO, session_id="s")
+        await service.append_event(session, said("one", delta={"n": 1}))
+        store.read_short = lambda given: deleting(lambda _: None)(given) or read_short(given)
+        listed = (await service.list_sessions(**WHO)).sessions
+        assert "s" not in {each.id for each in listed}
+        assert other.id in {each.id for each in listed}
+        store.read_short = read_short
 
 
 @contract(*OURS)

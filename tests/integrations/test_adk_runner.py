@@ -15,8 +15,6 @@ pytest.importorskip("google.adk", reason="google-adk is not installed")
 
 from google.adk.agents import LlmAgent, ParallelAgent
 from google.adk.apps import App
-from google.adk.models.base_llm import BaseLlm
-from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import Runner
 from google.adk.sessions import InMemorySessionService
 from google.adk.tools.tool_context import ToolContext
@@ -24,6 +22,7 @@ from google.genai import types
 
 import everlog
 from everlog.integrations.adk import EverlogSessionService, app_state_name, session_name
+from integrations.adk_scripted import call, scripted, shown, text
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "integrations" / "adk.py"
@@ -35,32 +34,6 @@ pytestmark = [
 ]
 
 
-class Scripted(BaseLlm):
-    """Says what stands in its script, one line a call; notes what it was shown."""
-
-    script: list[types.Part]
-    shown: list[list[str]] = []
-
-    async def generate_content_async(self, llm_request, stream=False):
-        self.shown.append([shown(content) for content in llm_request.contents])
-        yield LlmResponse(content=types.Content(role="model", parts=[self.script.pop(0)]))
-
-
-def shown(content):
-    part = content.parts[0]
-    if part.function_call:
-        return f"call {part.function_call.name}"
-    return f"result {part.function_response.response}" if part.function_response else part.text
-
-
-def text(said):
-    return types.Part(text=said)
-
-
-def call(**arguments):
-    return types.Part(function_call=types.FunctionCall(name="remember", args=arguments))
-
-
 def remember(what: str, tool_context: ToolContext) -> dict:
     """Remember something."""
     tool_context.state["what"] = what
@@ -70,7 +43,7 @@ def remember(what: str, tool_context: ToolContext) -> dict:
 
 
 def runner_of(service, *script, **of_app):
-    model = Scripted(model="scripted", script=list(script), shown=[])
+    model = scripted(*script)
     agent = LlmAgent(name="guide", model=model, tools=[remember])
     return Runner(app=App(name="trips", root_agent=agent, **of_app), session_service=service), model
 
@@ -99,7 +72,7 @@ def running(test):
 
 @running
 async def test_an_agent_that_calls_a_tool_finds_its_history_when_it_is_asked_again(service):
-    runner, model = runner_of(service, call(what="Lima"), text("Noted."))
+    runner, model = runner_of(service, call("remember", what="Lima"), text("Noted."))
     await ask(runner, "Remember Lima")
     session = await kept(service)
     assert [shown(event.content) for event in session.events] == [
@@ -119,7 +92,12 @@ async def test_an_agent_that_calls_a_tool_finds_its_history_when_it_is_asked_aga
 @running
 async def test_a_rewind_of_adks_is_an_event_and_what_was_rewound_is_not_shown_to_the_model(service):
     runner, model = runner_of(
-        service, call(what="Lima"), text("Noted."), call(what="Quito"), text("Noted too."), text("Lima.")
+        service,
+        call("remember", what="Lima"),
+        text("Noted."),
+        call("remember", what="Quito"),
+        text("Noted too."),
+        text("Lima."),
     )
     await ask(runner, "Remember Lima")
     await ask(runner, "Remember Quito")
@@ -140,7 +118,7 @@ async def compacting(service):
     from google.adk.apps.app import EventsCompactionConfig
     from google.adk.apps.llm_event_summarizer import LlmEventSummarizer
 
-    summarizer = LlmEventSummarizer(llm=Scripted(model="scripted", script=[text("They spoke of Lima.")], shown=[]))
+    summarizer = LlmEventSummarizer(llm=scripted(text("They spoke of Lima.")))
     config = EventsCompactionConfig(compaction_interval=2, overlap_size=0, summarizer=summarizer)
     runner, model = runner_of(service, text("one"), text("two"), text("three"), events_compaction_config=config)
     await ask(runner, "first")
@@ -172,12 +150,7 @@ def test_agents_that_run_in_parallel_share_a_session(tmp_path):
     async def run():
         async with EverlogSessionService(tmp_path / "agent.db") as service:
             await service.create_session(app_name="trips", **WHO)
-            agents = [
-                LlmAgent(
-                    name=f"guide{n}", model=Scripted(model="scripted", script=[text(f"{n}")]), output_key=f"said{n}"
-                )
-                for n in range(4)
-            ]
+            agents = [LlmAgent(name=f"guide{n}", model=scripted(text(f"{n}")), output_key=f"said{n}") for n in range(4)]
             team = ParallelAgent(name="team", sub_agents=agents)
             await ask(Runner(app_name="trips", agent=team, session_service=service), "go")
             session = await kept(service)

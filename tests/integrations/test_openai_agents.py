@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,31 @@ def test_pop_takes_the_newest_and_adding_it_again_restores_it(make):
         await session.add_items(items[1:])
         assert await session.get_items() == items
         assert [await session.pop_item() for _ in range(4)] == [*reversed(items), None]
+
+    run(story())
+
+
+def spoil(session, *places):
+    """Have items be none that can be read: erased, or of torn JSON."""
+    if isinstance(session, EverlogSession):
+        session.log.erase(list(places), reason="test")
+    else:
+        with closing(sqlite3.connect(session.db_path)) as file, file:
+            file.executemany("UPDATE agent_messages SET message_data = '{' WHERE id = ?", [(at + 1,) for at in places])
+
+
+def test_what_cannot_be_read_counts_for_no_limit_and_goes_with_what_is_taken_before_it(make):
+    async def story():
+        session = make()
+        await session.add_items(numbered(6))
+        spoil(session, 1, 4, 5)
+        readable = [user("item 0"), *numbered(2, 2)]
+        assert await session.get_items(1) == readable[-1:]
+        assert await session.get_items(2) == readable[-2:]
+        assert await session.get_items(6) == await session.get_items() == readable
+        assert await session.pop_item() == user("item 3")
+        assert await session.get_items(2) == readable[:2]
+        assert [await session.pop_item() for _ in range(3)] == [user("item 2"), user("item 0"), None]
 
     run(story())
 

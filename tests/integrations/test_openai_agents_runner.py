@@ -1,6 +1,7 @@
 """What the Agents SDK's runner does with a session when something goes wrong or grows: on Everlog as on the SDK's own."""
 
 import asyncio
+import json
 import logging
 
 import pytest
@@ -12,10 +13,26 @@ from integrations.agents_items import numbered, said, user
 pytest.importorskip("agents.testing", reason="openai-agents is not installed, or brings no scripted model")
 import httpx2
 import openai
-from agents import Agent, Runner, SQLiteSession, set_tracing_disabled
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    InputGuardrailTripwireTriggered,
+    MaxTurnsExceeded,
+    OutputGuardrailTripwireTriggered,
+    RunConfig,
+    Runner,
+    RunState,
+    SessionSettings,
+    SQLiteSession,
+    function_tool,
+    input_guardrail,
+    output_guardrail,
+    set_tracing_disabled,
+)
+from agents.extensions.memory import EncryptedSession
 from agents.memory import OpenAIResponsesCompactionSession
 from agents.run_internal.session_persistence import rewind_session_items
-from agents.testing import ModelStep, ScriptedModel, assistant_message
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
 from everlog.integrations.openai_agents import EverlogSession
 
@@ -146,3 +163,157 @@ def test_reading_alone_does_not_need_a_store_that_can_be_written(tmp_path):
                     await change()
 
     asyncio.run(story())
+
+
+# --- whatever a run does, it leaves and is shown on ours what it leaves and is shown on the SDK's own -------------
+@function_tool(needs_approval=True)
+def book(city: str) -> str:
+    """Book."""
+    return f"booked {city}"
+
+
+@function_tool
+def fails(city: str) -> str:
+    """Fail."""
+    raise ValueError(city)
+
+
+CALLS = [function_call("book", {"city": "Lima"}, call_id="c1"), function_call("fails", {"city": "Quito"}, call_id="c2")]
+
+
+class Run:
+    """Runs of one agent with a session, and what its model was shown in each call."""
+
+    def __init__(self, session, again, *script, **of_agent):
+        self.session, self.again = session, again
+        self.model = ScriptedModel(script)
+        self.agent = Agent(name="a", model=self.model, tools=[book, fails], **of_agent)
+
+    async def ask(self, said="go", **named):
+        return await Runner.run(self.agent, said, session=self.session, **named)
+
+
+async def approved(run, *, approves=True):
+    result = await run.ask()
+    state = await RunState.from_json(run.agent, result.to_state().to_json())  # as another process reads it
+    (interruption,) = result.interruptions
+    (state.approve if approves else state.reject)(state.get_interruptions()[0])
+    assert interruption.raw_item.call_id == "c1"
+    run.session = run.again()
+    return (await run.ask(state)).final_output
+
+
+async def rejected(run):
+    return await approved(run, approves=False)
+
+
+async def left_for_another_question(run):
+    await run.ask()
+    return (await run.ask("never mind")).final_output
+
+
+async def streamed(run):
+    result = Runner.run_streamed(run.agent, "go", session=run.session)
+    kinds = [event.type async for event in result.stream_events()]
+    return kinds, result.final_output
+
+
+async def stopped_after_a_turn(run):
+    result = Runner.run_streamed(run.agent, "go", session=run.session)
+    async for event in result.stream_events():
+        if event.type == "run_item_stream_event":
+            result.cancel(mode="after_turn")
+    return (await run.ask("on")).final_output
+
+
+async def limited(run):
+    await run.session.add_items([*numbered(4), CALLS[1].model_dump()])
+    return (await run.ask(run_config=RunConfig(session_settings=SessionSettings(limit=2)))).final_output
+
+
+async def merged_by_a_callback(run):
+    await run.session.add_items([*numbered(3), user("go")])
+    chosen = RunConfig(session_input_callback=lambda history, new: [*new, user("made up"), *history[::-1][:2]])
+    return (await run.ask(run_config=chosen)).final_output
+
+
+async def tripped(run):
+    @input_guardrail(run_in_parallel=False)
+    def no(context, agent, given):
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    run.agent.input_guardrails = [no]
+    with pytest.raises(InputGuardrailTripwireTriggered):
+        await run.ask()
+
+
+async def tripped_at_the_end(run):
+    @output_guardrail
+    def no(context, agent, given):
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    run.agent.output_guardrails = [no]
+    with pytest.raises(OutputGuardrailTripwireTriggered):
+        await run.ask()
+
+
+async def of_too_many_turns(run):
+    with pytest.raises(MaxTurnsExceeded):
+        await run.ask(max_turns=1)
+    return (await run.ask("on")).final_output
+
+
+async def handed_over(run):
+    other = Agent(name="other", model=run.model)
+    run.agent.handoffs = [other]
+    return (await run.ask()).last_agent.name
+
+
+def encrypted(session):
+    return EncryptedSession("s", session, encryption_key="key" * 20, ttl=600)
+
+
+async def of_an_encrypted_session(run):
+    run.session = encrypted(run.session)
+    await run.ask()
+    await run.session.pop_item()
+    run.session = encrypted(run.again())
+    return (await run.ask("on")).final_output
+
+
+SAYS = [assistant_message("one"), assistant_message("two")]
+RUNS = {
+    approved: [CALLS[:1], *SAYS],
+    rejected: [CALLS[:1], *SAYS],
+    left_for_another_question: [CALLS[:1], *SAYS],
+    streamed: [CALLS[1:], *SAYS],
+    stopped_after_a_turn: [CALLS[1:], *SAYS],
+    limited: SAYS,
+    merged_by_a_callback: SAYS,
+    tripped: SAYS,
+    tripped_at_the_end: SAYS,
+    of_too_many_turns: [CALLS[1:], *SAYS],
+    handed_over: [[function_call("transfer_to_other", {}, call_id="c3")], *SAYS],
+    of_an_encrypted_session: SAYS,
+}
+
+
+@pytest.mark.parametrize("act", RUNS, ids=lambda act: act.__name__)
+def test_a_run_leaves_and_is_shown_what_it_is_on_the_sdks_own(act, tmp_path):
+    async def story(kind):
+        made = []
+
+        def again():
+            made.append(kind("s", tmp_path / f"{kind.__name__}.db"))
+            return made[-1]
+
+        run = Run(again(), again, *([step] if not isinstance(step, list) else step for step in RUNS[act]))
+        gave = await act(run)
+        left, shown = await run.session.get_items(), [call.input for call in run.model.calls]
+        for each in made:
+            each.close()
+        return gave, left, shown
+
+    theirs, ours = asyncio.run(story(SQLiteSession)), asyncio.run(story(EverlogSession))
+    assert json.dumps(ours, sort_keys=True) == json.dumps(theirs, sort_keys=True)
+    assert ours[1]

@@ -9,6 +9,7 @@
 4. `app:` and `user:` state are sessions of their own. The append to the session says what becomes of them, too, and they take it
    over under its key right after; where the process died in between, the next read of that session has them do so.
 5. A repeated append of the same ADK event adds nothing.
+6. A session object is changed where its event loop runs, once the event is recorded; who appends next to that session waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakValueDictionary
@@ -26,7 +27,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from everlog.core.event import Head, NewEvent
-from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX
+from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, LOCK_SECONDS_MAX, PAGE_EVENTS_MAX
 from everlog.errors import (
     BusyError,
     ConflictError,
@@ -43,15 +44,16 @@ from everlog.integrations.adk_events import (
     Item,
     decode_group,
     encode_event,
-    newest_groups,
     patch_of,
     split_state,
+    time_of,
 )
+from everlog.integrations.adk_lines import SHORT, choose, document_at, look, marker_of
 from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
 from everlog.integrations.places import LazyStore, Place, id_part
+from everlog.integrations.settling import until_done
 from everlog.integrations.versions import require
 from everlog.reader import PlaceLike
-from everlog.reducers.document import DOCUMENT
 from everlog.session import Session as EverlogSession
 from everlog.session import SessionInfo
 from everlog.store import Store
@@ -77,10 +79,10 @@ PREFIX: Final = "adk/"
 _NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id
 _THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
-_SHORT = 32  # events of a session that is read whole to tell its state: fewer reads than to look for a snapshot
 _TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
 _DELETED = "deleted through Google ADK"
 T = TypeVar("T")
+_Owner = tuple[str, str, str]  # app, user and session
 
 
 def session_name(app_name: str, user_id: str, session_id: str) -> str:
@@ -141,10 +143,13 @@ class EverlogSessionService(BaseSessionService):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    def _running(self, call: Callable[[], T]) -> asyncio.Future[T]:
         if self._store.closed:
             raise _closed()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await self._running(call)
 
     # --- ADK's interface ---
     async def create_session(
@@ -189,7 +194,21 @@ class EverlogSessionService(BaseSessionService):
         if temporary:  # is the object's while an agent runs, and is not kept
             session.state.update(temporary)
             event.actions.state_delta = {key: value for key, value in delta.items() if key not in temporary}
-        return await self._run(lambda: self._append(session, event))
+        turn = self._turn(session_name(session.app_name, session.user_id, session.id))
+        running = self._running(lambda: self._append(turn, session, event))
+        cancelled = await until_done(running)
+        if running.exception() is None and (marker := running.result()) is not None:
+            try:  # here and not in the thread: others read the object where this loop runs
+                session._storage_update_marker = marker
+                session.last_update_time = event.timestamp
+                session.state.update(event.actions.state_delta)
+                session.events.append(event)
+            finally:
+                turn.lock.release()
+        if cancelled is not None:
+            raise cancelled
+        running.result()  # or what it raised
+        return event
 
     # --- what Everlog adds ---
     async def fork_session(
@@ -243,7 +262,7 @@ class EverlogSessionService(BaseSessionService):
             state=self._merged(app_name, user_id, document),
             last_update_time=_made_at(made.info()),
         )
-        shown._storage_update_marker = _marker(made)
+        shown._storage_update_marker = marker_of(made)
         return shown
 
     def _fork(
@@ -271,18 +290,18 @@ class EverlogSessionService(BaseSessionService):
     def _get(self, app_name: str, user_id: str, session_id: str, config: GetSessionConfig) -> Session | None:
         try:
             opened, session_id = self._open(app_name, user_id, session_id)
-        except NotFoundError:
+            for _ in range(_READ_TRIES):
+                line = look(opened)
+                newest, groups = choose(line.groups, wanted=config.num_recent_events, after=config.after_timestamp)
+                opened.refresh()
+                if line.marker.startswith(opened.branch_id):
+                    break
+            else:
+                raise BusyError(
+                    f"the session {opened.id!r} was rewound {_READ_TRIES} times while it was read; nothing was changed; read it again"
+                )
+        except NotFoundError:  # there is none, or it was deleted while it was read
             return None
-        for _ in range(_READ_TRIES):
-            line = _look(opened)
-            newest, groups = _chosen(line.groups, config)
-            opened.refresh()
-            if line.marker.startswith(opened.branch_id):
-                break
-        else:
-            raise BusyError(
-                f"the session {opened.id!r} was rewound {_READ_TRIES} times while it was read; nothing was changed; read it again"
-            )
         self._share(app_name, user_id, line.document)
         shown = Session(
             app_name=app_name,
@@ -290,50 +309,63 @@ class EverlogSessionService(BaseSessionService):
             id=session_id,
             state=self._merged(app_name, user_id, line.document),
             events=[_event_of(group) for group in reversed(groups)],
-            last_update_time=_made_at(opened.info()) if newest is None else _time_of(newest),
+            last_update_time=_made_at(opened.info()) if newest is None else time_of(newest),
         )
         shown._storage_update_marker = line.marker
         return shown
 
-    def _append(self, session: Session, event: Event) -> Event:
-        name = session_name(session.app_name, session.user_id, session.id)
-        key, events = encode_event(json_of(event), name)
-        turn = self._turn(name)
-        with turn.lock:
-            try:
-                opened = self.store.session(name)
-                self._holding.hold(opened, anew=True)
-                branch, head = self._seen(session, opened)
-                if opened.branch_id != branch and opened.find(key) is None:
-                    raise _stale(session)
-                recorded, head = extend_past_leases(opened, events, key=key, expected=head)
-            except NotFoundError:
-                raise SessionNotFoundError(
-                    f"Session {session.id} not found; nothing was written; create it, or get another."
-                ) from None
-            except ConflictError as conflict:
-                raise _stale(session) from conflict
-            first, stop = recorded[0], recorded[-1].position + 1
-            if first.repeated and any(known.id == event.id for known in session.events):
-                self._share_again(session.app_name, session.user_id, opened)
-                return event
-            if first.repeated and first.position != head.size:
-                raise _stale(session)
-            if SHARED in _patched(events):
-                self._share(session.app_name, session.user_id, _patched(events))
-            session._storage_update_marker = (
-                f"{opened.branch_id}:{opened.head_at(stop) if first.repeated else opened.head}"
+    def _append(self, turn: _Turn, session: Session, event: Event) -> str | None:
+        """Append an event in its turn; give the marker that its session object is to have, the turn being held until it has.
+
+        None, and the turn given back, where the object holds the event already.
+        """
+        key, events = encode_event(json_of(event), turn.name)
+        try:
+            opened = self.store.session(turn.name)
+            self._holding.hold(opened, anew=True)
+        except NotFoundError:
+            raise _gone(session) from None
+        if not turn.lock.acquire(timeout=LOCK_SECONDS_MAX):
+            raise BusyError(
+                f"for {LOCK_SECONDS_MAX:g} seconds another append to session {session.id!r:.100} of this process did not end; nothing "
+                "was written; try again"
             )
-            session.last_update_time = event.timestamp
-            session.state.update(event.actions.state_delta)
-            session.events.append(event)
-            return event
+        marker = None
+        try:
+            marker = self._recorded(opened, session, event, key, events)
+        finally:
+            if marker is None:
+                turn.lock.release()
+        return marker
+
+    def _recorded(
+        self, opened: EverlogSession, session: Session, event: Event, key: str, events: list[NewEvent]
+    ) -> str | None:
+        """Record an event, as its key and the events of one append; see `_append`."""
+        try:
+            branch, head = self._seen(session, opened)
+            if opened.branch_id != branch and opened.find(key) is None:
+                raise _stale(session)
+            recorded, head = extend_past_leases(opened, events, key=key, expected=head)
+        except NotFoundError:
+            raise _gone(session) from None
+        except ConflictError as conflict:
+            raise _stale(session) from conflict
+        first, stop = recorded[0], recorded[-1].position + 1
+        if first.repeated and any(known.id == event.id for known in session.events):
+            self._share_again(session.app_name, session.user_id, opened)
+            return None
+        if first.repeated and first.position != head.size:
+            raise _stale(session)
+        if SHARED in _patched(events):
+            self._share(session.app_name, session.user_id, _patched(events))
+        return f"{opened.branch_id}:{opened.head_at(stop) if first.repeated else opened.head}"
 
     def _turn(self, name: str) -> _Turn:
         with self._turns_lock:
             turn = self._turns.get(name)
             if turn is None:
-                turn = self._turns[name] = _Turn()
+                turn = self._turns[name] = _Turn(name)
             return turn
 
     def _seen(self, session: Session, opened: EverlogSession) -> tuple[str, Head]:
@@ -348,7 +380,7 @@ class EverlogSessionService(BaseSessionService):
                 return branch, Head.parse(head)
             except InvalidPlaceError:  # another service's
                 raise _stale(session) from None
-        newest = next(_look(opened).groups, None)
+        newest = next(look(opened).groups, None)
         if (newest and _event_of(newest).id) != (session.events[-1].id if session.events else None):
             raise _stale(session)
         return opened.branch_id, opened.head
@@ -357,13 +389,7 @@ class EverlogSessionService(BaseSessionService):
         read: list[tuple[Session, Item]] = []
         states: dict[str, Item] = {}
         whose = app_state_name(app_name) if user_id is None else user_state_name(app_name, user_id)
-        for info, opened in self.store.opened(f"{whose}/"):
-            owner = _owner(info)
-            if owner is None:
-                continue
-            told = self._tell(info, opened, owner)
-            if told is None:
-                continue  # it was deleted meanwhile
+        for owner, told in self._tell_each(f"{whose}/"):
             shown = Session(app_name=owner[0], user_id=owner[1], id=owner[2], last_update_time=told.updated)
             shown._storage_update_marker = told.marker
             read.append((shown, msgspec.json.decode(told.document)))
@@ -374,18 +400,35 @@ class EverlogSessionService(BaseSessionService):
             shown.state = _merge(document, app, states[shown.user_id])
         return sorted((shown for shown, _ in read), key=lambda each: (each.last_update_time, each.user_id, each.id))
 
-    def _tell(self, info: SessionInfo, opened: EverlogSession, owner: tuple[str, str, str]) -> _Told | None:
-        """Tell what a list shows of a session: from memory, where its head is the one that was read last."""
+    def _tell_each(self, prefix: str) -> Iterator[tuple[_Owner, _Told]]:
+        """Tell what a list shows of each session: from memory, where its head is the one that was read last; else many are read together."""
+        owned = ((owner, info, opened) for info, opened in self.store.opened(prefix) if (owner := _owner(info)))
+        while some := list(islice(owned, PAGE_EVENTS_MAX // SHORT)):
+            known = [self._told_last(info) for _, info, _ in some]
+            short = [
+                opened for (_, info, opened), told in zip(some, known, strict=True) if not told and info.size <= SHORT
+            ]
+            read = dict(zip((opened.uuid for opened in short), self.store.read_short(short), strict=True))
+            for (owner, info, opened), last in zip(some, known, strict=True):
+                told = last or self._tell(info, opened, owner, read.get(info.uuid))
+                if told is not None:
+                    yield owner, told
+
+    def _told_last(self, info: SessionInfo) -> _Told | None:
         known = self._told.get(info.uuid)
-        if known is not None and known.marker == f"{info.branch}:{info.head}":
-            return known
+        return known if known is not None and known.marker == f"{info.branch}:{info.head}" else None
+
+    def _tell(
+        self, info: SessionInfo, opened: EverlogSession, owner: _Owner, events: list[EverlogEvent] | None
+    ) -> _Told | None:
+        """Tell what a list shows of a session. events: all of it, where they are read. None: it was deleted meanwhile."""
         try:
-            line = _look(opened)
+            line = look(opened, events)
             newest = next(line.groups, None)
         except NotFoundError:
             return None
         self._share(owner[0], owner[1], line.document)
-        updated = _made_at(info) if newest is None else _time_of(newest)
+        updated = _made_at(info) if newest is None else time_of(newest)
         told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
         if len(self._told) >= _TOLD_MAX:
             self._told.clear()
@@ -403,7 +446,7 @@ class EverlogSessionService(BaseSessionService):
     # --- state that sessions share ---
     def _share_again(self, app_name: str, user_id: str, opened: EverlogSession) -> None:
         """Have the app's and the user's state take over what a session says last of them, if they did not."""
-        self._share(app_name, user_id, _document(opened, opened.head.size))
+        self._share(app_name, user_id, document_at(opened, opened.head.size))
 
     def _share(self, app_name: str, user_id: str, document: Mapping[str, Any]) -> None:
         shared = document.get(SHARED)
@@ -423,7 +466,7 @@ class EverlogSessionService(BaseSessionService):
             opened = self.store.session(name)
         except NotFoundError:
             return {}
-        return _document(opened, opened.head.size)
+        return document_at(opened, opened.head.size)
 
     def _merged(self, app_name: str, user_id: str, document: Item) -> Item:
         return _merge(document, self._scope(app_state_name(app_name)), self._scope(user_state_name(app_name, user_id)))
@@ -443,9 +486,10 @@ def _as_json(state: Mapping[str, Any]) -> Item:
 
 
 class _Turn:
-    """Whose turn it is to append to one session."""
+    """Whose turn it is to append to one session. name: of Everlog's."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.lock = Lock()
 
 
@@ -469,15 +513,6 @@ def _patched(events: list[NewEvent]) -> Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Line:
-    """A session's current line as it was opened: its marker, its document, and its groups of events, to be read newest first."""
-
-    marker: str
-    document: Item
-    groups: Iterator[list[EverlogEvent]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Told:
     """What a list shows of a session. document: as JSON."""
 
@@ -486,54 +521,8 @@ class _Told:
     document: bytes
 
 
-def _look(opened: EverlogSession) -> _Line:
-    """Look at a session as it was opened: in one read where it is short."""
-    size = opened.head.size
-    if size > _SHORT:
-        groups = newest_groups(opened.events(stop=size, reverse=True))
-        return _Line(marker=_marker(opened), document=_document(opened, size), groups=groups)
-    events = opened.slice(0, size)
-    document: Any = DOCUMENT.initial()
-    for event in events:
-        if DOCUMENT.looks_at(event.type):
-            document = DOCUMENT(document, event)
-    return _Line(marker=_marker(opened), document=_members(document), groups=newest_groups(reversed(events)))
-
-
-def _chosen(
-    groups: Iterator[list[EverlogEvent]], config: GetSessionConfig
-) -> tuple[list[EverlogEvent] | None, list[list[EverlogEvent]]]:
-    """Give the newest group, and those that a read asks for, the newest first."""
-    wanted, after = config.num_recent_events, config.after_timestamp
-    newest = next(groups, None)
-    chosen: list[list[EverlogEvent]] = []
-    for group in () if newest is None else chain((newest,), groups):
-        if wanted is not None and len(chosen) >= wanted:
-            break
-        if after is None or _time_of(group) >= after:
-            chosen.append(group)
-    return newest, chosen
-
-
-def _document(opened: EverlogSession, size: int) -> Item:
-    return _members(opened.state("document", at=size).value)
-
-
-def _members(document: Any) -> Item:
-    """Give a document as a state; that which another program made something else of holds nothing."""
-    return cast("Item", document) if isinstance(document, dict) else {}
-
-
 def _event_of(group: list[EverlogEvent]) -> Event:
     return Event.model_validate_json(msgspec.json.encode(decode_group(group)))
-
-
-def _time_of(group: list[EverlogEvent]) -> float:
-    return cast("float", decode_group(group)["timestamp"])
-
-
-def _marker(opened: EverlogSession) -> str:
-    return f"{opened.branch_id}:{opened.head}"
 
 
 def _made_at(info: SessionInfo) -> float:
@@ -547,7 +536,7 @@ def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
     }
 
 
-def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
+def _owner(info: SessionInfo) -> _Owner | None:
     """Give app, user and session of an Everlog session that holds an ADK session; None where it holds a state."""
     names = info.metadata.get("adk")
     if names is None:  # made by Everlog's own fork: the id says them
@@ -557,6 +546,10 @@ def _owner(info: SessionInfo) -> tuple[str, str, str] | None:
 
 def _closed() -> UnavailableError:
     return UnavailableError("the session service is closed; nothing was done; make another")
+
+
+def _gone(session: Session) -> SessionNotFoundError:
+    return SessionNotFoundError(f"Session {session.id} not found; nothing was written; create it, or get another.")
 
 
 def _stale(session: Session) -> Exception:

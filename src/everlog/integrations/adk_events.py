@@ -280,9 +280,7 @@ def decode_group(group: Sequence[Event]) -> Item:
     first = group[0]
     assert first.key is not None, "a group begins with its key"
     rest = _rest_of(first)
-    item: Item = {"id": first.key.removeprefix(KEY), "author": first.actor or "", **rest}
-    if first.occurred_micros is not None:
-        item.setdefault("timestamp", first.occurred_micros / 1_000_000)
+    item: Item = {"id": first.key.removeprefix(KEY), "author": first.actor or "", "timestamp": time_of(group), **rest}
     parts: list[Item] = []
     for event in group:
         if event.type == "state.patch" and event.raw is not None:
@@ -297,6 +295,15 @@ def decode_group(group: Sequence[Event]) -> Item:
             "parts": parts,
         } | (rest.get("content") or {})
     return item
+
+
+def time_of(group: Sequence[Event]) -> float:
+    """Give the time of the ADK event that a group says, in seconds; when it was recorded, where it is erased and the log has no such time."""
+    first = group[0]
+    given = _rest_of(first).get("timestamp")
+    if given is not None:
+        return given
+    return (first.recorded_micros if first.occurred_micros is None else first.occurred_micros) / 1_000_000
 
 
 def _rest_of(first: Event) -> Item:

@@ -24,6 +24,7 @@ from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableE
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.openai_native import event_of, item_of, title_of
 from everlog.integrations.places import LazyStore, Place, id_of
+from everlog.integrations.settling import settled
 from everlog.integrations.versions import require
 from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
@@ -32,6 +33,7 @@ from everlog.store import Store
 require("openai-agents", "openai-agents", oldest="0.20", below="1")
 
 from agents.memory import SessionSettings  # after the version is known to fit
+from agents.memory.session_settings import coerce_session_settings, resolve_session_limit
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
@@ -55,7 +57,7 @@ class EverlogSession:
         session_id: str,
         store: Place | None = None,
         *,
-        session_settings: SessionSettings | Mapping[str, Any] | None = None,
+        session_settings: SessionSettings | dict[str, Any] | None = None,
         describe: Callable[[RunContextWrapper[Any]], Mapping[str, Any]] | None = None,
         lease: LeaseLike | None = None,
     ) -> None:
@@ -66,8 +68,9 @@ class EverlogSession:
         lease: under which it is written: one that is held, or who takes it with the first write until `close`: a name, or a Holder.
         """
         self.session_id = session_id
-        settings = SessionSettings(**session_settings) if isinstance(session_settings, Mapping) else session_settings
-        self.session_settings = settings or SessionSettings()
+        self.session_settings = (
+            SessionSettings() if session_settings is None else coerce_session_settings(session_settings)
+        )
         self._store = LazyStore(store)
         self._describe = describe
         self._holding = Holding(lease)
@@ -83,10 +86,7 @@ class EverlogSession:
     ) -> list[TResponseInputItem]:
         """Give the newest `limit` items, oldest first. None: as the settings say, else all. Negative: all. 0: none."""
         self._check_open()
-        wanted = limit
-        if wanted is None and self.session_settings is not None:
-            wanted = self.session_settings.limit
-        return await asyncio.to_thread(self._read, wanted)
+        return await asyncio.to_thread(self._read, resolve_session_limit(limit, self.session_settings))
 
     async def add_items(
         self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
@@ -295,14 +295,4 @@ def _said(events: Any) -> list[tuple[Event, Any]]:
 
 async def _settled(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
     """Run a blocking call in a thread; raise CancelledError only once it is done."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **keywords))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    if cancelled is not None:
-        running.exception()  # it was looked at
-        raise cancelled
-    return running.result()
+    return await settled(asyncio.ensure_future(asyncio.to_thread(call, *args, **keywords)))

@@ -182,13 +182,7 @@ class MemoryStorage(NeverCold, MemoryLedger):
         with self._open():
             return self._branches[self.session_by_id(session_id).current].row
 
-    def peek(
-        self,
-        session_id: str,
-        lineage: Lineage,  # noqa: ARG002
-        start: int,  # noqa: ARG002
-        stop: int,  # noqa: ARG002
-    ) -> tuple[BranchRow, list[Event] | None]:
+    def peek(self, session_id: str, lineage: Lineage, start: int, stop: int) -> tuple[BranchRow, list[Event] | None]:  # noqa: ARG002
         # To ask again for the events costs nothing here.
         return self.current_branch(session_id), None
 
@@ -235,6 +229,10 @@ class MemoryStorage(NeverCold, MemoryLedger):
                 if meets(event):
                     events.append(event)
         return Page(events, None)
+
+    def read_short(self, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
+        pages = [self.read(lineage, 0, size) for lineage, size in asked]
+        return [page.events if page.following is None else None for page in pages]
 
     def _event(self, lineage: Lineage, position: int) -> Event:
         owner = self._branches[lineage.owner(position).branch]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from everlog.core import limits
 from everlog.core.decide import EventRow
+from everlog.core.envelope import is_sealed
 from everlog.core.event import Cause, Event
 from everlog.core.lineage import Lineage, Segment
 from everlog.core.position import parse_event_id
@@ -179,6 +180,33 @@ def peek(
     events = _events(whole, lineage, segments, reverse=False)
     _check_gapless(lineage, events, start, stop)
     return branch, events
+
+
+def read_short(connections: Connections, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
+    """Read several lines of a segment each, from their beginnings; see Storage.read_short. What is cold or encrypted is left."""
+    statement = connections.statements.filled(_SMALL.format(range=_ONE.replace("{terms}", ""), order="ASC"))
+    share = limits.PAGE_BYTES_MAX // sum(size for _, size in asked)
+    given = [
+        {
+            "bucket": bucket_of(lineage.branch),
+            "branch": lineage.branch,
+            "start": 0,
+            "stop": size,
+            "limit": size,
+            "share": share,
+        }
+        for lineage, size in asked
+    ]
+    found: list[list[Event] | None] = []
+    for (lineage, size), rows in zip(asked, connections.ask([(statement, each) for each in given]), strict=True):
+        is_here = all(row[_GONE] not in (None, _NO_ROOM) or _is_plain(row[_BODY]) for row in rows)
+        is_whole = is_here and [row[0] for row in rows] == list(range(size))
+        found.append(_events(rows, lineage, lineage.clip(0, size), reverse=False) if is_whole else None)
+    return found
+
+
+def _is_plain(body: bytes | None) -> bool:
+    return body is not None and not is_sealed(body)
 
 
 def _bounds(segments: Sequence[Segment], conditions: str) -> tuple[str, dict[str, Any]]:

@@ -339,6 +339,12 @@ class PostgresStorage(PostgresCold, PostgresEncryption, PostgresLedger):
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
 
+    def read_short(self, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
+        found = reading.read_short(self.connections, asked)
+        for (lineage, _), events in zip(asked, found, strict=True):
+            set_attachment_readers(events or (), lambda event, line=lineage: self.attachments(line, event.position))
+        return found
+
     def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
         return self._blocks.fetching(
             lambda: reading.read_whole_rows(self.connections, self._blocks, lineage, start, stop, as_stored=as_stored)

@@ -323,13 +323,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
             raise NotFoundError(f"session {session_id} is not in this store any more: it was deleted")
         return branch_row(row)
 
-    def peek(
-        self,
-        session_id: str,
-        lineage: Lineage,  # noqa: ARG002
-        start: int,  # noqa: ARG002
-        stop: int,  # noqa: ARG002
-    ) -> tuple[BranchRow, list[Event] | None]:
+    def peek(self, session_id: str, lineage: Lineage, start: int, stop: int) -> tuple[BranchRow, list[Event] | None]:  # noqa: ARG002
         # To ask again for the events costs nothing here.
         return self.current_branch(session_id), None
 
@@ -361,6 +355,12 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         page = self._reading(read)
         set_attachment_readers(page.events, lambda event: self.attachments(lineage, event.position))
         return page
+
+    def read_short(self, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
+        found = self._reading(lambda connection, bodies: reading.read_short(connection, bodies, asked))
+        for (lineage, _), events in zip(asked, found, strict=True):
+            set_attachment_readers(events or (), lambda event, line=lineage: self.attachments(line, event.position))
+        return found
 
     def rows(self, lineage: Lineage, start: int, stop: int, *, as_stored: bool = False) -> list[EventRow]:
         return self._reading(
