@@ -23,21 +23,11 @@ from everlog.stores.sqlite import connections
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing import FixedClock
 from everlog.wrapping import read_wrapping_key, read_wrapping_keys
-from services.cold import STORES, fill, note, told
+from services.cold import fill, note, told
 
 OLD, NEW = (WrappingKey(bytes([fill]) * 32) for fill in (1, 2))
 SECRET = "nobody may read this sentence"
 ATTACHED = b"nor what is attached to it " * 1_000  # long enough to be kept once
-
-
-@pytest.fixture(params=STORES)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def clock():
-    return FixedClock()
 
 
 @pytest.fixture
