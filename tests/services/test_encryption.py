@@ -307,7 +307,7 @@ def test_one_option_or_variable_switches_it_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE event SET body = CAST(substr(body, 1, 40) || x'00' || substr(body, 42) AS BLOB) WHERE position = 1",
+        "UPDATE event SET body = CAST(substr(body, 1, 40) || x'0000000000000000' || substr(body, 49) AS BLOB) WHERE position = 1",
         "UPDATE event SET body = substr(body, 1, 20) WHERE position = 1",
         "UPDATE event SET body = (SELECT body FROM event WHERE position = 2) WHERE position = 1",
         "UPDATE data_key SET wrapped = (SELECT wrapped FROM data_key WHERE position = 2) WHERE position = 1",
