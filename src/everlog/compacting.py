@@ -82,6 +82,23 @@ def compact_store(
     return Compacted(given_back=given_back, free=storage.free(), dry_run=dry_run, **packer.counts())
 
 
+def compact_past(storage: Storage, branch: int, *, stop: int, blocks_max: int) -> int:
+    """Pack a branch's own events before a position, in full blocks and at most so many; give up to where it is packed now.
+
+    For what writes a branch, beside its appends: takes a few milliseconds, learns no dictionary and gives no space back, since the
+    next events fill it.
+    """
+    found = _cold_branch(storage, branch)
+    if found is None:
+        return stop
+    blocks = min((stop - found.start) // BLOCK_EVENTS_MAX, blocks_max)
+    if blocks < 1:
+        return found.start
+    packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
+    packer.pack(found, storage.lineage(branch, ""), found.start + blocks * BLOCK_EVENTS_MAX)
+    return found.start + blocks * BLOCK_EVENTS_MAX
+
+
 def estimate(storage: Storage, events: int) -> Compacted:
     """Measure what packing all of the store's bodies would give, by packing at most so many events in memory."""
     packer = _Packer(storage, cutoff_of(storage, 0.0), dry_run=True, progress=None)
@@ -117,6 +134,10 @@ def cold_branches(storage: Storage) -> Iterator[Cold]:
         after = page[-1].branch
 
 
+def _cold_branch(storage: Storage, branch: int) -> Cold | None:
+    return next((each for each in storage.cold(branch - 1, 1) if each.branch == branch), None)
+
+
 def packed_until(storage: Storage, branch: Cold, lineage: Lineage, before: int) -> int:
     """Give the cut up to which packing what is older takes a branch's own events. before: microseconds."""
     if branch.recorded < before:
@@ -137,13 +158,22 @@ class _Page(msgspec.Struct):
 
 
 class _Packer:
-    """Packs branch after branch. before: microseconds; events at or after it stay."""
+    """Packs branch after branch. before: microseconds; events at or after it stay. learns: whether it makes dictionaries."""
 
-    def __init__(self, storage: Storage, before: int, *, dry_run: bool, progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        before: int,
+        *,
+        dry_run: bool,
+        progress: Callable[[int], None] | None,
+        learns: bool = True,
+    ) -> None:
         self._storage = storage
         self._before = before
         self._dry_run = dry_run
         self._progress = progress
+        self._learns = learns
         self._dictionaries = _Dictionaries(storage, dry_run=dry_run)
         self._events = self._bodies = self._attachments = self._blocks = self._plain = self._stored = 0
         self._seen: set[bytes] = set()  # in a dry run: what would be kept once already
@@ -162,7 +192,10 @@ class _Packer:
     def pack_branch(self, branch: Cold) -> None:
         """Pack a branch's own events that are old enough."""
         lineage = self._storage.lineage(branch.branch, "")
-        stop = packed_until(self._storage, branch, lineage, self._before)
+        self.pack(branch, lineage, packed_until(self._storage, branch, lineage, self._before))
+
+    def pack(self, branch: Cold, lineage: Lineage, stop: int) -> None:
+        """Pack a branch's own events before a position."""
         start = branch.start
         tries = 0
         while start < stop:
@@ -174,9 +207,7 @@ class _Packer:
                 start, tries = page.stop, 0
                 continue
             tries += 1
-            now = next(
-                (each for each in self._storage.cold(branch.branch - 1, 1) if each.branch == branch.branch), None
-            )
+            now = _cold_branch(self._storage, branch.branch)
             if now is None or now.start > start or tries > 100:
                 return  # its session was deleted, or another process packs it
 
@@ -216,7 +247,8 @@ class _Packer:
         return held
 
     def _pack(self, branch: int, page: _Page, erasures: int) -> Pack:
-        self._dictionaries.learn(page.blocks)
+        if self._learns:
+            self._dictionaries.learn(page.blocks)
         blocks: list[NewBlock] = []
         for place, block in enumerate(page.blocks):
             start = page.start if place == 0 else block[0][0].position

@@ -43,6 +43,7 @@ from everlog.integrations.langgraph_thread import Log, Write
 from everlog.integrations.langgraph_turns import Turns
 from everlog.integrations.places import Place, hashed_id, id_of, store_at
 from everlog.session import Session, SessionInfo
+from everlog.stores.sqlite.store import SqliteStorage
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -62,6 +63,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     store: a path or URL as `everlog.open` takes it, which is then closed with the saver; or an open Store or AsyncStore, which is not.
     serde: by default JsonPlusSerializer, whose values are stored as JSON and messages as events; what another gives is stored as it is.
     lease: under which threads are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
+    compact: whether what a thread leaves behind is packed as it grows, as `Store.compact` would; only in SQLite, and not encrypted.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         *,
         serde: SerializerProtocol | None = None,
         lease: LeaseLike | None = None,
+        compact: bool = True,
     ) -> None:
         super().__init__(serde=serde)
         if getattr(self.serde, "pickle_fallback", False):
@@ -79,6 +82,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             )
         self._holding = Holding(lease)
         self.store, self._own = store_at(store)
+        storage = self.store.storage
+        self._packs = compact and isinstance(storage, SqliteStorage) and not storage.wrapping_keys()
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
@@ -398,11 +403,15 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def _write(self, thread: str, write: Callable[[Log], object]) -> None:
         try:
-            write(self._held(self._log(thread, make=True)))
+            log = self._held(self._log(thread, make=True))
+            write(log)
         except NotFoundError:  # deleted since it was opened
             with self._lock:
                 self._logs.pop(thread, None)
-            write(self._held(self._log(thread, make=True)))
+            log = self._held(self._log(thread, make=True))
+            write(log)
+        if self._packs:
+            log.pack_past()
 
     def _held(self, log: Log) -> Log:
         self._holding.hold(log.session)

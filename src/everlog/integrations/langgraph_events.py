@@ -264,6 +264,7 @@ class Reader:
         self._session = session
         self._blocks: dict[int, list[Event]] = {}
         self._events: dict[int, Event] = {}
+        self._items: dict[tuple[int, str], list[Any]] = {}  # that were new in a record, of a channel
         self.branches: set[str] = (
             set()
         )  # that events were read on: more than one where the session was rewound meanwhile
@@ -273,6 +274,7 @@ class Reader:
         if len(self._blocks) > _BLOCKS_MAX:
             self._blocks.clear()
             self._events.clear()
+            self._items.clear()
         self._events[event.position] = event
         self.branches.add(event.branch)
 
@@ -301,7 +303,13 @@ class Reader:
         return values_of(checkpoint_of(self._event(position)) or {}).get(channel)
 
     def _own_items(self, position: int, channel: str) -> list[Any]:
-        """Give the items of a list that were new where it was recorded."""
+        """Give the items of a list that were new where it was recorded. Not to be changed."""
+        items = self._items.get((position, channel))
+        if items is None:
+            items = self._items[position, channel] = self._read_items(position, channel)
+        return items
+
+    def _read_items(self, position: int, channel: str) -> list[Any]:
         if self._event(position).raw is None:
             return []
         tree = self._tree(position, channel)

@@ -13,6 +13,7 @@
    halving; writes without an id belong to the checkpoint recorded last before them. Others have a key of digests of namespace and
    checkpoint id, and of their position: `c.` of checkpoints, `w.` of writes, `e.` of writes that are recorded before their checkpoint.
 6. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
+7. What was recorded long before the end is packed as the thread grows (ADR 30): most of it is checkpoints that nobody reads again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from everlog.compacting import compact_past
+from everlog.core.block import BLOCK_EVENTS_MAX
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
 from everlog.errors import BusyError, ConflictError
@@ -56,6 +60,8 @@ _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
+_HOT_EVENTS: Final = 64  # at the end of a thread, which are never packed while it grows
+_BLOCKS_AT_ONCE: Final = 4  # that one write packs: a few milliseconds
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
 
@@ -101,6 +107,7 @@ class Log:
         self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
         self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
         self._pruned: list[tuple[int, dict[str, Any]]] = []
+        self._packed = 0  # events before this position are packed, or are not to be tried again
 
     # --- what others wrote ---
     def refresh(self) -> None:
@@ -281,7 +288,7 @@ class Log:
         raise _busy(self.session)
 
     def prune(self, make: Callable[[], dict[str, Any]]) -> None:
-        """Hide the checkpoints that `make` works out (law 5), at the thread's state that it works them out for."""
+        """Hide the checkpoints that `make` works out (law 6), at the thread's state that it works them out for."""
         for _ in range(_TRIES):
             data = make()
             if data.get("dropped") == [] or self._prune(data):
@@ -350,6 +357,19 @@ class Log:
     def _remembered(self, digest: bytes) -> list[Said]:
         """Give the messages of this content that are remembered, oldest first."""
         return self._said.get(digest, [])
+
+    def pack_past(self) -> None:
+        """Pack some of what was recorded long before the end, where there is a block of it. A failure is nothing: the bodies stay."""
+        with self._lock:
+            stop = self._size - _HOT_EVENTS
+            if stop - self._packed < BLOCK_EVENTS_MAX:
+                return
+            branch, start = self.session.view().branch.key, self._packed
+            self._packed = stop
+            with suppress(Exception):  # what was written is recorded, whatever comes of this
+                self._packed = max(
+                    start, compact_past(self.session.storage, branch, stop=stop, blocks_max=_BLOCKS_AT_ONCE)
+                )
 
     # --- reading ---
     def find(self, namespace: str, id: str, *, hidden: bool = False) -> Record | None:

@@ -1,0 +1,108 @@
+"""What a LangGraph thread leaves behind is packed as it grows, and nothing reads otherwise."""
+
+import sqlite3
+
+import pytest
+
+pytest.importorskip("langgraph.graph", reason="langgraph is not installed")
+
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+import databases
+import everlog
+from everlog.core.block import BLOCK_EVENTS_MAX
+from everlog.integrations.langgraph import EverlogSaver
+
+TEXT = "said " * 100
+TURNS = 80
+CONFIG = {"configurable": {"thread_id": "t"}}
+
+
+def talk(saver, turns=TURNS):
+    """Run turns of a graph; give each checkpoint as it was read just after its turn, by id."""
+    graph = StateGraph(MessagesState).add_node("agent", lambda _: {"messages": [AIMessage(TEXT)]})
+    graph = graph.add_edge(START, "agent").add_edge("agent", END).compile(checkpointer=saver)
+    seen = {}
+    for number in range(turns):
+        graph.invoke({"messages": [("user", f"{number} {TEXT}")]}, CONFIG, durability="sync")
+        seen |= read(saver, limit=3)
+    return seen
+
+
+def read(saver, **named):
+    return {each.checkpoint["id"]: each for each in saver.list(CONFIG, **named)}
+
+
+def sizes(saver):
+    return saver.store.storage.sizes()
+
+
+def hot_events(path):
+    with sqlite3.connect(path) as connection:
+        return [
+            row[0] for row in connection.execute("SELECT position FROM event WHERE body IS NOT NULL ORDER BY position")
+        ]
+
+
+def test_the_past_of_a_thread_is_packed_as_it_grows_and_every_checkpoint_reads_as_before(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        seen = talk(saver)
+        events = len(saver.session("t"))
+        assert len(seen) == 3 * TURNS
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        assert read(saver) == seen
+        middle = list(seen)[len(seen) // 2]
+        assert saver.get_tuple({"configurable": {"thread_id": "t", "checkpoint_id": middle}}) == seen[middle]
+        assert saver.session("t").verify().ok
+        assert sizes(saver).blocks == (events - BLOCK_EVENTS_MAX) // BLOCK_EVENTS_MAX
+    left = hot_events(tmp_path / "s.db")
+    assert left == list(range(left[0], events))
+    assert BLOCK_EVENTS_MAX <= len(left) < 2 * BLOCK_EVENTS_MAX
+
+
+def test_a_long_thread_that_was_never_packed_is_caught_up_with_a_little_at_each_write(tmp_path):
+    with EverlogSaver(tmp_path / "s.db", compact=False) as saver:
+        seen = talk(saver)
+        assert sizes(saver).blocks == 0
+        unpacked = len(hot_events(tmp_path / "s.db"))
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        blocks = []
+        for number in range(4):
+            saver.put_writes(saver.get_tuple(CONFIG).config, [("note", number)], f"task {number}")
+            blocks.append(sizes(saver).blocks)
+        assert blocks[0] == 4
+        assert blocks[-1] == (unpacked - BLOCK_EVENTS_MAX) // BLOCK_EVENTS_MAX
+        now = read(saver)
+        assert {id: each._replace(pending_writes=[]) for id, each in now.items()} == {
+            id: each._replace(pending_writes=[]) for id, each in seen.items()
+        }
+
+
+def test_what_cannot_be_packed_stays_where_it_is_and_the_thread_goes_on(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("UPDATE event SET salt = 7 WHERE position = 0")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        talk(saver, turns=30)
+        assert len(saver.get_tuple(CONFIG).checkpoint["channel_values"]["messages"]) == 60
+        assert sizes(saver).blocks == 0
+
+
+@pytest.mark.parametrize("kind", ["encrypted", "postgres", "memory"])
+def test_where_packing_gains_little_nothing_is_packed(tmp_path, kind):
+    with opened(tmp_path, kind) as store, EverlogSaver(store) as saver:
+        talk(saver, turns=30)
+        assert sizes(saver).blocks == 0
+
+
+def opened(folder, kind):
+    match kind:
+        case "encrypted":
+            key = folder / "key"
+            key.write_text("00" * 32)
+            key.chmod(0o600)
+            return everlog.open(folder / "s.db", encrypt=f"file:{key}")
+        case _:
+            return everlog.open("memory:" if kind == "memory" else databases.address(kind, folder))
