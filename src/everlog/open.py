@@ -47,9 +47,10 @@ def open_store(
     """Open a store, making it where there is none.
 
     url: a path to one SQLite file, "postgresql://user@host/database" (with `?schema=` for another than `everlog`), or "memory:"
-        for a store that ends with the process. None: $EVERLOG_STORE, else `everlog.db` in the user's data folder.
+        (also SQLite's ":memory:") for a store that ends with the process. None: $EVERLOG_STORE, else `everlog.db` in the user's data folder.
     durability: "full" syncs before an append is acknowledged; "relaxed" may lose the last moments on power loss.
-    make: False fails where there is no store. read_only: never write, and fail where there is no store.
+    make: False fails where there is no store. read_only: never write, and fail where there is no store. A file whose folder cannot be
+        written is read as it stands, and each read refused once it changes.
     body_bytes_max: the largest body of one event, at most BODY_BYTES_CEILING.
     snapshots: when snapshots of states are taken; False for never, but for those asked for.
     redact: what is done about secrets in what is appended: "redact" records a mark in the place of each, "reject" refuses with
@@ -69,7 +70,7 @@ def open_store(
     rules = _own_rules(redact_rules)
     if mode != "off":
         compile_rules(rules)  # what is wrong with one is said before anything is opened
-    place = default_store() if url is None else os.fspath(url)
+    place = default_store() if url is None else _place_of(url)
     wrapping = read_wrapping_keys(encrypt)
     begins = encrypt is not None
     storage = _open_storage(place, durability, wrapping, begins=begins, make=make, read_only=read_only)
@@ -78,6 +79,16 @@ def open_store(
         policy = msgspec.structs.replace(policy, automatic=False)
     settings = Settings(os.urandom, body_bytes_max, policy, rules=rules, keys_folder=default_keys, wrapping=wrapping)
     return Store(storage, redacting(storage, settings, mode), url=shown_place(place))
+
+
+def _place_of(url: str | os.PathLike[str]) -> str:
+    """Give a path or URL as text. Raises UnsupportedStoreError for what is none, such as another library's connection or engine."""
+    try:
+        return os.fsdecode(url)
+    except TypeError:
+        raise UnsupportedStoreError(
+            f"a {type(url).__name__} is no store; nothing was opened; give a path to a file, postgresql://…, or memory:"
+        ) from None
 
 
 def _own_rules(rules: str | os.PathLike[str] | Sequence[SecretRule] | None) -> tuple[SecretRule, ...]:
@@ -109,7 +120,7 @@ def _open_storage(
     place: str, durability: Durability, keys: Sequence[WrappingKey], *, begins: bool, make: bool, read_only: bool
 ) -> Storage:
     draw: Draw = os.urandom
-    if place == "memory:":
+    if place in ("memory:", ":memory:"):  # who comes from SQLite writes the second, and would find a file of that name
         from everlog.stores.memory import MemoryStorage
 
         return MemoryStorage(clock=clock, draw=draw)

@@ -69,6 +69,38 @@ def test_log_up_to_a_place_with_a_query(run, session):
     assert run("log", f"{ADDRESS}@here", "type:checkpoint").stdout.count("checkpoint") == 1
 
 
+def test_calls_of_models_and_what_stands_only_in_attachments_read_as_a_line_each(run, path):
+    with everlog.open(path) as store:
+        made = store.create("calls")
+        call = made.append("model.request", {"model": "m-1", "provider": "anthropic", "params": {"max_tokens": 9}})
+        usage = {"input_tokens": 3, "output_tokens": 2, "cache": {"read": 1}}
+        made.append(
+            "model.response",
+            {"request": call.id, "model": "m-1", "stop_reason": "end_turn", "usage": usage},
+            outcome="ok",
+        )
+        error = {"kind": "BadRequestError", "message": "400 - no \x1b[31m"}
+        made.append("model.response", {"request": call.id, "is_error": True, "error": error}, outcome="error")
+        made.append("model.response", {"request": call.id})
+        made.append("x.item", attachments={"native.json": bytes(30_000)})
+    said = [line[44:].strip() for line in run("log", "calls").stdout.splitlines()]
+    assert said == [
+        "m-1 at anthropic",
+        "ok  m-1, end_turn, 3 input tokens, 2 output tokens",
+        r"error  BadRequestError: 400 - no \x1b[31m",
+        f'{{"request":"{call.id}"}}',
+        "native.json (30.0 kB)",
+    ]
+
+
+def test_a_list_of_sessions_stands_in_columns_as_wide_as_their_names(run, path):
+    with everlog.open(path) as store:
+        for name in ("a", "adk/trips/u7/565bad5b-1c78-4712-aac4-1ac8861612de", "x" * 200):
+            store.create(name)
+    first, second, third = run("ls", "--order", "id").stdout.splitlines()
+    assert first.index(" 0  20") == second.index(" 0  20") < third.index(" 0  20")
+
+
 def test_show_of_a_session_and_of_an_event(run, session):
     shown = lines(run("show", ADDRESS, "--json"))[0]
     assert (shown["size"], shown["labels"]) == (32, {"k": "v"})
@@ -139,6 +171,23 @@ def test_verify_of_a_changed_body_names_it_and_exits_with_1(run, session, path):
 )
 def test_errors_say_what_to_do_and_have_exit_codes(run, session, words, code, said):
     assert said in run(*words, code=code).stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"SQLite format 3\x00" + bytes(500), "a SQLite database"), (b' {"type": "user"}\n', "JSON")]
+)
+def test_a_file_that_is_imported_without_its_format_is_no_damaged_bundle(run, tmp_path, content, kind):
+    (tmp_path / "theirs").write_bytes(content)
+    said = run("import", str(tmp_path / "theirs"), code=2).stderr
+    assert (
+        f"is {kind} where a bundle is a file that `everlog export` wrote; nothing was imported; name the format first"
+        in said
+    )
+
+
+def test_a_mistyped_format_makes_no_store(run, path):
+    run("import", "langgraf", "checkpoints.sqlite", code=3)
+    assert not os.path.exists(path)
 
 
 def test_errors_are_json_where_json_is_asked_for(path, session):

@@ -1,6 +1,7 @@
 """A scripted server on loopback that speaks Anthropic's and OpenAI's APIs, streams included, and refuses what they refuse."""
 
 import json
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,15 @@ USAGE = {
 }
 
 
+NAMES = {
+    "/v1/messages": "messages",
+    ":rawPredict": "messages",  # of Vertex
+    "/invoke": "messages",  # of Bedrock
+    "/chat/completions": "chat",
+    "/responses": "responses",
+}
+
+
 class Server(ThreadingHTTPServer):
     """Keeps what it was asked."""
 
@@ -36,6 +46,12 @@ class Server(ThreadingHTTPServer):
         self.fail_with = None
         self.fail_once = None
         self.pieces = None
+        self.waiting = None  # an event: for it the server waits before an answer, or after a stream's first pieces
+        self.asked = threading.Event()
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client that went away is no trouble
+            super().handle_error(request, client_address)
 
     @property
     def url(self):
@@ -51,33 +67,39 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(body)
         self.server.headers.append(dict(self.headers))
+        self.server.asked.set()
         failing, self.server.fail_once = self.server.fail_with or self.server.fail_once, None
         if failing:
             return self.give(failing, {"error": {"type": "bad", "message": f"no: {self.headers}"}})
-        name = {"/v1/messages": "messages", "/v1/chat/completions": "chat", "/v1/responses": "responses"}.get(
-            self.path.partition("?")[0]
-        )
+        name = next((NAMES[end] for end in NAMES if self.path.partition("?")[0].endswith(end)), None)
         if name is None:
             return self.give(
                 200, {"object": "list", "data": [{"embedding": [0.5], "index": 0}], "model": "e", "usage": {}}
             )
         answer = globals()[name](body)
         if not body.get("stream"):
+            self.wait()
             return self.give(200, answer)
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
         pieces = globals()[f"{name}_events"](answer)
-        for event, data in (
+        for number, (event, data) in enumerate(
             pieces if self.server.pieces is None else ((each.get("type"), each) for each in self.server.pieces)
         ):
+            if number == 2:
+                self.wait()
             line = f"event: {event}\n" if event else ""
             text = data if isinstance(data, str) else json.dumps(data)
             self.wfile.write(f"{line}data: {text}\n\n".encode())
             if text == "CUT":
                 break
         self.close_connection = True
+
+    def wait(self):
+        if self.server.waiting is not None:
+            self.server.waiting.wait(20)
 
     def give(self, status, answer):
         content = json.dumps(answer).encode()
@@ -119,7 +141,7 @@ def messages(body):
         "id": f"msg_{len(body['messages'])}",
         "type": "message",
         "role": "assistant",
-        "model": body["model"],
+        "model": body.get("model", "in-the-path"),
         "content": content,
         "stop_reason": "tool_use" if len(content) > 1 else "end_turn",
         "stop_sequence": None,
@@ -192,7 +214,7 @@ def chat_events(answer):
 
 # --- the Responses API -------------------------------------------------------------------------------
 def responses(body):
-    given = body["input"] if isinstance(body["input"], list) else []
+    given = body["input"] if isinstance(body.get("input"), list) else []
     results = [item for item in given if item.get("type") == "function_call_output"]
     if body.get("tools") and not results:
         output = [
@@ -207,9 +229,9 @@ def responses(body):
         "id": f"resp_{len(given)}",
         "object": "response",
         "created_at": 1,
-        "model": body["model"],
-        "status": "completed",
-        "output": output,
+        "model": body.get("model", "of-the-prompt"),
+        "status": "queued" if body.get("background") else "completed",
+        "output": [] if body.get("background") else output,
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],

@@ -18,6 +18,7 @@ from google.adk.apps import App
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import Runner
+from google.adk.sessions import InMemorySessionService
 from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
@@ -134,17 +135,26 @@ async def test_a_rewind_of_adks_is_an_event_and_what_was_rewound_is_not_shown_to
     assert [event.type for event in log.events("type:x.adk.*")] == ["x.adk.rewind"]
 
 
-@running
-async def test_a_compaction_is_an_event_and_the_events_that_it_stands_for_stay(service):
+async def compacting(service):
+    """Ask twice where ADK makes a summary after two questions. Gives runner, model and session."""
     from google.adk.apps.app import EventsCompactionConfig
     from google.adk.apps.llm_event_summarizer import LlmEventSummarizer
 
     summarizer = LlmEventSummarizer(llm=Scripted(model="scripted", script=[text("They spoke of Lima.")], shown=[]))
-    compacting = EventsCompactionConfig(compaction_interval=2, overlap_size=0, summarizer=summarizer)
-    runner, model = runner_of(service, text("one"), text("two"), text("three"), events_compaction_config=compacting)
+    config = EventsCompactionConfig(compaction_interval=2, overlap_size=0, summarizer=summarizer)
+    runner, model = runner_of(service, text("one"), text("two"), text("three"), events_compaction_config=config)
     await ask(runner, "first")
     await ask(runner, "second")
-    session = await kept(service)
+    return runner, model, await kept(service)
+
+
+@running
+async def test_a_compaction_is_an_event_and_the_events_that_it_stands_for_stay(service):
+    own = InMemorySessionService()
+    await own.create_session(app_name="trips", **WHO)
+    if not any(event.actions.compaction for event in (await compacting(own))[2].events):
+        pytest.skip("this version of ADK's runner compacts nothing, in ADK's own service neither")
+    runner, model, session = await compacting(service)
     compactions = [event.actions.compaction for event in session.events if event.actions.compaction]
     assert [each.compacted_content.parts[0].text for each in compactions] == ["They spoke of Lima."]
     assert [event.content.parts[0].text for event in session.events if event.content] == [

@@ -3,7 +3,13 @@
 import asyncio
 import importlib.util
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +17,7 @@ from click.testing import CliRunner
 import everlog
 from core.secrets_made import TOKENS, drawn
 from everlog.cli.commands import everlog as command
-from everlog.importers import FORMATS, import_paths, originals
+from everlog.importers import FORMATS, databases, import_paths, originals
 
 SECRET = TOKENS["anthropic-key"](drawn(7))
 SAID = [f"question about {SECRET}", "and another one"]
@@ -117,6 +123,60 @@ def test_a_database_of_another_framework_is_refused_with_the_exit_code_of_what_i
         assert done.exit_code == 2
         assert "nothing of it was imported" in done.stderr
     assert run("adk", "missing.db").exit_code != 0
+
+
+def test_a_database_that_another_program_has_locked_is_said_to_be(format, monkeypatch):
+    monkeypatch.setattr(databases, "_BUSY_SECONDS", 0)
+    holder = sqlite3.connect("theirs.db", isolation_level=None)
+    holder.execute("PRAGMA journal_mode = DELETE")
+    holder.execute("BEGIN EXCLUSIVE")
+    done = run(format, "theirs.db")
+    assert done.exit_code == 5
+    assert "theirs.db has been locked by another program" in done.stderr
+    holder.close()
+    assert run(format, "theirs.db").exit_code == 0
+
+
+IMPORTS_AS_NOBODY = """
+import os, sys
+import everlog
+from everlog.importers import Failure, import_paths
+theirs, warm = sys.argv[1:]
+store = everlog.open("memory:")
+assert not isinstance(next(import_paths(store, "openai-agents", [warm])), Failure)
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+(result,) = import_paths(store, "openai-agents", [theirs])
+print(result.error if isinstance(result, Failure) else result.known)
+"""
+
+
+@pytest.mark.skipif(os.getuid() == 65534, reason="runs as nobody, whose own folder cannot be another's")
+@pytest.mark.parametrize(("mode", "says"), [(0o444, "2"), (0, "theirs.db cannot be read (unable to open")])
+def test_a_database_is_read_where_nothing_can_be_written_beside_it_and_else_said_to_be_unreadable(tmp_path, mode, says):
+    pytest.importorskip("agents")
+    with tempfile.TemporaryDirectory(prefix="everlog-test-") as folder:
+        theirs = Path(folder) / "theirs.db"
+        fill_openai_agents(theirs)
+        shutil.copy(theirs, tmp_path / "warm.db")
+        theirs.chmod(mode)
+        Path(folder).chmod(0o555)
+        program = [sys.executable, "-c", IMPORTS_AS_NOBODY, str(theirs), str(tmp_path / "warm.db")]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+        Path(folder).chmod(0o755)
+    assert says in done.stdout, done.stderr
+
+
+def test_several_sessions_of_one_database_are_counted(tmp_path, monkeypatch):
+    pytest.importorskip("agents")
+    from agents import SQLiteSession
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        session = SQLiteSession(name, "theirs.db")
+        asyncio.run(session.add_items([{"role": "user", "content": "Hello."}]))
+        session.close()
+    assert "a and 2 other sessions: 3 events new, 0 known" in run("openai-agents", "theirs.db").stdout
 
 
 def test_a_folder_is_searched_for_databases(format):

@@ -290,6 +290,12 @@ def texts(state):
     return [message.content for message in state.values["messages"]]
 
 
+def test_a_thread_may_be_named_by_a_number_as_with_their_saver(address):
+    with EverlogSaver(address) as saver:
+        build(saver).invoke({"messages": [("user", "first")]}, thread(7))
+        assert saver.session(7).id == "7"
+
+
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 def test_a_thread_reads_as_a_conversation_in_its_order(address, durability):
     with EverlogSaver(address) as saver:
@@ -441,6 +447,12 @@ def test_a_thread_s_id_is_any_text(address):
     with EverlogSaver(address) as saver:
         for name in names:
             put(saver, {"k": name}, name=name)
+        titles = {
+            "x" * 400: "x" * 120,
+            "line\nbreak": "line break",
+            "nul\x00": "nul",
+        }  # of those that no session can be called
+        assert [saver.session(name).info().title for name in names] == [titles.get(name) for name in names]
         assert [saver.get_tuple(thread(name)).checkpoint["channel_values"]["k"] for name in names] == names
         assert {each.config["configurable"]["thread_id"] for each in saver.list(None)} == set(names)
 

@@ -520,6 +520,8 @@ def test_ids_and_scopes_may_be_any_text(ours, id):
     assert texts(run(ours.load(id, scope=id)).messages) == ["a"]
     (record,) = run(ours.list_conversations(scope=id))
     assert (record.conversation_id, record.scope) == (id, id)
+    named = ours.session(id).info()
+    assert named.title == (None if named.id.endswith(id) else " ".join(id.split())[:120] or None), "what `ls` shows"
     made = replace(entries("b", parent=record.head_id)[0], id=f"{id}:1")
     later = replace(record, head_id=made.id, revision="r2")
     run(ours.write_record(later, new_entries=[made], expected_revision=record.revision))

@@ -288,6 +288,26 @@ def test_a_message_too_large_for_an_event_is_kept_beside_it(ours):
     assert ours.list_messages("s", "a") == [given]
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"toolResult": {"toolUseId": "t", "status": "success", "content": [{"json": {"n": 2**70}}]}},
+        {"image": {"format": "png", "source": {"bytes": b"\x01" * 6_500_000}}},
+        {"text": "half \ud83d"},
+    ],
+    ids=["an integer of 2^70", "8 MiB", "half a character"],
+)
+def test_an_update_that_the_log_cannot_say_comes_back_all_the_same(ours, block):
+    begin(ours)
+    given = message(0, {"text": "before"}, block)
+    ours.create_message("s", "a", given)
+    for text in ("after", "at last"):
+        given.message = {"role": "user", "content": [{"text": text}, block]}
+        ours.update_message("s", "a", given)
+    assert ours.read_message("s", "a", 0) == given
+    assert ours.list_messages("s", "a") == [given]
+
+
 def test_an_agents_session_reads_as_a_conversation(ours):
     begin(ours)
     ours.create_message("s", "a", message(0, {"text": "how much is it?"}))
@@ -525,7 +545,7 @@ def test_an_agent_that_is_killed_in_a_tool_goes_on_with_all_it_said(kind, tmp_pa
     place = address(kind, tmp_path / "store")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(EXAMPLES), place], check=False, timeout=60)
     assert killed.returncode == -9
-    manager = EverlogSessionManager("s", store=place)
+    manager = EverlogSessionManager("s", place)  # where FileSessionManager has its folder
     agent = Agent(agent_id="c", model=ScriptedModel(), tools=[multiply], session_manager=manager, callback_handler=None)
     assert "toolUse" in agent.messages[-1]["content"][0]
     said = str(agent("Are you there?"))

@@ -50,6 +50,8 @@ CALLS = {
     "a step in a slice": lambda store, s: s[::2],
     "a store at a URL": lambda store, s: everlog.open("gopher://x"),
     "a store at NUL": lambda store, s: everlog.open("a\x00b"),
+    "a store that is an object": lambda store, s: everlog.open(object()),
+    "a store that is a number": lambda store, s: everlog.open(5),
     "an unknown durability": lambda store, s: everlog.open("memory:", durability="some"),
 }
 

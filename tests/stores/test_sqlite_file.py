@@ -280,6 +280,105 @@ def test_another_users_store_is_not_readable(open_folder: Path, tmp_path: Path) 
     assert run_python(AS_NOBODY, path, "read", tmp_path / "warm.db").startswith("UnavailableError ")
 
 
+@pytest.fixture
+def kept_from_writing(open_folder: Path) -> Iterator[Path]:
+    """A store that anyone may read, in a folder that others cannot write."""
+    path = open_folder / "every log.db"
+    filled(path)
+    path.chmod(0o444)
+    for lock in open_folder.glob("*-lock"):
+        lock.unlink()
+    open_folder.chmod(0o555)
+    yield path
+    open_folder.chmod(0o755)
+
+
+@pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
+def test_a_store_is_read_where_nothing_can_be_written_beside_it(kept_from_writing: Path, tmp_path: Path) -> None:
+    before = kept_from_writing.read_bytes()
+    assert run_python(AS_NOBODY, kept_from_writing, "read", tmp_path / "warm.db") == "3\n"
+    assert kept_from_writing.read_bytes() == before
+    assert beside(kept_from_writing) == [kept_from_writing]
+
+
+READS_TWICE = """
+import os, sys
+import everlog
+path, warm = sys.argv[1:]
+everlog.open(warm).close()
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with everlog.open(path, read_only=True) as store:
+    print(len(store.session("s")), flush=True)
+    sys.stdin.readline()
+    try:
+        print(len(store.session("s")), flush=True)
+    except everlog.EverlogError as error:
+        print(type(error).__name__, error, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
+@pytest.mark.parametrize("closed", [False, True], ids=["in its log", "in the file"])
+def test_what_is_read_so_is_refused_once_the_file_changes(
+    kept_from_writing: Path, tmp_path: Path, closed: bool
+) -> None:
+    reads = [sys.executable, "-W", "error", "-c", READS_TWICE, str(kept_from_writing), str(tmp_path / "warm.db")]
+    with subprocess.Popen(reads, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "3\n"
+        kept_from_writing.parent.chmod(0o755)
+        kept_from_writing.chmod(0o644)
+        with everlog.open(kept_from_writing) as store:
+            store.session("s").append("note", {"content": "more"})
+            if closed:
+                store.close()
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            said = reader.stdout.readline()
+    assert "is written to by another program; close this store and open it again" in said
+
+
+AT_THE_COMMAND_LINE = """
+import os, sys
+import everlog
+from everlog.cli.commands import everlog as command
+path, warm, *words = sys.argv[1:]
+with everlog.open(warm) as store:
+    store.create("s")
+command(["--store", warm, "log", "s"], standalone_mode=False)
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+command(["--store", path, *words], standalone_mode=False)
+"""
+
+
+@pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
+def test_the_command_reads_a_store_that_it_cannot_write_and_says_why_it_writes_nothing(
+    kept_from_writing: Path, tmp_path: Path
+) -> None:
+    said = run_python(AT_THE_COMMAND_LINE, kept_from_writing, tmp_path / "warm.db", "log", "s")
+    assert [line.split()[-1] for line in said.splitlines()] == ["0", "1", "2"]
+    said = run_python(AT_THE_COMMAND_LINE, kept_from_writing, tmp_path / "warm2.db", "doctor", expect=1)
+    assert "1 session" in said
+    with pytest.raises(AssertionError, match="or its folder cannot be written .*; nothing was written; correct its"):
+        run_python(AT_THE_COMMAND_LINE, kept_from_writing, tmp_path / "warm3.db", "fork", "s")
+
+
+@pytest.mark.skipif(os.getuid() == NOBODY, reason="runs as nobody, whose own folder cannot be another's")
+def test_a_lock_that_cannot_be_opened_is_said_to_be_the_trouble(open_folder: Path, tmp_path: Path) -> None:
+    path = open_folder / "everlog.db"
+    filled(path)
+    path.chmod(0o666)
+    path.with_name("everlog.db-lock").chmod(0o444)
+    open_folder.chmod(0o777)
+    said = run_python(AS_NOBODY.replace("read_only=", "make="), path, "write", tmp_path / "warm.db")
+    assert re.match(
+        r"UnavailableError .*everlog\.db-lock cannot be opened \(Permission denied\).*nothing was written", said
+    )
+
+
 # --- the file goes away --------------------------------------------------------------------------
 def test_a_removed_file_is_noticed_and_not_made_again(path: Path) -> None:
     filled(path)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -33,7 +34,7 @@ from everlog.errors import (
     UnavailableError,
     UnsupportedStoreError,
 )
-from everlog.open import default_store, open_store, shown_place
+from everlog.open import default_store, is_postgres, open_store, shown_place
 from everlog.session import Branch, Session
 from everlog.store import Store
 
@@ -142,6 +143,7 @@ def everlog(ctx: click.Context, store: str | None) -> None:
     \b
     everlog demo                          see it work, in a minute
     everlog import claude-code            take in your own transcripts (or codex, swe-agent, openai, jsonl)
+    everlog import langgraph FILE.db      take in what a framework kept (or openai-agents, adk)
     everlog ls                            what is there
     everlog search WORDS                  find something said or done
     everlog log SESSION                   read one
@@ -196,17 +198,28 @@ def _complete_session(ctx: click.Context, _parameter: click.Parameter, incomplet
 
 @contextmanager
 def opened(ctx: click.Context, *, make: bool = False) -> Generator[Store]:
-    """Open the store that was chosen. make: where a command may begin a new one."""
+    """Open the store that was chosen, to read only where it cannot be written. make: where a command may begin a new one."""
     place = ctx.obj or default_store()
+    unwritable: UnavailableError | None = None
     try:
         store = open_store(place, make=make)
+    except UnavailableError as error:
+        if make or is_postgres(place) or os.access(Path(place).parent, os.W_OK):
+            raise
+        unwritable = error
+        store = open_store(place, read_only=True)
     except NotFoundError as error:
         raise NotFoundError(
             f"there is no store at {shown_place(place)}; import something (everlog import …), see one made (everlog demo), make one "
             "(everlog init), or name another with --store"
         ) from error
     with store:
-        yield store
+        try:
+            yield store
+        except UnavailableError as error:
+            if unwritable is None:
+                raise
+            raise unwritable from error  # of a command that writes after all
 
 
 def locate(store: Store, address: str) -> tuple[Session, Session | Branch, str | datetime | None]:

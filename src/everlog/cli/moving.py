@@ -19,7 +19,7 @@ from everlog.cli.main import (
     opened,
     say_error,
 )
-from everlog.cli.output import advance, note, progress_bar, say, say_json, visible
+from everlog.cli.output import advance, counted, note, progress_bar, say, say_json, visible
 from everlog.core.position import format_address
 from everlog.core.redact import MODES, Mode
 from everlog.errors import EverlogError, InvalidPlaceError, NotFoundError, UnavailableError
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from everlog.importers import Failure, Imported, Progress
 
 _PROBLEMS_SHOWN = 10  # of one file
+_SQLITE = b"SQLite format 3\x00"
 _QUIET_FILES = 20  # beyond so many files, those that brought nothing new are only counted
 
 
 @everlog.command(
     "import",
     epilog="Examples:  everlog import claude-code   |   everlog import codex ~/.codex/sessions --follow   |   "
-    "everlog import swe-agent runs/*.traj   |   everlog import run-42.everlog",
+    "everlog import swe-agent runs/*.traj   |   everlog import langgraph checkpoints.sqlite   |   everlog import run-42.everlog",
 )
 @click.argument("what", metavar="FORMAT|BUNDLE")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
@@ -59,21 +60,21 @@ def import_(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Take in transcripts of other programs, or bundles.
+    """Take in transcripts of other programs, databases of frameworks, or bundles.
 
-    FORMAT is claude-code, codex, swe-agent, openai, openai-agents, langgraph, adk or jsonl (`everlog help formats`); PATHS are files or
-    folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new. Secrets that are found are not recorded: see
-    `everlog secrets`.
+    FORMAT is claude-code, codex, swe-agent, openai, jsonl, or of a framework's SQLite file openai-agents, langgraph, adk (`everlog help
+    formats`); PATHS are files or folders. Without PATHS, claude-code and codex take all of yours. Importing again adds only what is new.
+    Secrets that are found are not recorded: see `everlog secrets`.
     """
     from everlog.importers import FORMATS
 
+    if what not in FORMATS and not Path(what).exists():
+        raise NotFoundError(
+            f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
+        )
     with opened(ctx, make=True) as store:
         if what in FORMATS:
             code = _import_transcripts(store, what, paths, follow=follow, redact=redact, as_json=as_json)
-        elif not Path(what).exists():
-            raise NotFoundError(
-                f"{what!r} is neither a format ({', '.join(FORMATS)}) nor a bundle that is there; nothing was imported"
-            )
         else:
             code = _import_bundles(store, (Path(what), *paths), force=force, as_json=as_json)
     if code:
@@ -84,10 +85,11 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
     code = 0
     for bundle in bundles:
         try:
-            if bundle.is_dir():
+            kind = _other_kind(bundle)
+            if kind is not None:
                 raise InvalidPlaceError(
-                    f"{str(bundle)!r} is a folder where a bundle is a file; nothing was imported; for a folder of transcripts name "
-                    f"their format first: everlog import FORMAT {bundle} (everlog help formats)"
+                    f"{str(bundle)!r} is {kind} where a bundle is a file that `everlog export` wrote; nothing was imported; name the "
+                    f"format first: everlog import FORMAT {bundle} (everlog help formats)"
                 )
             with progress_bar(f"checking and taking {bundle.name}", None) as progress:
                 taken = store.import_bundle(bundle, force=force, progress=advance(progress))
@@ -102,6 +104,20 @@ def _import_bundles(store: Store, bundles: tuple[Path, ...], *, force: bool, as_
             name = visible(format_address(taken.session))
             say(f"{name}: {taken.events} events taken, {taken.known} were here{parted}")
     return code
+
+
+def _other_kind(path: Path) -> str | None:
+    """Tell what is taken for a bundle where a format was forgotten; None for what may be one."""
+    if path.is_dir():
+        return "a folder"
+    if not path.is_file():
+        return None  # what is read of a pipe is gone
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_SQLITE))
+    except OSError:
+        return None  # told where it is read
+    return "a SQLite database" if start == _SQLITE else "JSON" if start.lstrip()[:1] in (b"{", b"[") else None
 
 
 def _import_transcripts(
@@ -155,7 +171,7 @@ class _Told:
             self._unchanged += 1
         if imported.events or self._files <= _QUIET_FILES:
             names = [visible(format_address(name)) for name in imported.sessions]
-            more = f" and {len(names) - 1} of its agents" if len(names) > 1 else ""
+            more = f" and {counted(len(names) - 1, 'other session')}" if len(names) > 1 else ""
             name = names[0] if names else visible(imported.path)
             say(f"{name}{more}: {imported.events} events new, {imported.known} known")
         for problem in imported.problems[:_PROBLEMS_SHOWN]:

@@ -141,8 +141,12 @@ def gist(event: Event) -> str:
         return "(withheld)"
     data = event.data
     if not isinstance(data, dict):
-        return "" if data is None else compact(data)
+        return _attached(event) if data is None else compact(data)
     match event.type:
+        case "model.request":
+            return " ".join([data["model"], *([f"at {data['provider']}"] if "provider" in data else [])])
+        case "model.response":
+            return _answer(data)
         case "agent.tool_use":
             return f"{data['name']} {_text(data['input'])}"
         case "agent.tool_result":
@@ -159,6 +163,22 @@ def gist(event: Event) -> str:
             return f"from {str(origin['branch'])[:8]}@{origin['position']}{reason}"
         case _:
             return _text(data.get("content", data.get("message", data)))
+
+
+def _attached(event: Event) -> str:
+    """Give what an event holds beside a body that says nothing."""
+    return ", ".join(f"{item.name} ({size_of(item.size)})" for item in event.attachments)
+
+
+def _answer(data: dict[str, Any]) -> str:
+    """Give what is known of a model's answer: the model, why it ended, the numbers of tokens; or its error."""
+    error = data.get("error")
+    if isinstance(error, dict):
+        return ": ".join(str(error[name]) for name in ("kind", "message") if name in error)
+    told = [str(data[name]) for name in ("model", "stop_reason") if name in data]
+    usage = data.get("usage", {})
+    spent = [f"{usage[name + '_tokens']} {name} tokens" for name in ("input", "output") if name + "_tokens" in usage]
+    return ", ".join([*told, *spent]) or compact(data)
 
 
 def _text(value: Any) -> str:

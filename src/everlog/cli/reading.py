@@ -34,6 +34,9 @@ from everlog.session import Branch, Session
 from everlog.store import ORDERS, Store
 
 _BRANCHES_SHOWN = 20
+_ADDRESS_CHARACTERS = (
+    72  # of a column of them: the integrations' names hold a UUID or two; longer ones push the rest of their line
+)
 
 
 @everlog.command(
@@ -53,14 +56,15 @@ def ls(
     with opened(ctx) as store:
         last = None if after is None else locate(store, after)[0].info()
         found = store.sessions(" ".join(query), prefix=prefix, order=order, limit=limit, after=last)
-    for info in found:
+    addresses = [visible(format_address(info.id)) for info in found]
+    wide = min(max(map(len, addresses), default=0), _ADDRESS_CHARACTERS)
+    for info, address in zip(found, addresses, strict=True):
         if as_json:
             members = msgspec.to_builtins(info)
             say_json(members | {name: format_micros(members[name]) for name in ("created_at", "updated_at")})
         else:
             title = shorten(visible(info.title or ""), 60)
-            address = visible(format_address(info.id))
-            say(f"{address:<40} {info.size:>7}  {format_micros(info.updated_at)[:19]}  {title}")
+            say(f"{address:<{wide}} {info.size:>7}  {format_micros(info.updated_at)[:19]}  {title}")
     if len(found) == limit and not as_json:
         note(f"the first {limit}; more: --after {visible(format_address(found[-1].id))}")
 

@@ -4,7 +4,8 @@
    those of the `new` events that stand right before it, then `ops`, a patch, where the caller said earlier ones otherwise.
 2. A `model.response` that says `recorded` adds the `new` events right before it to those of its request.
 3. `unchanged` names the events that hold what is sent beside the messages and did not change since.
-4. `request_hash` is SHA-256 over the JSON of all that was sent, its members in order (`sent_hash`).
+4. `unsaid` names the members, of the model and of the messages, that were not sent: a stored prompt has them.
+5. `request_hash` is SHA-256 over the JSON of all that was sent, its members in order (`sent_hash`).
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def sent_by(request: Event, find: Find, read: Slice) -> tuple[dict[str, Any], bo
             given = data.get(name, beside.get(name))
             if member is not None and given is not None:
                 payload[member] = given
+        for name in kept.get("unsaid", ()):
+            payload.pop(name, None)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise InvalidEventError(
             f"event {request.position} says of its call what cannot be read ({error!r:.100}); nothing was made"

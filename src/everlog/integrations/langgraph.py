@@ -37,6 +37,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from everlog.errors import InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
 from everlog.integrations.holding import Holding, LeaseLike
+from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log, Write
@@ -115,7 +116,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
 
     def session(self, thread_id: str) -> Session:
         """Give a thread's session, to read, search, fork and rewind; NotFoundError."""
-        return self.store.session(session_id(thread_id))
+        return self.store.session(session_id(str(thread_id)))
 
     # --- reading ---
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -528,8 +529,10 @@ def session_id(thread_id: str) -> str:
 
 
 def _made_with(thread: str) -> dict[str, Any]:
-    hashed = session_id(thread) != thread
-    return {"labels": {LABEL: LABELLED}, "metadata": {"thread_id": thread} if hashed else None}
+    made: dict[str, Any] = {"labels": {LABEL: LABELLED}}
+    return (
+        made if session_id(thread) == thread else made | {"title": as_title(thread), "metadata": {"thread_id": thread}}
+    )
 
 
 def _thread_id(info: SessionInfo) -> str:

@@ -8,7 +8,7 @@ from threading import Lock
 
 from everlog.aio.store import AsyncStore
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
-from everlog.errors import UnavailableError
+from everlog.errors import InvalidPlaceError, UnavailableError
 from everlog.open import open_store
 from everlog.store import Store
 
@@ -59,8 +59,10 @@ def id_of(text: str) -> str:
 def id_part(text: str, characters_max: int, *, slashes: bool = False) -> str:
     """Give a framework's id as part of a session's id: as it is where it can stand there, else its hash.
 
-    slashes: the part may hold them, since it stands last.
+    slashes: the part may hold them, since it stands last. Raises InvalidPlaceError for what is no text, such as a number.
     """
+    if not isinstance(text, str):
+        raise InvalidPlaceError(f"id {text!r:.100} is no string; nothing was done; give it as one")
     plain = text.isprintable() and 0 < len(text) <= characters_max and (slashes or "/" not in text)
     if plain and not text.startswith(_HASHED):
         return text

@@ -38,7 +38,7 @@ from everlog.errors import (
     SessionExistsError,
 )
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.items import with_key
+from everlog.integrations.items import as_title, with_key
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.integrations.pydantic_ai import erased_message, plain_of, read_message, recorded_of, without_empty
 from everlog.session import Branch, Session, SessionInfo
@@ -195,13 +195,14 @@ class EverlogConversationStore(ConversationStore):
         """Make a conversation's session: where it goes on from an entry of another, as a fork of that one's."""
         name, labels = _name(record.conversation_id), _labels(record)
         metadata = {_MEMBER: {"conversation_id": record.conversation_id}}
+        title = as_title(record.conversation_id) if name != f"{_PREFIX}{record.conversation_id}" else None
         after = None if parent is None else self._after(parent)
         if after is None:
-            self.store.create(name, labels=labels, metadata=metadata, events=events)
+            self.store.create(name, title=title, labels=labels, metadata=metadata, events=events)
         else:
             branch, cut = after
             source = self.store.session(branch.session_id)
-            source.fork(cut, branch=branch, id=name, labels=labels, metadata=metadata, events=events)
+            source.fork(cut, branch=branch, id=name, title=title, labels=labels, metadata=metadata, events=events)
 
     def _extend(
         self, seen: _Seen, stored: ConversationRecord | None, parent: str | None, events: Sequence[NewEvent]

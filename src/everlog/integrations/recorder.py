@@ -16,16 +16,20 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from contextvars import copy_context
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
+from weakref import ref
 
 from everlog.aio import AsyncSession
 from everlog.core.event import Outcome
 from everlog.errors import LimitError
 from everlog.integrations.recorder_answers import pieces_of
+from everlog.integrations.recorder_bodies import ReadOnceError, dumped, readable_again
 from everlog.integrations.recorder_calls import Call, Calls, format_of
+from everlog.reducers.spoken import ANTHROPIC
 from everlog.session import Session
 
 _RAW: Final = "x-stainless-raw-response"  # the header by which both clients ask themselves for an answer's bytes
@@ -34,6 +38,7 @@ _FAILURES_MAX: Final = 100
 STREAM_CHARACTERS_MAX: Final = (
     256 * 1024 * 1024
 )  # of a stream's pieces with their names: 700,000 tokens, more than any model says
+_STRICT: Final = "_strict_response_validation"  # of a client: what `copy()` of either leaves as it is by default
 _KEYS: Final = ("api_key", "auth_token", "admin_api_key")  # of a client
 _SECRET: Final = re.compile("auth|key|token|secret|cookie|signature|credential", re.IGNORECASE)  # in a header's name
 _SECRET_CHARACTERS_MIN: Final = 6  # of a header's value: a shorter one is taken out of too much
@@ -66,7 +71,10 @@ class Recorder:
         outer = vars(self._client).get(_RECORDER) if hasattr(self._client, "__dict__") else None
         if isinstance(outer, Recorder) and outer.records(self._calls.session):
             return self._client  # whoever called records its calls already
-        return self._recording(self._client.copy())
+        copied = self._client.copy()
+        if hasattr(self._client, _STRICT):
+            setattr(copied, _STRICT, getattr(self._client, _STRICT))
+        return self._recording(copied)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,7 +105,17 @@ class Recorder:
         post, copy = client.post, client.copy
         client.post = self._awaiting(client, post) if inspect.iscoroutinefunction(post) else self._calling(client, post)
         setattr(client, _RECORDER, self)
-        client.copy = client.with_options = lambda *given, **named: self._recording(copy(*given, **named))
+        for name, resource in list(vars(client).items()):
+            if (
+                getattr(resource, "_client", None) is client
+            ):  # made with the client, as those of Bedrock and Vertex: with its own post
+                setattr(client, name, type(resource)(client))
+
+        @wraps(copy)
+        def copied(*given: Any, **named: Any) -> Any:
+            return self._recording(copy(*given, **named))
+
+        client.copy = client.with_options = copied
         return client
 
     def _calling(self, client: Any, post: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,16 +140,28 @@ class Recorder:
             try:
                 answer = await post(path, *given, **named)
             except BaseException as error:
-                await _aside(self._failed, call, error, client)
+                await _told(error, self._failed, call, error, client)
                 raise
-            if call is not None:
-                await _aside(self._answered, call, answer, named, client)
+            if call is not None and named.get("stream") and not _raw_of(named):
+                self._answered(call, answer, named, client)  # a stream is listened to: nothing is written yet
+            elif call is not None:
+                await self._kept(call, answer, named, client)
             return answer
 
         return recorded
 
+    async def _kept(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
+        """Record an answer; where the caller is cancelled meanwhile, who would close what is still open of it never gets it."""
+        try:
+            await _aside(self._answered, call, answer, named, client)
+        except asyncio.CancelledError:
+            response = getattr(answer, "http_response", None)
+            if response is not None:
+                await response.aclose()
+            raise
+
     # --- what is recorded; none of it raises ---
-    def _ask(self, path: str, named: Mapping[str, Any]) -> Call | None:
+    def _ask(self, path: str, named: dict[str, Any]) -> Call | None:
         def asked() -> Call | None:
             format = format_of(str(path)) if self._entered else None
             if format is None:
@@ -139,8 +169,13 @@ class Recorder:
             for tap in list(self._open.values()):
                 if tap.left:
                     tap.end("cancelled")
-            extra = (named.get("options") or {}).get("extra_json") or {}
-            return self._calls.ask(format, {**named["body"], **extra})
+            with suppress(ReadOnceError):
+                return self._calls.ask(format, _body_of(named))
+            if (
+                format == ANTHROPIC
+            ):  # OpenAI's client sends none: it fails, and what it did not read is still there to be read
+                named["body"] = readable_again(named["body"])
+            return self._calls.ask(format, _body_of(named))
 
         return self.guarded(asked)
 
@@ -152,12 +187,10 @@ class Recorder:
     def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
         def read() -> object:
             raw = _raw_of(named)
-            if raw:
-                content = None if named.get("stream") or raw == "stream" else _content(answer)
-                return self._calls.unread(call) if content is None else self._calls.answer(call, json.loads(content))
-            if named.get("stream"):
+            if named.get("stream") and not raw:
                 return _Tap(self, call, client).listen(answer)
-            return self._calls.answer(call, answer)
+            said = None if named.get("stream") or raw == "stream" else _said(answer)
+            return self._calls.unread(call) if said is None else self._calls.answer(call, said)
 
         self.guarded(read)
 
@@ -176,9 +209,9 @@ class Recorder:
         """Note a stream that is being read."""
         self._open[id(tap)] = tap
 
-    def ended(self, tap: _Tap) -> None:
-        """Note that one is not read any more."""
-        self._open.pop(id(tap), None)
+    def ended(self, tap: _Tap) -> bool:
+        """Note that one is not read any more; tell whether this is the first time, of whichever thread."""
+        return self._open.pop(id(tap), None) is not None
 
     def said(self, tap: _Tap, outcome: Outcome) -> None:
         """Record what came of a stream."""
@@ -191,7 +224,10 @@ class Recorder:
 
 
 class _Tap:
-    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it."""
+    """Stands between a stream and its bytes, and sees each piece that its reader takes. It keeps neither: who drops a stream ends it.
+
+    Nothing is written when a reader goes away, as it may be the garbage collector that closes a stream, wherever it runs: the next call does.
+    """
 
     def __init__(self, recorder: Recorder, call: Call, client: Any) -> None:
         self.call = call
@@ -199,43 +235,27 @@ class _Tap:
         self._recorder = recorder
         self._client = client
         self._seen = 0
-        self.left = False  # before its end
         self.cut = False  # it is longer than what is held of one
         self._stepping = False
-        self._done = False
+        self._told = False  # what came was recorded, though its reader may go on
 
     def listen(self, stream: Any) -> None:
         """Begin: the stream's own iterator, and the closing of its response, pass by here from now on."""
-        inner, response = stream._iterator, stream.response
+        inner = stream._iterator
+        self._response = ref(stream.response)
         self._recorder.opened(self)
-        if hasattr(inner, "__anext__"):
-            aclose = response.aclose
+        stream._iterator = self._each_async(inner) if hasattr(inner, "__anext__") else self._each(inner)
 
-            async def closing() -> None:
-                self._leave()
-                await aclose()
-
-            stream._iterator = self._each_async(inner)
-            response.aclose = closing
-        else:
-            close = response.close
-
-            def closed() -> None:
-                self._leave()
-                close()
-
-            stream._iterator = self._each(inner)
-            response.close = closed
-
-    def _leave(self) -> None:
-        """Note that the reader went away. It may be the garbage collector that says so, wherever it runs: nothing is written here."""
-        self.left = self.left or not self._stepping
+    @property
+    def left(self) -> bool:
+        """Whether the reader went away before the end: its response is closed, or gone."""
+        response = self._response()
+        return response is None or (response.is_closed and not self._stepping)
 
     def end(self, outcome: Outcome) -> None:
         """Record what came, once. outcome: where the stream's own end did not come."""
-        if not self._done:
-            self._done = True
-            self._recorder.ended(self)
+        if self._recorder.ended(self):
+            self._told = True
             self._recorder.said(self, "ok" if self.pieces.complete else outcome)
 
     def _each(self, inner: Iterator[Any]) -> Iterator[Any]:
@@ -263,7 +283,7 @@ class _Tap:
                 await _aside(self.end, "cancelled")
                 return
             except BaseException as error:
-                await _aside(self._broke, error)
+                await _told(error, self._broke, error)
                 raise
             finally:
                 self._stepping = False
@@ -271,8 +291,8 @@ class _Tap:
             yield piece
 
     def _take(self, piece: Any) -> None:
-        if not self._done and not self.cut:
-            self._recorder.guarded(lambda: self._hold(piece.to_dict(mode="json", warnings=False)))
+        if not self._told and not self.cut:
+            self._recorder.guarded(lambda: self._hold(dumped(piece)))
 
     def _hold(self, piece: dict[str, Any]) -> None:
         self._seen += len(str(piece))
@@ -286,9 +306,8 @@ class _Tap:
 
     def _broke(self, error: BaseException) -> None:
         """Record what came before a stream raised, and that it did."""
-        if not self._done:
-            self._done = True
-            self._recorder.ended(self)
+        if self._recorder.ended(self):
+            self._told = True
             self._recorder.broke(self, error, self._client)
 
 
@@ -343,8 +362,18 @@ def _wrapped(
     async def iterated(*given: Any, **named: Any) -> AsyncGenerator[Any]:
         bound, recording = bound_of(given, named)
         async with recording as bound.arguments[argument], aclosing(function(*bound.args, **bound.kwargs)) as pieces:
-            async for piece in pieces:
-                yield piece
+            step = pieces.asend(None)
+            while True:  # `yield from`, which async generators have not
+                try:
+                    piece = await step
+                except StopAsyncIteration:
+                    return
+                try:
+                    step = pieces.asend((yield piece))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001  # it is the function's to catch
+                    step = pieces.athrow(error)
 
     def generated(*given: Any, **named: Any) -> Generator[Any, Any, Any]:
         bound, recording = bound_of(given, named)
@@ -366,10 +395,17 @@ def _wrapped(
 async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
     """Do in a thread what blocks; under another event loop than asyncio's, where it is."""
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+        loop = asyncio.get_running_loop()
+        context = copy_context()
+        wrote = loop.run_in_executor(None, lambda: context.run(lambda: write(*given, **named)))
+    except RuntimeError:  # there is no such loop, or its threads are shut down
         return write(*given, **named)
-    return await asyncio.to_thread(write, *given, **named)
+    return await wrote
+
+
+async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """Do it as `_aside`, or where it is if what raised is being closed, as nothing can be awaited there."""
+    return write(*given, **named) if isinstance(raised, GeneratorExit) else await _aside(write, *given, **named)
 
 
 def _secrets_of(client: Any, error: BaseException) -> tuple[str, ...]:
@@ -388,9 +424,22 @@ def _raw_of(named: Mapping[str, Any]) -> str | None:
     return next((str(value) for name, value in headers.items() if name.lower() == _RAW), None)
 
 
-def _content(answer: Any) -> bytes | None:
-    """Give the bytes of an answer that were read already; None where they were not."""
+def _body_of(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the body that a request is sent with. Raises TypeError where it is no JSON object."""
+    options, content = named.get("options") or {}, named.get("content")
+    body = named.get("body") if content is None else json.loads(content)
+    if not isinstance(body, Mapping):
+        raise TypeError(f"the body of the request is {type(body).__name__}, and no JSON object")
+    return {**cast("Mapping[str, Any]", body), **(options.get("extra_json") or {})}
+
+
+def _said(answer: Any) -> Any:
+    """Give an answer as its JSON says it; None where the caller reads the bytes alone."""
+    if isinstance(answer, Mapping) or hasattr(answer, "model_dump"):
+        return answer
+    response = getattr(answer, "http_response", answer)
     try:
-        return answer.http_response.content
-    except Exception:  # noqa: BLE001  # each client raises an error of its own
+        said = json.loads(response if isinstance(response, (str, bytes)) else response.content)
+    except Exception:  # noqa: BLE001  # it has no content, or none yet: each client raises an error of its own
         return None
+    return said if isinstance(said, dict) else None

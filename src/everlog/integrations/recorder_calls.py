@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,13 +16,12 @@ from hashlib import sha256
 from threading import Lock
 from typing import Any, Final, cast
 
-import msgspec
-
 from everlog.context.recorded import MESSAGES, SYSTEM, is_recorded, said_until, sent_hash
 from everlog.core.event import Event, NewEvent, Outcome
 from everlog.core.patch import diff_values
 from everlog.integrations.provider_messages import chained, events_of
 from everlog.integrations.recorder_answers import Answer, answer_of
+from everlog.integrations.recorder_bodies import LEFT_OUT, plain
 from everlog.reducers.spoken import ANTHROPIC, CHAT, ITEMS
 from everlog.session import Session
 
@@ -31,7 +29,6 @@ _PATHS: Final = {"/v1/messages": ANTHROPIC, "/chat/completions": CHAT, "/respons
 _PROVIDERS: Final = {ANTHROPIC: "anthropic", CHAT: "openai", ITEMS: "openai"}
 # What tools, and hosts that forward a request, log in with.
 _SECRET: Final = ("authorization", "authorization_token", "api_key", "headers", "domain_secrets")
-_LEFT_OUT: Final = "[left out]"
 _KNOWN_MAX: Final = 10_000  # newest requests and answers of a session that a conversation may go on from
 _RECENT_MAX: Final = 8  # conversations whose messages are held, so that going on costs no reading
 _ERROR_CHARACTERS_MAX: Final = 2_000
@@ -67,8 +64,8 @@ class Calls:
         self._beside: dict[tuple[str, str], tuple[str, str]] = {}  # what it holds, and the event that does
 
     def ask(self, format: str, given: Any) -> Call:
-        """Record a request, with what is new in it."""
-        sent_body = _plain(given)
+        """Record a request, with what is new in it. Raises ReadOnceError, and records nothing, where it holds what can be read only once."""
+        sent_body, whole = plain(given)
         body = self.session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
         sent = body.get(MESSAGES[format])
         messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
@@ -84,8 +81,11 @@ class Calls:
                     kept["ops"] = _patch(said, messages)
             if isinstance(sent, str):
                 kept["text"] = True
-            if body != sent_body:
+            if body != sent_body or not whole:
                 kept["left_out"] = True
+            unsaid = [name for name in ("model", MESSAGES[format]) if name not in body]
+            if unsaid:
+                kept["unsaid"] = unsaid
             kept["history"] = history.hex()
             data = self._request(format, body, kept)
             request = self._extend([*events, NewEvent("model.request", data, actor=self._actor)])
@@ -99,7 +99,7 @@ class Calls:
         self, call: Call, given: Mapping[str, Any], *, streamed: bool = False, outcome: Outcome | None = "ok"
     ) -> Event:
         """Record an answer. outcome: "cancelled" where it was not read to its end; None where that is not known."""
-        said = self.session._clean(_without_credentials(_plain(given)))  # pyright: ignore[reportPrivateUsage]
+        said = self.session._clean(_without_credentials(plain(given)[0]))  # pyright: ignore[reportPrivateUsage]
         found = answer_of(call.format, said)
         events = [self._agents(event, found) for each in found.messages for event in events_of(call.format, each)]
         named = {
@@ -125,7 +125,7 @@ class Calls:
         """Record that a call raised. secrets: what its message must not show."""
         shown = str(error)
         for secret in secrets:
-            shown = shown.replace(secret, _LEFT_OUT)
+            shown = shown.replace(secret, LEFT_OUT)
         kept: dict[str, Any] = {"kind": type(error).__name__, "message": shown[:_ERROR_CHARACTERS_MAX]}
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
@@ -154,7 +154,7 @@ class Calls:
 
     def _request(self, format: str, body: Mapping[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
         """Give the data of a request: what stands beside the messages, once for as long as it stays the same."""
-        data: dict[str, Any] = {"model": body["model"], "provider": _PROVIDERS[format]}
+        data: dict[str, Any] = {"model": body.get("model", ""), "provider": _PROVIDERS[format]}
         system, named = SYSTEM[format], {"model", MESSAGES[format]}
         for name, member in (("system", system), ("tools", "tools")):
             if member is None or member not in body:
@@ -236,44 +236,10 @@ def _patch(said: list[Any], messages: list[Any]) -> list[dict[str, Any]]:
     return ops
 
 
-def _plain(value: Any) -> Any:
-    """Give a value as JSON says it, in objects of its own, without what the caller did not give."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_dumped))
-    except (_NotGivenError, UnicodeEncodeError, OverflowError, msgspec.MsgspecError):
-        return json.loads(json.dumps(_given(value), default=_dumped))
-
-
-class _NotGivenError(Exception):
-    """A value says that none was given."""
-
-
-def _is_given(value: Any) -> bool:
-    return type(value).__name__ not in ("Omit", "NotGiven")  # as both clients name their own
-
-
-def _given(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _given(each) for name, each in cast("dict[Any, Any]", value).items() if _is_given(each)}
-    if isinstance(value, (list, tuple)):
-        return [_given(each) for each in cast("list[Any]", value) if _is_given(each)]
-    return value
-
-
-def _dumped(value: Any) -> Any:
-    if not _is_given(value):
-        raise _NotGivenError
-    if hasattr(value, "to_dict"):
-        return value.to_dict(mode="json", warnings=False)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", exclude_unset=True, warnings=False)
-    return list(value) if isinstance(value, (set, frozenset)) else str(value)
-
-
 def _without_credentials(said: dict[str, Any]) -> dict[str, Any]:
     """Give a request or an answer without what its tools log in with."""
     return {
-        name: _LEFT_OUT
+        name: LEFT_OUT
         if name in _SECRET and value
         else _cleaned(value)
         if name in ("tools", "mcp_servers")
@@ -299,4 +265,4 @@ def _cleaned(value: Any) -> Any:
     members = cast("dict[str, Any]", value)
     if {"function", "input_schema", "parameters"} & members.keys():
         return members
-    return {name: _LEFT_OUT if name in _SECRET and member else _cleaned(member) for name, member in members.items()}
+    return {name: LEFT_OUT if name in _SECRET and member else _cleaned(member) for name, member in members.items()}

@@ -33,7 +33,15 @@ from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
-from everlog.integrations.strands_messages import UPDATED, groups, key_of, message_of, recorded_of
+from everlog.integrations.strands_messages import (
+    UPDATED,
+    groups,
+    key_of,
+    message_of,
+    recorded_of,
+    update_of,
+    updated_of,
+)
 from everlog.session import Session
 
 if TYPE_CHECKING:
@@ -65,8 +73,8 @@ class EverlogSessionRepository(SessionRepository):
     """A `SessionRepository` that keeps sessions in Everlog.
 
     store: a path or URL, which is opened here and closed by `close`, or an open store, which stays open. Ids may be any text.
-    erase_redacted: whether the original of a message that a guardrail redacts is destroyed; else it stays in the log, where only what
-    reads the log sees it. May be used from any thread.
+    erase_redacted: whether what a message said before a guardrail redacted it is destroyed, as Strands' own files overwrite it; else it
+    stays in the log, where only what reads the log sees it. May be used from any thread.
     lease: under which agents are written: a lease that is held, or who takes that of each until `close`: a name, or a Holder.
     """
 
@@ -213,30 +221,32 @@ class EverlogSessionRepository(SessionRepository):
             raise SessionException(f"message {session_message.message_id} does not exist; nothing was written")
         session_message.created_at = before.created_at
         plain, was = session_message.to_dict(), before.to_dict()
-        erases = self._erases and session_message.redact_message is not None
+        redacted, changed = session_message.redact_message is not None, plain["message"] != was["message"]
+        erases = self._erases and (redacted or changed)  # of what was said twice, the content alone changes
         update = {
             name: member
             for name, member in plain.items()
             if name in ("message_id", "created_at", "redact_message", "updated_at")
-            or (name == "message" and not erases and member != was["message"])
+            or (name == "message" and changed and not (erases and redacted))
         }
         name = _name(session_id, agent_id)
+        said: list[Event] = []
         for _ in range(_TRIES):
             seen = self._looked_at(self._held(self.store.session(name)))
             first = seen.session.find(key_of(session_message.message_id))
-            new = NewEvent(UPDATED, update, caused_by=first)
+            if erases and first is not None:
+                said = [*_parts(seen.session, first), *_updates(seen.session, first)]
+            new = updated_of(update, first, body_bytes_max=self.store.settings.body_bytes_max)
             with suppress(ConflictError):
                 if seen.says("updated"):
-                    seen.session.append(new.type, new.data, caused_by=first)
+                    seen.session.extend([new])
                 else:
                     seen.session.update(metadata=seen.saying("updated"), expected=seen.head, events=[new])
                 break
         else:
             raise _overtaken(name)
-        if erases and first is not None:
-            said = [*_parts(seen.session, first), *_updates(seen.session, first)]
-            places = [event.position for event in said]
-            seen.session.erase(places, reason="redacted by a guardrail of Strands")
+        if said:
+            seen.session.erase([event.position for event in said], reason="redacted by a guardrail of Strands")
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
@@ -328,8 +338,8 @@ class EverlogSessionManager(RepositorySessionManager):
     def __init__(
         self,
         session_id: str,
-        *,
         store: Place | None = None,
+        *,
         erase_redacted: bool = False,
         lease: LeaseLike | None = None,
         **kwargs: Any,
@@ -358,7 +368,7 @@ def _parts(session: Session, first: Event) -> list[Event]:
 def _updates(session: Session, first: Event) -> list[Event]:
     """Give the updates of a message that say what it is."""
     found = session.events(types=UPDATED, caused_by=first, start=first.position)
-    return [event for event in found if event.data is not None and "message" in event.data]
+    return [event for event in found if "message" in (update_of(event) or {})]
 
 
 def _one(seen: _Seen, first: Event) -> SessionMessage:
@@ -371,8 +381,10 @@ def _given(seen: _Seen, found: Sequence[tuple[int, list[Event]]], start: int | s
     updates: dict[str, dict[str, Any]] = {}
     if seen.says("updated"):
         for event in seen.session.events(types=UPDATED, start=start):
-            if event.data is not None:
-                updates[key_of(event.data["message_id"])] = event.data
+            update = update_of(event)
+            if update is not None:
+                key = key_of(update["message_id"])
+                updates[key] = {**updates.get(key, {}), **update}  # one that says no content left it as it was
     return [SessionMessage.from_dict(message_of(group, updates.get(group[0].key or ""))) for _, group in found]
 
 

@@ -43,6 +43,20 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     return with_parts(made)
 
 
+def updated_of(update: dict[str, Any], first: Event | None, *, body_bytes_max: int) -> NewEvent:
+    """Give the event that keeps an update. first: of the message that it is of."""
+    if can_say(update, bytes_max=body_bytes_max // 2):
+        return NewEvent(UPDATED, update, caused_by=first)
+    return replace(attached(FORMAT, "update", update), type=UPDATED, caused_by=first)
+
+
+def update_of(event: Event) -> dict[str, Any] | None:
+    """Give the update that an event was recorded for; None where it was erased."""
+    if event.erased:
+        return None
+    return event.data if not event.attachments else json.loads(event.attachment(ATTACHMENT))
+
+
 def groups(events: Iterable[Event]) -> Iterator[tuple[int, list[Event]]]:
     """Give the events of each message, with its id: by their keys, which an erased event keeps."""
     group: list[Event] = []

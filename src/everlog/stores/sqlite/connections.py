@@ -2,7 +2,9 @@
 
 1. The SQLite that is linked must be 3.51.3 or newer: 3.7.0 to 3.51.2 have the WAL-reset bug, which loses commits.
 2. The file is Everlog's, of a version that this code knows, on a local disk, and stays the one that was opened.
-3. A connection is never carried across `fork()`: all are closed before it, and the child's copy of the store raises.
+3. A file that is read where nothing can be written beside it, and that nobody has open, is read as one that does not change: each read
+   is refused where it did.
+4. A connection is never carried across `fork()`: all are closed before it, and the child's copy of the store raises.
    SQLite keeps its locks in memory that the child would inherit, without holding them.
 """
 
@@ -64,6 +66,9 @@ class Connections:
         self._process = os.getpid()
         self._identity = (0, 0)
         self._keeps_log = False
+        self._still: tuple[int, ...] | None = (
+            None  # what told the file's content, where it is read as one that does not change
+        )
         self._writer: apsw.Connection | None = None
         self._wal_renewed = False
         self._watcher: apsw.Connection | None = None
@@ -206,6 +211,7 @@ class Connections:
             connection = self._take_reader(mine)
             with translated(self.path):
                 yield connection
+            self._check_still()
             sound = True
         except EverlogError as error:
             # Who keeps the error of a damaged row keeps the frames that read it, and in them a statement that is not at its end.
@@ -234,7 +240,14 @@ class Connections:
     def turn(self) -> Turn:
         """Give the turn that processes take to write this file. Call with `writing` held."""
         if self._turn is None:
-            self._turn = Turn(f"{self.path}-lock")
+            side = f"{self.path}-lock"
+            try:
+                self._turn = Turn(side)
+            except OSError as error:
+                raise UnavailableError(
+                    f"{side} cannot be opened ({error.strerror}), so that nobody can take a turn to write; nothing was written; "
+                    "see that the file and its folder may be written"
+                ) from error
         return self._turn
 
     def _take_reader(self, borrower: object) -> apsw.Connection:
@@ -316,7 +329,28 @@ class Connections:
         return apsw.SQLITE_OPEN_READONLY if self.read_only else apsw.SQLITE_OPEN_READWRITE
 
     def _connect(self, mode: int) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path), flags=mode, vfs=self._disk.name, statementcachesize=100)
+        try:
+            return self._connected(mode)
+        except (apsw.ReadOnlyError, apsw.CantOpenError):
+            found = files.content(self.path) if self.read_only else None
+            if found is None or (self._still is not None and found != self._still):
+                raise
+            self._still = found  # a write-ahead log needs files beside it, which cannot be made here
+            return self._connected(mode)
+
+    def _check_still(self) -> None:
+        """Refuse what was read of a file as one that does not change, where it has."""
+        if self._still is not None and files.content(self.path) != self._still:
+            raise UnavailableError(
+                f"{self.path} was read where nothing can be written beside it, and is written to by another program; close this "
+                "store and open it again"
+            )
+
+    def _connected(self, mode: int) -> apsw.Connection:
+        place = str(self.path)
+        if self._still is not None:
+            place, mode = files.unchanging(self.path), mode | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(place, flags=mode, vfs=self._disk.name, statementcachesize=100)
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -441,7 +475,7 @@ def translate(error: Exception, path: Path) -> EverlogError:
         case apsw.ReadOnlyError():
             return UnavailableError(
                 f"{path} or its folder cannot be written ({error}); nothing was written; correct its permissions, or open it "
-                "with read_only=True"
+                "with read_only=True to read it"
             )
         case apsw.CantOpenError():
             return UnavailableError(

@@ -51,7 +51,7 @@ def examine(path: Path) -> Iterator[Check]:
     yield _log(path)
     yield _index(path)
     try:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection = _opened(path)
     except apsw.Error as error:
         yield Check(
             "open", "bad", f"SQLite cannot open it: {error}", "see the checks above; restore a backup, or a copy"
@@ -61,6 +61,21 @@ def examine(path: Path) -> Iterator[Check]:
         yield from _inside(connection)
     finally:
         connection.close(True)
+
+
+def _opened(path: Path) -> apsw.Connection:
+    """Open the file to read, also where nothing can be written beside it. What else is wrong is told with the contents."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+    except (apsw.ReadOnlyError, apsw.CantOpenError):
+        connection.close(True)
+        if files.content(path) is None:
+            raise
+        return apsw.Connection(files.unchanging(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    except apsw.Error:
+        pass
+    return connection
 
 
 def _sqlite() -> Check:

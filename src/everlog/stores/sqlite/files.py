@@ -126,6 +126,23 @@ def identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def content(path: Path) -> tuple[int, ...] | None:
+    """Give what tells a file's content from what it was; None where a write-ahead log holds more of it, or it is gone."""
+    try:
+        status = path.stat()
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            return None
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def unchanging(path: Path) -> str:
+    """Give the URI by which SQLite reads a file as one that does not change: without locks, and without files beside it."""
+    return f"{path.absolute().as_uri()}?immutable=1"
+
+
 def full_sync_needed() -> bool:
     """Tell whether fsync alone does not reach the disk: on macOS it needs F_FULLFSYNC."""
     return sys.platform == "darwin"
