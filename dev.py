@@ -2,7 +2,7 @@
 """Everything a developer types, with nothing but Python 3.11 and pip: setup, demo, test, check, bench, interop,
 oldest, fuzz, docs, lock.
 
-    python3 dev.py demo          set up, and see the main job at work
+    python3 dev.py demo          see the main job at work, in an environment of its own: .venv-demo
     python3 dev.py test          set up, and pass the tests; more words go to pytest: dev.py test -k merkle
     python3 dev.py check         format, lint, types, layers, sizes, docs
     python3 dev.py bench         measure; more words go to the benchmark: dev.py bench --quick
@@ -11,9 +11,10 @@ oldest, fuzz, docs, lock.
     python3 dev.py oldest        pass the tests of the integrations with the oldest frameworks they are for; in .venv-oldest
     python3 dev.py fuzz          feed bytes to every parser of what others send; more words: --seconds 60, names of parsers
     python3 dev.py docs          make docs/reference/ anew from the code
-    python3 dev.py lock          make requirements.lock anew from pyproject.toml
+    python3 dev.py lock          make requirements.lock and requirements-base.lock anew from pyproject.toml
 
-It makes .venv beside this file from requirements.lock, checked by hash. A second run finds it ready.
+It makes .venv beside this file from requirements.lock, checked by hash. A second run finds it ready. The demo has only what Everlog itself
+needs, from requirements-base.lock.
 """
 
 from __future__ import print_function
@@ -33,6 +34,10 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "ready")
 LOCK = os.path.join(ROOT, "requirements.lock")
+BASE_LOCK = os.path.join(
+    ROOT, "requirements-base.lock"
+)  # of that what Everlog itself needs, with nothing for tests or for frameworks
+DEMO_VENV = os.path.join(ROOT, ".venv-demo")
 PEERS_VENV = os.path.join(ROOT, ".venv-peers")
 PEERS = os.path.join(ROOT, "bench", "peers.txt")
 INTEROP_VENV = os.path.join(ROOT, ".venv-interop")
@@ -44,7 +49,6 @@ FUZZ = os.path.join(ROOT, ".venv-fuzz")
 ATHERIS = os.path.join(ROOT, "tests", "fuzz", "atheris.txt")
 MEASURED = ("core", "contract", "stores")  # folders of tests whose coverage is measured
 MODULE_LINES_MAX = 600
-LONGER = {"src/everlog/verifier.py": 650}  # it is one file, so that strangers can read and run it alone
 FUNCTION_LINES_MAX = 70
 
 
@@ -69,30 +73,46 @@ def setup():
     if os.path.exists(VENV):
         say("the environment is not the one that is wanted: making it anew")
         shutil.rmtree(VENV)
-    say("making .venv (Python %s)" % sys.version.split()[0])
-    base = getattr(sys, "_base_executable", sys.executable)  # whoever ran this with the old environment just lost it
-    result = subprocess.run([base, "-m", "venv", VENV], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if result.returncode:
-        raise Trouble(
-            "python -m venv failed:\n%s\nDo: install Python's venv module (on Debian: apt-get install python3-venv), or make "
-            "this folder writable" % tail(result.stdout)
-        )
+    make_venv(VENV)
     say("installing what requirements.lock names (a minute or two)")
-    pip("install", "--require-hashes", "--no-deps", "--no-compile", "-r", LOCK)
+    install_lock()
     say("installing everlog itself")
-    pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    pip("--no-deps", "--no-build-isolation", "--editable", ROOT)
     with open(STAMP, "w") as file:
         file.write(wanted)
     say("ready")
 
 
-def pip(*words):
-    command = [in_venv("python"), "-m", "pip", "--disable-pip-version-check", "--no-input"] + list(words)
-    result = subprocess.run(command + ["-q"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def make_venv(path):
+    say("making %s (Python %s)" % (os.path.basename(path), sys.version.split()[0]))
+    base = getattr(sys, "_base_executable", sys.executable)  # whoever ran this with the old environment just lost it
+    result = subprocess.run([base, "-m", "venv", "--clear", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if result.returncode:
         raise Trouble(
-            "pip %s failed:\n%s\nDo: see that a package index can be reached (pip's own settings are used), then run this again; "
-            "what was made so far is made anew" % (words[0], tail(result.stdout))
+            "python -m venv failed:\n%s\nDo: install Python's venv module (on Debian: apt-get install python3-venv), or make "
+            "this folder writable" % tail(result.stdout)
+        )
+
+
+def install_lock():
+    """Install by uv, which takes a sixth of pip's time; where uv reaches no index, by pip, whose settings it does not know."""
+    only_uv = os.path.join(VENV, "uv.txt")
+    with open(only_uv, "w", encoding="utf-8") as file:
+        file.write(re.search(r"^uv==.*?(?=^\S|\Z)", read(LOCK), re.MULTILINE | re.DOTALL).group())
+    pip("--require-hashes", "--no-deps", "-r", only_uv)
+    exactly = ["--require-hashes", "--no-deps", "-r", LOCK]
+    # Compiled once: else each of many processes that start together would compile what it imports.
+    command = [in_venv("uv"), "pip", "install", *exactly, "--compile-bytecode", "--python", in_venv("python")]
+    if subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).returncode:
+        pip(*exactly)
+
+
+def pip(*words):
+    result = subprocess.run(pip_of(VENV) + list(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        raise Trouble(
+            "pip install failed:\n%s\nDo: see that a package index can be reached (pip's own settings are used), then run this again; "
+            "what was made so far is made anew" % tail(result.stdout)
         )
 
 
@@ -124,7 +144,12 @@ def run(*command):
 
 
 def demo(words):
-    return run(in_venv("python"), "-m", "everlog", "demo", *words)
+    if not setup_apart(DEMO_VENV, BASE_LOCK):
+        raise Trouble(
+            ".venv-demo could not be made\nDo: see that a package index can be reached (pip's own settings are used), then run this again"
+        )
+    os.environ["PYTHONPATH"] = os.path.join(ROOT, "src")
+    return run(os.path.join(DEMO_VENV, "bin", "python"), "-m", "everlog", "demo", *words)
 
 
 def test(words):
@@ -152,40 +177,44 @@ def bench(words):
 
 def setup_peers():
     """Make .venv-peers from bench/peers.txt. A peer that cannot be installed is a row of the table that says so."""
-    setup_apart(PEERS_VENV, PEERS)
+    setup_loosely(PEERS_VENV, PEERS)
 
 
 def setup_apart(venv, listed):
-    """Make an environment beside .venv from a list of libraries. What cannot be installed is told, and left out."""
+    """Make an environment beside .venv from a list of libraries; tell whether it has all of them."""
     wanted = hashlib.sha256((sys.version + ROOT + read(listed)).encode()).hexdigest()
     stamp = os.path.join(venv, "ready")
     if read(stamp) == wanted:
-        return
-    name = os.path.relpath(listed, ROOT)
-    say("making %s and installing what %s names (a minute or two)" % (os.path.basename(venv), name))
-    subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-    pip = [
-        os.path.join(venv, "bin", "python"),
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "--no-input",
-        "install",
-        "-q",
-    ]
-    if subprocess.run(pip + ["-r", listed]).returncode == 0:
-        with open(stamp, "w") as file:
-            file.write(wanted)
+        return True
+    make_venv(venv)
+    say("installing what %s names" % os.path.relpath(listed, ROOT))
+    result = subprocess.run(pip_of(venv) + ["-r", listed], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        say(tail(result.stdout))
+        return False
+    with open(stamp, "w") as file:
+        file.write(wanted)
+    return True
+
+
+def setup_loosely(venv, listed):
+    """Make such an environment; what cannot be installed is told, and left out."""
+    if setup_apart(venv, listed):
         return
     say("not all together; one by one")
     for line in read(listed).splitlines():
-        if "==" in line and subprocess.run(pip + [line.strip()]).returncode:
+        if "==" in line and subprocess.run(pip_of(venv) + [line.strip()]).returncode:
             say("%s cannot be installed; the others are run" % line.strip())
+
+
+def pip_of(venv):
+    python = os.path.join(venv, "bin", "python")
+    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
 
 
 def interop(words):
     """Ask libraries of others about what we prove. What cannot be installed is told here, and by pytest as skipped."""
-    setup_apart(INTEROP_VENV, os.path.join(INTEROP, "python.txt"))
+    setup_loosely(INTEROP_VENV, os.path.join(INTEROP, "python.txt"))
     setup_npm()
     setup_go()
     os.environ["EVERLOG_INTEROP"] = "1"
@@ -256,7 +285,7 @@ def fuzz(words):
     stamp = os.path.join(FUZZ, "ready")
     if read(stamp) != wanted:
         say("installing atheris in .venv-fuzz")
-        pip("install", "--upgrade", "--target", os.path.join(FUZZ, "site"), "-r", ATHERIS)
+        pip("--upgrade", "--target", os.path.join(FUZZ, "site"), "-r", ATHERIS)
         with open(stamp, "w") as file:
             file.write(wanted)
     os.environ["PYTHONPATH"] = os.pathsep.join([os.path.join(ROOT, "src"), os.path.join(FUZZ, "site")])
@@ -269,13 +298,15 @@ def docs(words):
 
 
 def lock(words):
-    command = [
-        in_venv("uv"), "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--generate-hashes", "--quiet",
-        "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "-o", "requirements.lock",
-    ] + list(words)  # fmt: skip
-    code = run(*command)
-    if "://" in read(LOCK):
-        raise Trouble("requirements.lock holds an address; see what uv wrote, and do not commit it")
+    """Make both locks anew: what Everlog itself needs is pinned in the one as in the other."""
+    compile_lock = [
+        in_venv("uv"), "pip", "compile", "pyproject.toml", "--universal", "--generate-hashes", "--quiet", "--no-header",
+        "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
+    ]  # fmt: skip
+    code = run(*compile_lock, "--extra", "dev", "-o", LOCK, *words)
+    code = code or run(*compile_lock, "--constraint", LOCK, "-o", BASE_LOCK)
+    if "://" in read(LOCK) + read(BASE_LOCK):
+        raise Trouble("a lock holds an address; see what uv wrote, and do not commit it")
     return code
 
 
@@ -287,6 +318,7 @@ def check(words):
         ("layers", lambda: run(in_venv("lint-imports"), "--no-cache")),
         ("sizes", check_sizes),
         ("links", check_links),
+        ("locks", check_locks),
         ("privacy", check_privacy),
     ]
     chosen = [step for step in steps if not words or step[0] in words]
@@ -308,9 +340,8 @@ def check_sizes():
     for path in tracked(".py"):
         text = read(os.path.join(ROOT, path))
         lines = text.count("\n")
-        lines_max = LONGER.get(path, MODULE_LINES_MAX)
-        if path.startswith("src/") and lines > lines_max:
-            found.append("%s: %d lines (at most %d)" % (path, lines, lines_max))
+        if path.startswith("src/") and lines > MODULE_LINES_MAX:
+            found.append("%s: %d lines (at most %d)" % (path, lines, MODULE_LINES_MAX))
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 size = node.end_lineno - node.lineno + 1
@@ -332,6 +363,13 @@ def check_links():
             if not there and "://" not in target and not target.startswith("mailto:"):
                 found.append("%s: %s leads nowhere" % (path, target))
     return report(found)
+
+
+def check_locks():
+    """What Everlog itself needs is pinned as it is tested."""
+    tested = set(read(LOCK).splitlines())
+    other = [line for line in read(BASE_LOCK).splitlines() if line not in tested]
+    return report(["requirements-base.lock: %s stands not in requirements.lock" % line for line in other])
 
 
 def check_privacy():
@@ -388,8 +426,10 @@ def main():
             "this is Python %s, and Everlog needs %d.%d or newer\nDo: run dev.py with a newer one, as in python3.12 dev.py %s"
             % (sys.version.split()[0], PYTHON_MIN[0], PYTHON_MIN[1], " ".join(words))
         )
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or hundreds of processes that tests start compile all of it each
     try:
-        setup()
+        if words[0] != "demo":
+            setup()
     except OSError as error:
         raise Trouble("%s\nDo: make this folder writable, or clone the project elsewhere" % error)
     return 0 if words[0] == "setup" else COMMANDS[words[0]](words[1:])

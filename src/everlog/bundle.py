@@ -61,7 +61,6 @@ MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 MEMBER_BYTES_MAX = 2 * 1024 * 1024 * 1024  # a page of events whose attachments are all of the largest size
 BRANCHES_MAX = 100_000
 RECORD_BYTES_MIN = 100  # no record of an erasure is as short
-_MEMBER: Final = re.compile(r"branches/(\d{4,6})/(\d{6,9})\.(headers|bodies)", re.ASCII)
 _END: Final = ("ledger.jsonl", "sha256")
 _SEALED_END: Final = ("ledger.jsonl", "sealed.json", "sha256")
 _GONE: Final[dict[int, Literal["erased", "withheld"]]] = {ERASED: "erased", WITHHELD: "withheld", DELETED: "erased"}
@@ -433,24 +432,18 @@ class Bundle:
             raise self._broken("it is cut off: it does not end with ledger.jsonl and sha256")
         self._ends = len(_SEALED_END) if ending == _SEALED_END else len(_END)
         self._index = [[] for _ in self.parcel.branches]
-        names = [member.name for member in rest[: -self._ends]]
         for member in rest:
             if not member.isreg() or member.size > MEMBER_BYTES_MAX:
                 raise self._broken(f"its member {member.name[:100]!r} is no regular file of a possible size")
-        for place in range(0, len(names) - 1, 2):
-            match, other = _MEMBER.fullmatch(names[place]), _MEMBER.fullmatch(names[place + 1])
-            if match is None or other is None or match[3] != "headers" or other[3] != "bodies":
-                raise self._broken(f"its member {names[place][:100]!r} is not one that a bundle has there")
-            branch = int(match[1])
-            if (
-                branch >= len(self._index)
-                or int(match[2]) != len(self._index[branch]) + 1
-                or match.groups()[:2] != other.groups()[:2]
-            ):
-                raise self._broken(f"its member {names[place][:100]!r} is out of order")
-            self._index[branch].append((rest[place], rest[place + 1]))
-        if len(names) % 2:
-            raise self._broken(f"its member {names[-1][:100]!r} stands alone")
+        pages, at = rest[: -self._ends], 0
+        for branch, index in enumerate(self._index):
+            while at < len(pages) and pages[at].name == f"branches/{branch:04d}/{len(index) + 1:06d}.headers":
+                if [page.name for page in pages[at + 1 : at + 2]] != [pages[at].name[:-7] + "bodies"]:
+                    raise self._broken(f"its member {pages[at].name!r} stands alone")
+                index.append((pages[at], pages[at + 1]))
+                at += 2
+        if at < len(pages):
+            raise self._broken(f"its member {pages[at].name[:100]!r} is not one that a bundle has there")
 
     def _check_frame(self) -> None:
         """Check what stands between the members, which tar reads generously: it is the same in every bundle, bit by bit."""
@@ -535,6 +528,8 @@ class Bundle:
 def _row(header: Header, line: bytes, contents: _Contents) -> EventRow:
     gone = {None: None, "erased": ERASED, "withheld": WITHHELD}[contents.gone]
     cause = None
+    if (header.r is None) != (contents.caused_by is None):
+        raise ValueError("its cause is not named, or was not hashed")
     if header.r is not None:
         place = parse_event_id(contents.caused_by or "")
         if place is None:

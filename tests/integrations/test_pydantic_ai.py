@@ -50,6 +50,7 @@ from everlog.store import Store
 from everlog.stores.memory import MemoryStorage
 from everlog.testing.clock import FixedClock
 from everlog.writer import Settings
+from integrations.pydantic_messages import answered, asked, texts
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "integrations"
 
@@ -72,18 +73,6 @@ def ours(request, tmp_path):
 
 def run(awaitable):
     return asyncio.run(awaitable)
-
-
-def asked(text):
-    return ModelRequest(parts=[UserPromptPart(text)])
-
-
-def answered(text):
-    return ModelResponse(parts=[TextPart(text)])
-
-
-def texts(messages):
-    return [part.content for message in messages for part in message.parts]
 
 
 def talk(store, id, *said, scope=None):

@@ -8,29 +8,17 @@ import pytest
 pytest.importorskip("pydantic_ai")
 
 from pydantic_ai import Agent, ModelRetry
-from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
 import everlog
 from everlog.errors import ConflictError
 from everlog.integrations.pydantic_ai import add_messages, load_messages, save_messages
+from integrations.pydantic_messages import answered, asked, texts
 
 
 def run(awaitable):
     return asyncio.run(awaitable)
-
-
-def asked(text):
-    return ModelRequest(parts=[UserPromptPart(text)])
-
-
-def answered(text):
-    return ModelResponse(parts=[TextPart(text)])
-
-
-def texts(messages):
-    return [part.content for message in messages for part in message.parts]
 
 
 def test_a_history_is_saved_by_its_new_messages_or_as_a_whole(tmp_path):

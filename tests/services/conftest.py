@@ -1,9 +1,11 @@
-"""What the tests of runs share."""
+"""What the tests of runs share, and those of stores whose bodies go cold."""
 
 import time
 
 import pytest
 
+from everlog.testing.clock import FixedClock
+from services.cold import STORES, open_cold
 from services.restarts import Calls, World
 
 
@@ -30,3 +32,20 @@ def slept(world, monkeypatch):
 
     monkeypatch.setattr(time, "sleep", sleep)
     return times
+
+
+@pytest.fixture
+def clock():
+    return FixedClock()
+
+
+@pytest.fixture(params=STORES)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def store(kind, tmp_path, clock):
+    """A store whose bodies leave their rows."""
+    with open_cold(kind, tmp_path, clock) as opened:
+        yield opened

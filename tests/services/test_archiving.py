@@ -8,10 +8,8 @@ import pytest
 import everlog
 from everlog import NewEvent
 from everlog.errors import CorruptionError, KeyReusedError, UnavailableError, UnsupportedStoreError
-from everlog.testing.clock import FixedClock
 from services.cold import (
     ON_DISK,
-    STORES,
     blocks_on_disk,
     check_replaced,
     fill,
@@ -23,22 +21,6 @@ from services.cold import (
     stored,
     told,
 )
-
-
-@pytest.fixture
-def clock():
-    return FixedClock()
-
-
-@pytest.fixture(params=STORES)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def store(kind, tmp_path, clock):
-    with open_cold(kind, tmp_path, clock) as opened:
-        yield opened
 
 
 @pytest.fixture

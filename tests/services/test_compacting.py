@@ -15,11 +15,9 @@ from everlog.cli.commands import everlog as main
 from everlog.errors import InvalidEventError, KeyReusedError, LimitError, NotFoundError, UnavailableError
 from everlog.stores.migrate import load_migrations
 from everlog.stores.sqlite.connections import APPLICATION_ID
-from everlog.testing.clock import FixedClock
 from services.cold import (
     DEADLINE_SECONDS,
     ON_DISK,
-    STORES,
     blocks_on_disk,
     check_replaced,
     fill,
@@ -30,22 +28,6 @@ from services.cold import (
     stored,
     told,
 )
-
-
-@pytest.fixture
-def clock():
-    return FixedClock()
-
-
-@pytest.fixture(params=STORES)
-def kind(request):
-    return request.param
-
-
-@pytest.fixture
-def store(kind, tmp_path, clock):
-    with open_cold(kind, tmp_path, clock) as opened:
-        yield opened
 
 
 def test_no_answer_changes_where_bodies_are_packed(kind, store, tmp_path, clock):

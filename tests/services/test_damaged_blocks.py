@@ -9,13 +9,7 @@ import pytest
 from everlog import NewEvent
 from everlog.errors import CorruptionError
 from everlog.stores.sqlite.examine import examine
-from everlog.testing.clock import FixedClock
 from services.cold import large, note, open_cold, told
-
-
-@pytest.fixture
-def clock():
-    return FixedClock()
 
 
 @pytest.fixture

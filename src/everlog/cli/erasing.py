@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -39,6 +40,19 @@ _SHOWN: Final = 10  # of a kind
 _RANGE: Final = re.compile(r"(-?\d{1,16})?\.\.(-?\d{1,16})?", re.ASCII)
 _FAULTS: Final = 100  # of a file
 _CERTIFICATE_BYTES_MAX: Final = 64 * 1024 * 1024  # of one line: of 5,000 events it has 500 kB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """How it was asked to erase. keys: to seal the record with. file: of the certificates."""
+
+    reason: str
+    actor: str | None
+    keys: Keys | None
+    dry_run: bool
+    file: str | None
+    yes: bool
+    as_json: bool
 
 
 def propose_option(function: F) -> F:
@@ -89,6 +103,7 @@ def erase(
     propose: bool,
     seal: bool,
     folder: Path | None,
+    reason: str | None,
     **given: Any,
 ) -> None:
     """Destroy the bodies of events; their places, hashes and every proof stay. In forks too.
@@ -98,15 +113,14 @@ def erase(
     """
     if (subject is None) is not bool(addresses):
         raise click.UsageError("name events of one session (SESSION@PLACE …), or sessions with --subject, not both")
-    if given["reason"] is None and not given["dry_run"]:
+    if reason is None and not given["dry_run"]:
         raise click.UsageError("say why: --reason TEXT, which is recorded")
-    given["reason"] = given["reason"] or ""
     if types and subject is None:
         raise click.UsageError("--types goes with --subject; with a session use --matching type:…")
     if folder is not None and not seal:
         raise click.UsageError("--keys goes with --seal")
     with opened(ctx) as store:
-        given["keys"] = store.keys(folder) if seal else None
+        asked = _Asked(reason=reason or "", keys=store.keys(folder) if seal else None, **given)
         if subject is not None:
             if matching is not None:
                 raise click.UsageError(
@@ -115,33 +129,27 @@ def erase(
             if propose:
                 if types:
                     raise click.UsageError("what is proposed by --subject is all of it: leave out --types")
-                _propose(store, query=subject, **given)
+                _propose(store, asked, query=subject)
                 return
-            _erase_subject(store, subject, types or ("*",), **given)
+            _erase_subject(store, subject, types or ("*",), asked)
             return
         session, places = _to_erase(store, addresses, matching)
         if not places:
             note("nothing matches; nothing was erased")
             return
         if propose:
-            _propose(store, session, places, **given)
+            _propose(store, asked, session, places)
             return
-        _erase_places(session, places, **given)
+        _erase_places(session, places, asked)
 
 
 def _propose(
-    store: Store,
-    session: Session | None = None,
-    places: Sequence[int] = (),
-    *,
-    query: str | None = None,
-    reason: str,
-    actor: str | None,
-    as_json: bool,
-    **_: Any,
+    store: Store, asked: _Asked, session: Session | None = None, places: Sequence[int] = (), *, query: str | None = None
 ) -> None:
-    proposal = store.retention.propose_erasure(session, places, query=query, reason=reason, actor=needed(actor))
-    say_proposal(proposal, as_json=as_json)
+    proposal = store.retention.propose_erasure(
+        session, places, query=query, reason=asked.reason, actor=needed(asked.actor)
+    )
+    say_proposal(proposal, as_json=asked.as_json)
 
 
 def _to_erase(store: Store, addresses: Sequence[str], matching: str | None) -> tuple[Session, list[int]]:
@@ -180,40 +188,29 @@ def _to_erase(store: Store, addresses: Sequence[str], matching: str | None) -> t
     return session, sorted(places)
 
 
-def _erase_places(
-    session: Session,
-    places: list[int],
-    *,
-    reason: str,
-    actor: str | None,
-    keys: Keys | None,
-    dry_run: bool,
-    file: str | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    if dry_run or not yes:
+def _erase_places(session: Session, places: list[int], asked: _Asked) -> None:
+    if asked.dry_run or not asked.yes:
         plan = session.plan_erasure(places)
-        if dry_run and as_json:
+        if asked.dry_run and asked.as_json:
             say_json(plan)
             return
-        if not as_json:
+        if not asked.as_json:
             _say_plan(plan)
-        if dry_run:
+        if asked.dry_run:
             return
-    confirm(f"Erase {counted(len(places), 'event')} of {visible(session.id)}?", yes=yes)
-    with _writing(file) as write:
-        certificate = session.erase(places, reason=reason, actor=actor, keys=keys)
+    confirm(f"Erase {counted(len(places), 'event')} of {visible(session.id)}?", yes=asked.yes)
+    with _writing(asked.file) as write:
+        certificate = session.erase(places, reason=asked.reason, actor=asked.actor, keys=asked.keys)
         write(certificate)
     erased = certificate.positions
-    if as_json:
+    if asked.as_json:
         say_json({"session": session.id, "erased": erased, "certificate": certificate})
         return
     shown = ", ".join(map(str, erased[:20])) + (f" and {len(erased) - 20} more" if len(erased) > 20 else "")
     say(f"{visible(format_address(session.id))}: erased {counted(len(erased), 'event')}{': ' if erased else ''}{shown}")
     if len(erased) < len(places):
         note(f"{len(places) - len(erased)} were erased before")
-    _say_written(file)
+    _say_written(asked.file)
 
 
 def _say_plan(plan: ErasurePlan) -> None:
@@ -248,34 +245,28 @@ def _say_plan(plan: ErasurePlan) -> None:
         note(f"refused: {shorten(visible(format_address(hold.session)), 60)} is held ({policy}{because})")
 
 
-def _erase_subject(
-    store: Store,
-    subject: str,
-    types: Sequence[str],
-    *,
-    reason: str,
-    actor: str | None,
-    keys: Keys | None,
-    dry_run: bool,
-    file: str | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    if dry_run or not yes:
+def _erase_subject(store: Store, subject: str, types: Sequence[str], asked: _Asked) -> None:
+    if asked.dry_run or not asked.yes:
         with progress_bar("looking for what would go", None) as bar:
-            work = store.erase(subject, types=types, reason=reason, dry_run=True, progress=advance(bar))
-        if not as_json or dry_run:
-            _say_work(work, "to erase", as_json=as_json)
-        if dry_run or not work.events:
+            work = store.erase(subject, types=types, reason=asked.reason, dry_run=True, progress=advance(bar))
+        if not asked.as_json or asked.dry_run:
+            _say_work(work, "to erase", as_json=asked.as_json)
+        if asked.dry_run or not work.events:
             return
         confirm(f"Erase {counted(work.events, 'event')} of {counted(work.sessions, 'session')}?", yes=False)
-    with _writing(file) as write, progress_bar("erasing", None) as bar:
+    with _writing(asked.file) as write, progress_bar("erasing", None) as bar:
         work = store.erase(
-            subject, types=types, reason=reason, actor=actor, keys=keys, certified=write, progress=advance(bar)
+            subject,
+            types=types,
+            reason=asked.reason,
+            actor=asked.actor,
+            keys=asked.keys,
+            certified=write,
+            progress=advance(bar),
         )
-    _say_work(work, "erased", as_json=as_json)
-    if not as_json:
-        _say_written(file)
+    _say_work(work, "erased", as_json=asked.as_json)
+    if not asked.as_json:
+        _say_written(asked.file)
 
 
 def _say_work(work: Work, done: str, *, as_json: bool) -> None:
