@@ -47,6 +47,7 @@ _MICROS: Final = 1_000_000
 _BRANCHES: Final = 1_000  # listed at once
 _EVENTS: Final = 15 * BLOCK_EVENTS  # of a page, which one transaction packs
 _ATTACHED_BYTES_MAX: Final = 32 * 1024 * 1024  # of attachments that one transaction packs; one larger goes alone
+PAST_EVENTS_MIN: Final = 48  # that are packed beside appends: a page of short ones
 _WAITING: Final = 64  # branches whose only blocks are written in an order that fills pages
 _SAMPLE_BYTES_MAX: Final = 16 * 1024  # of a body that a dictionary is trained on: long ones say little of their form
 _SAMPLES: Final = 512
@@ -96,17 +97,17 @@ def compact_store(
 
 
 def compact_past(storage: Storage, branch: int, *, stop: int, events_max: int) -> int:
-    """Pack a branch's own events before a position, at most so many and at least 64; give up to where it is packed now.
+    """Pack a branch's own events before a position, at most so many and at least PAST_EVENTS_MIN; give up to where it is packed now.
 
     For what writes a branch, beside its appends: takes a few milliseconds, learns no dictionary and gives no space back, since the
-    next events fill it. Fewer than 64 stay where a block ends better before them.
+    next events fill it. Fewer than PAST_EVENTS_MIN stay where a block ends better before them.
     """
     found = _cold_branch(storage, branch)
     if found is None:
         return stop
     packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
     stop = min(stop, found.start + events_max)
-    return packer.pack(branch, storage.lineage(branch, ""), found.start, stop, leaving=BLOCK_EVENTS - 1)
+    return packer.pack(branch, storage.lineage(branch, ""), found.start, stop, leaving=PAST_EVENTS_MIN - 1)
 
 
 def estimate(storage: Storage, events: int) -> Compacted:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from everlog.compacting import compact_past
+from everlog.compacting import PAST_EVENTS_MIN, compact_past
 from everlog.core.block import BLOCK_EVENTS
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import PAGE_EVENTS_MAX
@@ -374,7 +374,7 @@ class Log:
         """Pack some of what was recorded long before the end, where there is a block of it. A failure is nothing: the bodies stay."""
         with self._lock:
             stop = self._size - _HOT_EVENTS
-            if stop - self._packed < BLOCK_EVENTS:
+            if stop - self._packed < PAST_EVENTS_MIN:
                 return
             branch, start = self.session.view().branch.key, self._packed
             self._packed = stop
