@@ -48,6 +48,7 @@ _BRANCHES: Final = 1_000  # listed at once
 _EVENTS: Final = 15 * BLOCK_EVENTS  # of a page, which one transaction packs
 _ATTACHED_BYTES_MAX: Final = 32 * 1024 * 1024  # of attachments that one transaction packs; one larger goes alone
 PAST_EVENTS_MIN: Final = 48  # that are packed beside appends: a page of short ones
+PAST_BYTES_MAX: Final = BLOCK_BYTES_MAX  # after which no more is packed beside an append: a twentieth of a second
 _WAITING: Final = 64  # branches whose only blocks are written in an order that fills pages
 _SAMPLE_BYTES_MAX: Final = 16 * 1024  # of a body that a dictionary is trained on: long ones say little of their form
 _SAMPLES: Final = 512
@@ -97,17 +98,20 @@ def compact_store(
 
 
 def compact_past(storage: Storage, branch: int, *, stop: int, events_max: int) -> int:
-    """Pack a branch's own events before a position, at most so many and at least PAST_EVENTS_MIN; give up to where it is packed now.
+    """Pack some of a branch's own events before a position, where there are PAST_EVENTS_MIN; give up to where it is packed now.
 
-    For what writes a branch, beside its appends: takes a few milliseconds, learns no dictionary and gives no space back, since the
-    next events fill it. Fewer than PAST_EVENTS_MIN stay where a block ends better before them.
+    events_max: how many at most; they are fewer where more would be beyond PAST_BYTES_MAX, or a block ends better before them.
+    For what writes a branch, beside its appends: takes a few milliseconds, is tried once, learns no dictionary and gives no space
+    back, since the next events fill it.
     """
     found = _cold_branch(storage, branch)
     if found is None:
         return stop
-    packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
     stop = min(stop, found.start + events_max)
-    return packer.pack(branch, storage.lineage(branch, ""), found.start, stop, leaving=PAST_EVENTS_MIN - 1)
+    if stop - found.start < PAST_EVENTS_MIN:
+        return found.start
+    packer = _Packer(storage, 0, dry_run=False, progress=None, learns=False)
+    return packer.pack_once(branch, storage.lineage(branch, ""), found.start, stop, bytes_max=PAST_BYTES_MAX)
 
 
 def estimate(storage: Storage, events: int) -> Compacted:
@@ -240,15 +244,19 @@ class _Packer:
             else:
                 self.pack(request.branch, lineage, request.start, request.stop)
 
-    def pack(
-        self, branch: int, lineage: Lineage, start: int, stop: int, *, leaving: int = 0, may_wait: bool = False
-    ) -> int:
-        """Pack a branch's own events in a range, or have them wait; give up to where that is done. leaving: how many at the end may stay."""
+    def pack_once(self, branch: int, lineage: Lineage, start: int, stop: int, *, bytes_max: int) -> int:
+        """Pack what one transaction does of a branch's own events in a range that goes on; give up to where that is done."""
+        erasures = self._storage.erasures(branch)
+        request, _ = self._pack(branch, self._read(lineage, start, stop, bytes_max), erasures, is_last=False)
+        return request.stop if self._storage.write(request).count else start
+
+    def pack(self, branch: int, lineage: Lineage, start: int, stop: int, *, may_wait: bool = False) -> int:
+        """Pack a branch's own events in a range, or have them wait; give up to where that is done."""
         at, tries = start, 0
-        while stop - at > leaving:
+        while at < stop:
             erasures = self._storage.erasures(branch)
             page = self._read(lineage, at, stop)
-            request, plain = self._pack(branch, page, erasures, is_last=page.stop == stop and not leaving)
+            request, plain = self._pack(branch, page, erasures, is_last=page.stop == stop)
             if may_wait and (at, request.stop) == (start, stop) and _is_small(request):
                 self._waiting.append(_Waiting(lineage, request, plain))
                 if len(self._waiting) == _WAITING:
@@ -264,20 +272,21 @@ class _Packer:
                 break  # its session was deleted, or another process packs it
         return at
 
-    def _read(self, lineage: Lineage, start: int, stop: int) -> _Page:
+    def _read(self, lineage: Lineage, start: int, stop: int, bytes_max: int | None = None) -> _Page:
+        """Read a page of events. bytes_max: of bodies and attachments, after which it ends; None for what one transaction packs."""
         rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS), as_stored=True)
         page = _Page([], start, start, {})
-        held = 0
+        attached = held = 0
         for row in rows:
             attachments, size = self._read_attachments(lineage, row, page)
-            held += size
+            attached, held = attached + size, held + size + len(row.body or b"")
             if row.body is not None:
                 entry, shared = make_entry(row.position, row.salt or NO_SALT, row.body)
                 for digest, content in shared.items():
                     page.shared[digest] = page.shared.get(digest) or Shared(digest, pack_shared(content))
                 page.events.append(_Event(row, entry, attachments, len(row.body) + size))
             page.stop = row.position + 1
-            if held > _ATTACHED_BYTES_MAX:
+            if attached > _ATTACHED_BYTES_MAX or (bytes_max is not None and held > bytes_max):
                 break
         return page
 

@@ -7,10 +7,12 @@ import pytest
 pytest.importorskip("langgraph.graph", reason="langgraph is not installed")
 
 from langchain_core.messages import AIMessage
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 import databases
 import everlog
+from everlog.compacting import PAST_BYTES_MAX
 from everlog.core.block import BLOCK_EVENTS
 from everlog.integrations.langgraph import EverlogSaver
 
@@ -77,6 +79,22 @@ def test_a_long_thread_that_was_never_packed_is_caught_up_with_a_little_at_each_
         assert {id: each._replace(pending_writes=[]) for id, each in now.items()} == {
             id: each._replace(pending_writes=[]) for id, each in seen.items()
         }
+
+
+def test_of_long_events_that_were_never_packed_one_write_packs_a_few(tmp_path):
+    length = 200 * 1024
+    with everlog.open(tmp_path / "s.db") as store, EverlogSaver(store) as saver:
+        store.create("t", events=[everlog.NewEvent("x.noted", {"n": f"{n:0{length}}"}) for n in range(20)])
+        attached = [{"a": f"{n:0{length}}".encode()} for n in range(60)]
+        store.session("t").extend([everlog.NewEvent("x.noted", {}, attachments=each) for each in attached])
+        before = 0
+        for number in range(3):
+            saver.put(CONFIG, empty_checkpoint() | {"id": f"1{number}"}, {}, {})
+            found = sizes(saver)
+            packed = found.packed_plain + found.shared_plain
+            assert length < packed - before < PAST_BYTES_MAX + 2 * length
+            before = packed
+        assert store.verify().ok
 
 
 def test_what_cannot_be_packed_stays_where_it_is_and_the_thread_goes_on(tmp_path):
