@@ -96,6 +96,18 @@ def test_sessions_whose_bodies_are_more_than_a_page_are_not_all_read_together(st
     ]
 
 
+def test_of_a_session_whose_bodies_are_more_than_a_page_no_more_is_read_together(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        long = PAGE_BYTES_MAX * 3 // 8
+        store.create("s/1", events=[NewEvent("note", {"content": f"{number}" * long}) for number in range(4)])
+        store.compact(older_than=0)
+        with closing(sqlite3.connect(tmp_path / "s.db")) as file, file:
+            file.execute("DELETE FROM block WHERE digest = (SELECT digest FROM sharing WHERE position = 3)")
+        assert store.read_short(opened(store)) == [None]
+        with pytest.raises(CorruptionError, match="not in the store"):
+            store.session("s/1").slice()
+
+
 def test_what_is_cold_is_read_as_if_it_were_not(store):
     store.create("s/1", events=[NewEvent("note", {"content": "cold " * 50}) for _ in range(70)])
     store.compact(older_than=0)

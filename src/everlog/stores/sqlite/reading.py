@@ -105,10 +105,12 @@ def read_short(
     held = 0
     for place, rows in groupby(connection.execute(sql, {"segments": _encode(segments)}), itemgetter(0)):
         lineage, size = asked[place]
-        events = list(_decoded((row[1:] for row in rows), bodies, lineage, segments[place : place + 1]))
-        held += sum(len(event.raw or b"") for event in events)
-        if held > limits.PAGE_BYTES_MAX:
-            break
+        events: list[Event] = []
+        for event in _decoded((row[1:] for row in rows), bodies, lineage, segments[place : place + 1]):
+            held += len(event.raw or b"")
+            if held > limits.PAGE_BYTES_MAX:
+                return found
+            events.append(event)
         if [event.position for event in events] == list(range(size)):  # else `read` says what is missing
             found[place] = events
     return found
