@@ -183,46 +183,63 @@ class _Said(msgspec.Struct, frozen=True):
     branch: str = ""
 
 
+class _Last(msgspec.Struct, frozen=True):
+    """What the last records of one kind say of a session: those with the greatest time, and the one with the greatest number."""
+
+    t: int = 0
+    number: int = 0
+    newest: frozenset[str] = frozenset()
+    latest: str = ""
+
+    def says(self, what: str) -> bool:
+        return what in self.newest or what == self.latest
+
+    def is_before(self, other: _Last) -> bool:
+        return self.t < other.t and self.number <= other.number
+
+
+_NEVER: Final = _Last()
+
+
 class OnRecord:
     """What the ledger's records say last of each session: what it is called, which branch is current, whether it was deleted.
 
-    Of two records of the same microsecond either counts: processes on several machines make them.
+    Where time and number do not agree on which of two is the last, or both are of one microsecond, either counts: the clock may have
+    gone back between them, and processes on several machines give numbers as they come.
     """
 
     def __init__(self, storage: Storage) -> None:
-        self._last: dict[tuple[str, str], tuple[int, frozenset[str]]] = {}  # by kind and session: when, and what
+        self._last: dict[tuple[str, str], _Last] = {}  # by kind and session
         after = 0
         while page := storage.ledger(after, PAGE_EVENTS_MAX):
             for entry in page:
-                self._take(entry.record)
+                self._take(entry.number, entry.record)
             after = page[-1].number
 
-    def _take(self, record: bytes) -> None:
+    def _take(self, number: int, record: bytes) -> None:
         try:
             said = msgspec.json.decode(record, type=_Said)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # its leaf tells
         if said.kind in ("session", "current", "delete"):
-            key = (said.kind, said.session)
-            at, what = self._last.get(key, (-1, frozenset[str]()))
-            if said.t >= at:
-                now = {said.commitment or said.branch}
-                self._last[key] = (said.t, frozenset(now | what if said.t == at else now))
+            key, what = (said.kind, said.session), said.commitment or said.branch
+            was = self._last.get(key, _NEVER)
+            newest = {what} if said.t > was.t else was.newest | {what} if said.t == was.t else was.newest
+            self._last[key] = _Last(max(said.t, was.t), number, frozenset(newest), what)
 
     def faults(self, session: SessionRow, branches: Sequence[BranchRow]) -> Iterator[str]:
         """Tell what of a living session is not as it stands on record, since it was deleted last: it may have been taken in again."""
-        deleted, _ = self._last.get(("delete", session.id), (0, frozenset[str]()))
-        said, called = self._last.get(("session", session.id), (0, frozenset[str]()))
+        deleted, called, moved = (
+            self._last.get((kind, session.id), _NEVER) for kind in ("delete", "session", "current")
+        )
         commitment = commit_session(session.salt, session.name, session.title, session.labels)
-        if said < deleted:
+        if called.is_before(deleted):
             yield "it was deleted, and is here"
-        elif commitment not in called:
+        elif not called.says(commitment):
             yield "its name, title or labels are not those on record"
-        moved, current = self._last.get(("current", session.id), (0, frozenset[str]()))
+        was_moved = moved.latest != "" and not moved.is_before(deleted)
         is_current = [branch for branch in branches if branch.key == session.current]
-        if not all(
-            branch.id in current if current and moved >= deleted else branch.number == 1 for branch in is_current
-        ):
+        if not all(moved.says(branch.id) if was_moved else branch.number == 1 for branch in is_current):
             yield "its current branch is not the one on record"
 
 

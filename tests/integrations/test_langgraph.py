@@ -223,6 +223,17 @@ def test_of_writes_of_one_index_in_one_call_the_first_counts_and_where_all_are_s
         ]
 
 
+def test_a_prune_whose_event_is_erased_hides_nothing(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        for number in range(3):
+            saver.put(thread("t"), empty_checkpoint() | {"id": f"{number}"}, {}, {})
+        saver.prune(["t"])
+        saver.session("t").erase([3], reason="asked for")
+        saver.put_writes(thread("t", "2"), [("n", 1)], "task")
+        assert [each.checkpoint["id"] for each in saver.list(thread("t"))] == ["2", "1", "0"]
+        assert saver.get_tuple(thread("t")).pending_writes == [("task", "n", 1)]
+
+
 def test_a_checkpoint_that_was_put_again_goes_with_its_run_and_stays_with_its_writes_when_pruned(tmp_path):
     with EverlogSaver(tmp_path / "s.db") as saver:
         for run in ("first", "second"):

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import sys
 import threading
 from base64 import b64encode
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import apsw
@@ -21,7 +23,11 @@ from everlog import NewEvent
 from everlog.core.note import parse_note
 from everlog.errors import InvalidEventError, NotFoundError, TamperedError, UnavailableError
 from everlog.seals import read_seals_file
+from everlog.session import Settings
 from everlog.signing import Keys
+from everlog.store import Store
+from everlog.stores.sqlite.store import open_sqlite
+from everlog.testing import FixedClock
 
 
 @pytest.fixture
@@ -110,6 +116,7 @@ def test_a_file_that_holds_no_such_key_is_refused(store, tmp_path):
 SIGNER = """
 import sys
 from base64 import b64encode
+from contextlib import closing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 signature = Ed25519PrivateKey.from_private_bytes(bytes([int(sys.argv[1])]) * 32).sign(sys.stdin.buffer.read())
 sys.stdout.write(b64encode(signature).decode() + "\\n") if sys.argv[2] == "text" else sys.stdout.buffer.write(signature)
@@ -442,6 +449,25 @@ def test_a_change_of_the_ledger_is_told(sealed, statement, said):
 
 
 # --- other places --------------------------------------------------------------------------------
+def test_a_clock_that_goes_back_between_two_records_of_a_session_is_no_fault_of_the_ledger(tmp_path):
+    clock = FixedClock()
+    storage = open_sqlite(tmp_path / "store.db", clock=clock, draw=os.urandom)
+    with Store(storage, Settings(os.urandom), url="store.db") as store:
+        session = store.create("run", title="first", events=[NewEvent("note", {"content": f"n{n}"}) for n in range(9)])
+        for number in range(4):
+            session.rewind(7 - number)
+            session.update(title=f"title {number}")
+            clock.advance(seconds=-86_400)
+            assert store.verify().ok
+    with closing(sqlite3.connect(tmp_path / "store.db")) as file, file:
+        file.execute("UPDATE session SET current = (SELECT min(branch) + 2 FROM branch), title = 'title 1'")
+    with everlog.open(tmp_path / "store.db") as store:
+        assert {fault.what for fault in store.verify().faults} >= {
+            "its name, title or labels are not those on record",
+            "its current branch is not the one on record",
+        }
+
+
 def test_seals_are_sent_to_files_objects_and_web_addresses(store, session, keys, tmp_path):
     taken = []
 

@@ -12,7 +12,8 @@
 5. Most records need no key, and have none. A checkpoint of the graph's own namespace with a greater id than all before it is found by
    halving; writes without an id belong to the checkpoint recorded last before them. Others have a key of digests of namespace and
    checkpoint id, and of their position: `c.` of checkpoints, `w.` of writes, `e.` of writes that are recorded before their checkpoint.
-6. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`.
+6. `langgraph.pruned` hides checkpoints: all before it but those at the positions `kept`, or those at the positions `dropped`. One that
+   is erased hides none.
 7. What was recorded long before the end is packed as the thread grows (ADR 30): most of it is checkpoints that nobody reads again.
 """
 
@@ -550,7 +551,7 @@ class Log:
 
 def _hides(pruned: Mapping[str, Any], position: int) -> bool:
     """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
-    return position in pruned["dropped"] if "dropped" in pruned else position not in pruned["kept"]
+    return position not in pruned["kept"] if "kept" in pruned else position in pruned.get("dropped", ())
 
 
 def _key(kind: str, namespace: str, id: str) -> str:
