@@ -20,6 +20,7 @@ from langgraph.types import Command, Send, interrupt
 
 import databases
 import everlog
+from everlog import NewEvent
 from everlog.errors import LimitError
 from everlog.integrations.langgraph import EverlogSaver
 from everlog.integrations.langgraph_codec import Unsayable, from_json, pack, pack_message, to_json, unpack
@@ -221,6 +222,25 @@ def test_of_writes_of_one_index_in_one_call_the_first_counts_and_where_all_are_s
             *(("mixed", "__interrupt__", 1), ("mixed", "n", 2)),
             *(("special", "__resume__", 2), ("special", "__interrupt__", 3)),
         ]
+
+
+def test_a_thread_that_is_rewound_while_it_is_listed_is_listed_as_it_was(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver, everlog.open(tmp_path / "s.db") as other:
+        messages = []
+        for number in range(100):
+            messages.append(AIMessage(f"said {number}", id=f"m{number}"))
+            put(saver, {"messages": list(messages), "n": number})
+        before = list(saver.list(thread("t")))
+        for cut in (1, 150):
+            listing = EverlogSaver(saver.store).list(thread("t"))
+            found = [next(listing)]
+            other.session("t").rewind(cut)
+            other.session("t").extend([NewEvent("x.noted", {}) for _ in range(40)])
+            found += listing
+            assert found == before
+            session = other.session("t")
+            session.switch(session.branches()[0].id)
+            before = list(EverlogSaver(saver.store).list(thread("t")))
 
 
 def test_a_prune_whose_event_is_erased_hides_nothing(tmp_path):

@@ -162,11 +162,14 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             return found
         record = log.find(namespace, checkpoint_id) if checkpoint_id else next(log.checkpoints(namespace), None)
         reader = Reader(log.session)
+        if record is not None:
+            reader.knows(record.event)
         left = set(channels)
         while left and record is not None and (parent := reader.parent(record)):
             record = log.find(namespace, parent, hidden=True)
             if record is None:
                 break
+            reader.knows(record.event)
             for write in reversed(log.writes_after(namespace, record.id, hidden=True)):
                 if write.channel in left:
                     value = self.serde.loads_typed(reader.typed(write.tree, write.record))
@@ -511,6 +514,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     def _copy_into(self, source: Log, thread: str, target: str) -> None:
         for record in reversed(list(source.checkpoints(None))):
             reader = Reader(source.session)
+            reader.knows(record.event)
             values = {
                 channel: source.packed(record.namespace, channel, position, reader)
                 for channel, position in positions_of(record).items()

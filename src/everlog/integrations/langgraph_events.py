@@ -277,8 +277,16 @@ def _runs(owners: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 # --- reading -------------------------------------------------------------------------------------
+def read_line(session: Session, branch: str, start: int, stop: int) -> list[Event]:
+    """Read a slice of a branch that was the current one lately, and may not be any more: the session may have been rewound meanwhile."""
+    events = session[start:stop]
+    if branch and start < stop and (not events or events[0].branch != branch):
+        return session.branch(branch)[start:stop]
+    return events
+
+
 class Reader:
-    """Reads values of one session, each block of events once."""
+    """Reads values of one session, each block of events once, on the line of the record that it was shown last."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -286,18 +294,16 @@ class Reader:
         self._events: dict[int, Event] = {}
         self._shared: tuple[str, str, bytes] | None = None  # the attachment of several values that was read last
         self._items: dict[tuple[int, str], list[Any]] = {}  # that were new in a record, of a channel
-        self.branches: set[str] = (
-            set()
-        )  # that events were read on: more than one where the session was rewound meanwhile
+        self.branch = ""  # that events are read on
 
     def knows(self, event: Event) -> None:
-        """Take an event that was read already."""
-        if len(self._blocks) > _BLOCKS_MAX:
+        """Take the event of a record that was read already; what it names is read on its line."""
+        if len(self._blocks) > _BLOCKS_MAX or event.branch != self.branch:
             self._blocks.clear()
             self._events.clear()
             self._items.clear()
         self._events[event.position] = event
-        self.branches.add(event.branch)
+        self.branch = event.branch
 
     def value(self, position: int, channel: str) -> Value:
         """Give what a channel holds that was recorded at a position."""
@@ -387,8 +393,8 @@ class Reader:
         block = position // _BLOCK_EVENTS
         held = self._blocks.get(block)
         if held is None or position - block * _BLOCK_EVENTS >= len(held):
-            held = self._blocks[block] = self._session[block * _BLOCK_EVENTS : (block + 1) * _BLOCK_EVENTS]
-            self.branches.update(event.branch for event in held)
+            start = block * _BLOCK_EVENTS
+            held = self._blocks[block] = read_line(self._session, self.branch, start, start + _BLOCK_EVENTS)
         return held[position - block * _BLOCK_EVENTS]
 
 

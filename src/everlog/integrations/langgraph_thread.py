@@ -41,6 +41,7 @@ from everlog.integrations.langgraph_events import (
     digest_of,
     digest_parts,
     positions_of,
+    read_line,
 )
 from everlog.integrations.langgraph_record import (
     CHECKPOINT,
@@ -362,6 +363,7 @@ class Log:
         if record is None:
             return
         reader = Reader(self.session)
+        reader.knows(record.event)
         for channel, position in positions_of(record).items():
             known = self._values.get((namespace, channel))
             if known is None or known.position != position:
@@ -438,7 +440,7 @@ class Log:
             return known.type, known.data
         read = reader.value(position, channel)
         with self._lock:
-            if known is None and reader.branches == {self._branch}:
+            if known is None and reader.branch == self._branch:
                 self._values.setdefault((namespace, channel), read)
         return read.type, read.data
 
@@ -493,7 +495,7 @@ class Log:
     def _backwards(self, keys: str | None) -> Iterator[Record]:
         """Give the checkpoints that are not hidden, the last recorded first. keys: of a namespace other than the graph's own."""
         kept: list[int] | None = None
-        start = 0
+        start, branch = 0, self._branch
         for position, pruned in reversed(self._pruned):
             if "kept" in pruned:
                 kept, start = sorted(pruned["kept"], reverse=True), position
@@ -515,14 +517,14 @@ class Log:
                     yield from self._shown(event, later, following)
                     following = []
         for position in kept or ():
-            yield from self._shown(self.session[position])
+            yield from self._shown(*read_line(self.session, branch, position, position + 1))
 
     def _events_backwards(self, start: int, stop: int) -> Iterator[Event]:
-        """Give the events of [start, stop), the last first: few at first, and more with each read."""
-        size = _FIRST_EVENTS
+        """Give the events of [start, stop), the last first: few at first, and more with each read. Of one line, whatever is done meanwhile."""
+        size, branch = _FIRST_EVENTS, self._branch
         while stop > start:
             low = max(start, stop - size)
-            yield from reversed(self.session[low:stop])
+            yield from reversed(read_line(self.session, branch, low, stop))
             stop, size = low, min(2 * size, PAGE_EVENTS_MAX)
 
     def _shown(
