@@ -517,7 +517,8 @@ class Log:
                     yield from self._shown(event, later, following)
                     following = []
         for position in kept or ():
-            yield from self._shown(*read_line(self.session, branch, position, position + 1))
+            (event,) = read_line(self.session, branch, position, position + 1)
+            yield from self._shown(event)
 
     def _events_backwards(self, start: int, stop: int) -> Iterator[Event]:
         """Give the events of [start, stop), the last first: few at first, and more with each read. Of one line, whatever is done meanwhile."""
