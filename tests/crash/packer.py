@@ -1,6 +1,6 @@
 """What the tests of killed compacting run in processes of their own: a zygote that forks, for each line, a process that is killed.
 
-    packer.py       a line is JSON: path, folder, what (compact, archive, restore, erase), at (the step to be killed at)
+    packer.py       a line is JSON: path, folder, what (compact, past, archive, restore, erase), at (the step to be killed at)
 
 A step is before and behind each write to the store and each call to object storage. The zygote says how the process ended.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from everlog import archiving
+from everlog.compacting import compact_past
 from everlog.session import Settings
 from everlog.store import Store
 from everlog.stores.objects import Objects, connect
@@ -69,6 +70,11 @@ def act(store: Store, what: str, folder: str) -> None:
     match what:
         case "compact":
             store.compact(older_than=0)
+        case "past":
+            for branch in store.storage.cold(-1, 10):
+                at = -1
+                while at < (at := compact_past(store.storage, branch.branch, stop=branch.size, events_max=64)):
+                    pass
         case "archive":
             store.archive(folder, older_than=0)
         case "restore":

@@ -25,6 +25,7 @@ import everlog
 from crash.packer import OBJECT_BYTES, act
 from everlog import archiving
 from everlog.cold import ForgetObject
+from everlog.core.block import BLOCK_EVENTS
 from everlog.errors import EverlogError, NotFoundError
 from everlog.session import Settings
 from everlog.storage import Receipt, Request
@@ -74,7 +75,14 @@ class small_objects:
         archiving.OBJECT_BYTES = self.size
 
 
-BEGINS_WITH = {"compact": "hot", "archive": "packed", "restore": "archived", "erase": "archived", "delete": "archived"}
+BEGINS_WITH = {
+    "compact": "hot",
+    "past": "hot",
+    "archive": "packed",
+    "restore": "archived",
+    "erase": "archived",
+    "delete": "archived",
+}
 
 
 def prepared(base: Path, folder: Path, what: str) -> Path:
@@ -131,6 +139,8 @@ def check_done(store: Store, path: Path, folder: Path, what: str, before: dict[s
         assert after == before
     if what == "compact":
         assert sizes.hot < 100
+    elif what == "past":
+        assert all(branch.size - branch.start < BLOCK_EVENTS for branch in store.storage.cold(-1, 10))
     elif what == "archive":
         assert (sizes.hot, sizes.packed, sizes.shared) == (sizes.hot, 0, 0) and sizes.archived > 0
     elif what == "restore":
@@ -198,7 +208,9 @@ def test_who_is_killed_at_any_step_loses_nothing_and_leaves_nothing(
         if ended != -signal.SIGKILL:
             break
     assert ended == 0
-    assert at >= {"compact": 8, "archive": 20, "restore": 20, "erase": 8, "delete": 8}[what], "the steps were reached"
+    assert at >= {"compact": 8, "past": 8, "archive": 20, "restore": 20, "erase": 8, "delete": 8}[what], (
+        "the steps were reached"
+    )
 
 
 # --- the power goes ------------------------------------------------------------------------------
