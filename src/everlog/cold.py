@@ -57,8 +57,9 @@ class Shared(msgspec.Struct, frozen=True):
 class Pack(msgspec.Struct, frozen=True):
     """Take the bodies of a branch's own events in [start, stop) out of their rows, into blocks.
 
-    attachments: (position, number, digest) of those that are kept once. Nothing is done, and the receipt counts 0, where anything was
-    erased or deleted since `erasures` was read, or another has packed these events.
+    attachments: (position, number, digest) of those that are kept once. left: positions whose bodies stay in their rows.
+    Nothing is done, and the receipt counts 0, where anything was erased or deleted since `erasures` was read, or another has packed
+    these events.
     """
 
     branch: int
@@ -68,6 +69,7 @@ class Pack(msgspec.Struct, frozen=True):
     blocks: tuple[NewBlock, ...]
     shared: tuple[Shared, ...] = ()
     attachments: tuple[tuple[int, int, bytes], ...] = ()
+    left: tuple[int, ...] = ()
 
 
 class Dictionary(msgspec.Struct, frozen=True):

@@ -3,7 +3,8 @@
 1. Nothing is changed that is hashed; every read gives what it gave. Interrupt it at any time: each step is a transaction of its own,
    and the next run goes on where the last one stopped.
 2. Where anything is erased or deleted between reading events and packing them, they are read again: nothing destroyed comes back.
-3. Events of the last days stay in rows, and so does the end of a session that is at work: a block is packed when it is full, or when
+3. A body that is not what its event committed to stays in its row as it is: it would spoil those beside it, or what shows the damage.
+4. Events of the last days stay in rows, and so does the end of a session that is at work: a block is packed when it is full, or when
    its session has rested as long.
 """
 
@@ -36,7 +37,9 @@ from everlog.core.block import (
 )
 from everlog.core.decide import EventRow
 from everlog.core.envelope import NO_SALT, is_sealed
+from everlog.core.header import SALT_BYTES, commit_body
 from everlog.core.lineage import Lineage
+from everlog.core.merkle import DIGEST_BYTES
 from everlog.core.pages import fill_leaves, filled, odd_bytes
 from everlog.errors import LimitError
 from everlog.steps import seconds_of
@@ -174,12 +177,13 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class _Page(msgspec.Struct):
-    """Events [start, stop), those of them that have bodies, and what of them is kept once."""
+    """Events [start, stop), those of them that have bodies, what of them is kept once, and the positions of damaged ones."""
 
     events: list[_Event]
     start: int
     stop: int
     shared: dict[bytes, Shared]
+    damaged: list[int]
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -275,9 +279,13 @@ class _Packer:
     def _read(self, lineage: Lineage, start: int, stop: int, bytes_max: int | None = None) -> _Page:
         """Read a page of events. bytes_max: of bodies and attachments, after which it ends; None for what one transaction packs."""
         rows = self._storage.rows(lineage, start, min(stop, start + _EVENTS), as_stored=True)
-        page = _Page([], start, start, {})
+        page = _Page([], start, start, {}, [])
         attached = held = 0
         for row in rows:
+            page.stop = row.position + 1
+            if row.body is not None and not _is_sound(row.body, row):
+                page.damaged.append(row.position)
+                continue
             attachments, size = self._read_attachments(lineage, row, page)
             attached, held = attached + size, held + size + len(row.body or b"")
             if row.body is not None:
@@ -285,7 +293,6 @@ class _Packer:
                 for digest, content in shared.items():
                     page.shared[digest] = page.shared.get(digest) or Shared(digest, pack_shared(content))
                 page.events.append(_Event(row, entry, attachments, len(row.body) + size))
-            page.stop = row.position + 1
             if attached > _ATTACHED_BYTES_MAX or (bytes_max is not None and held > bytes_max):
                 break
         return page
@@ -342,7 +349,8 @@ class _Packer:
         attachments = tuple(each for event in taken for each in event.attachments)
         held = {digest for event in taken for digest in event.entry.digests} | {digest for _, _, digest in attachments}
         shared = tuple(each for each in page.shared.values() if each.digest in held)
-        request = Pack(branch, page.start, stop, erasures, tuple(blocks), shared, attachments)
+        left = tuple(position for position in page.damaged if position < stop)
+        request = Pack(branch, page.start, stop, erasures, tuple(blocks), shared, attachments, left)
         return request, sum(event.plain for event in taken)
 
     def _learn(self, branch: int, events: Sequence[_Event]) -> None:
@@ -365,6 +373,15 @@ class _Packer:
                 self._stored += len(each.stored.content)
         if self._progress is not None:
             self._progress(self._events)
+
+
+def _is_sound(body: bytes, row: EventRow) -> bool:
+    """Tell whether a body is what its row commits to, so that the row can do without; of one that is encrypted that is not known here."""
+    if is_sealed(body):
+        return row.salt is None
+    if not isinstance(row.salt, bytes) or len(row.salt) != SALT_BYTES:
+        return False
+    return commit_body(row.salt, body) == (row.commitments or b"")[:DIGEST_BYTES]
 
 
 def _is_small(request: Pack) -> bool:

@@ -101,11 +101,24 @@ def test_what_cannot_be_packed_stays_where_it_is_and_the_thread_goes_on(tmp_path
     with everlog.open(tmp_path / "s.db") as store:
         store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
     with sqlite3.connect(tmp_path / "s.db") as connection:
-        connection.execute("UPDATE event SET salt = 7 WHERE position = 0")
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON block BEGIN SELECT RAISE(ABORT, 'no room'); END")
     with EverlogSaver(tmp_path / "s.db") as saver:
         talk(saver, turns=30)
         assert len(saver.get_tuple(CONFIG).checkpoint["channel_values"]["messages"]) == 60
         assert sizes(saver).blocks == 0
+
+
+def test_a_damaged_event_stays_where_it_is_and_those_beside_it_are_packed(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("UPDATE event SET salt = substr(salt, 1, 31) WHERE position = 7")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        talk(saver, turns=30)
+        assert [event.data["n"] for event in saver.session("t")[:40]] == list(range(40))
+        assert [fault.position for fault in saver.session("t").verify().faults] == [7]
+    assert hot_events(tmp_path / "s.db")[0] == 7
+    assert hot_events(tmp_path / "s.db")[1] > 100
 
 
 @pytest.mark.parametrize("kind", ["encrypted", "postgres", "memory"])

@@ -90,6 +90,27 @@ def test_a_damaged_block_is_named_and_the_rest_goes_on(path, tmp_path, clock):
     assert "positions 64 to 127 of 's'" in check.found
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["salt = substr(salt, 1, 31)", "salt = 7", "commitments = NULL", "body = CAST(body || ' ' AS BLOB)"],
+)
+def test_a_damaged_event_stays_in_its_row_and_spoils_none_beside_it(tmp_path, clock, damage):
+    with open_cold("sqlite", tmp_path, clock) as store:
+        store.create("s", events=[note(number) for number in range(100)])
+        clock.advance(seconds=1)
+        before = told(store)
+    change(tmp_path / "store.db", f"UPDATE event SET {damage} WHERE position = 6")
+    with open_cold("sqlite", tmp_path, clock) as store:
+        found, _ = faults_of(store)
+        assert found == {"s": [6]}
+        assert store.compact(older_than=0).bodies == 99
+        assert faults_of(store)[0] == found
+        changed = told(store)["feed"]
+        assert [*changed[:6], *changed[7:]] == [*before["feed"][:6], *before["feed"][7:]]
+        store.session("s").erase([6], reason="damaged")
+        assert store.verify().ok or "commitments" in damage
+
+
 def test_an_audit_counts_what_it_cannot_read_and_goes_on_behind_it(path, tmp_path, clock):
     flip_row(path, "block", "content", "start = 64 AND branch = 1")
     with open_cold("sqlite", tmp_path, clock) as store:

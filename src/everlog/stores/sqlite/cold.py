@@ -308,10 +308,13 @@ class ColdWriter:
     def _empty_rows(self, request: Pack) -> None:
         """Write the rows of packed events again, without bodies and salts."""
         at = {"branch": request.branch, "start": request.start, "stop": request.stop}
-        rows = fetch_all(self._connection, "read_range", at)
+        rows = [row for row in fetch_all(self._connection, "read_range", at) if row[2] not in request.left]
         packed = {position for block in request.blocks for position in block.positions}
         assert packed == {row[2] for row in rows}, "nothing was erased since, so each row with a body is in a block"
-        run(self._connection, "delete_range", at)
+        start = request.start
+        for stop in (*request.left, request.stop):
+            run(self._connection, "delete_range", {"branch": request.branch, "start": start, "stop": stop})
+            start = stop + 1
         # What can be made again leaves too: the commitment, from body and salt, where it is the only one and they are not encrypted;
         # nodes, from leaves.
         left = [
