@@ -210,8 +210,10 @@ class Connections:
         try:
             connection = self._take_reader(mine)
             with translated(self.path):
-                yield connection
-            self._check_still()
+                try:
+                    yield connection
+                finally:
+                    self._check_still()  # also where it seems damaged: it may have been written to half
             sound = True
         except EverlogError as error:
             # Who keeps the error of a damaged row keeps the frames that read it, and in them a statement that is not at its end.
