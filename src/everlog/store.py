@@ -255,14 +255,17 @@ class Store(StoreProver):
     def read_short(self, sessions: Sequence[Session]) -> list[list[Event] | None]:
         """Read all events of several sessions together, each as its handle saw it; at most PAGE_EVENTS_MAX events in all.
 
-        None for one that is to be read by itself, since it is empty, shares events with another, is large, or was deleted meanwhile.
+        None for one that is to be read by itself: it is empty, large or beyond so many events, shares some with another, or was deleted
+        meanwhile.
         """
         found: list[list[Event] | None] = [None] * len(sessions)
         asked: dict[int, tuple[Lineage, int]] = {}
+        left = limits.PAGE_EVENTS_MAX
         for place, session in enumerate(sessions):
             lineage, size = session.line_seen()
-            if lineage is not None and len(lineage.segments) == 1 and size:
+            if lineage is not None and len(lineage.segments) == 1 and 0 < size <= left:
                 asked[place] = (lineage, size)
+                left -= size
         read = self.storage.read_short(list(asked.values())) if asked else ()
         for place, events in zip(asked, read, strict=True):
             if events is not None and all(event.gone != DELETED for event in events):

@@ -96,6 +96,14 @@ def test_sessions_whose_bodies_are_more_than_a_page_are_not_all_read_together(st
     ]
 
 
+def test_no_more_sessions_are_read_together_than_a_page_has_events(store):
+    for number in range(3):
+        store.create(f"s/{number}", events=[NewEvent("note", {"content": f"{place}"}) for place in range(400)])
+    store.create("s/9", events=[NewEvent("note", {"content": "last"})])
+    read = store.read_short(opened(store))
+    assert [events and len(events) for events in read] == [400, 400, None, 1]
+
+
 def test_of_a_session_whose_bodies_are_more_than_a_page_no_more_is_read_together(tmp_path):
     with everlog.open(tmp_path / "s.db") as store:
         long = PAGE_BYTES_MAX * 3 // 8
