@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import pytest
 
@@ -983,19 +983,17 @@ def test_a_service_that_was_closed_says_so_and_may_be_closed_again(tmp_path):
 @contextmanager
 def an_append_whose_loop_stands_still(service, session, event):
     """Give the task of an append that is recorded, and the loop that does not run on to show it."""
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(service.append_event(session, event))
-    loop.run_until_complete(asyncio.sleep(0))
-    next(service.store.session(session_name("trips", "u7", session.id)).follow())
-    yield loop, task
-    loop.close()
+    with closing(asyncio.new_event_loop()) as loop:
+        task = loop.create_task(service.append_event(session, event))
+        loop.run_until_complete(asyncio.sleep(0))
+        next(service.store.session(session_name("trips", "u7", session.id)).follow(start=0))
+        yield loop, task
 
 
 def test_a_loop_that_stands_still_holds_up_nobody_who_read_the_session_for_himself(tmp_path):
     service = EverlogSessionService(tmp_path / "agent.db")
     session = asyncio.run(service.create_session(**WHO, session_id="s"))
     with an_append_whose_loop_stands_still(service, session, said("one")) as (loop, task):
-        service._turns._seconds = 0.01
         other = asyncio.run(got(service, session))
         asyncio.run(service.append_event(other, said("two")))
         assert texts(other) == ["one", "two"]
