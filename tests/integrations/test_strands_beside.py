@@ -155,10 +155,10 @@ def test_what_a_guardrail_redacts_reads_as_redacted_and_is_gone_where_it_is_to_b
     manager.close()
 
 
-def test_what_was_said_twice_and_redacted_once_is_gone_from_both_places():
-    """As where a prompt was tried again: Strands changes both messages, and names only one of them redacted."""
-    with everlog.open("memory:") as store:
-        repository = EverlogSessionRepository(store, erase_redacted=True)
+def test_what_was_said_twice_and_redacted_once_is_gone_where_theirs_is(tmp_path):
+    """As where a prompt was tried again: newer versions of Strands change both messages, and name only one of them redacted."""
+
+    def redacted(repository):
         manager = RepositorySessionManager("s", session_repository=repository)
         agent = Agent(agent_id="c", model=Guarded(), session_manager=manager, callback_handler=None)
         said = {"role": "user", "content": [{"text": "The word is swordfish."}]}
@@ -168,6 +168,13 @@ def test_what_was_said_twice_and_redacted_once_is_gone_from_both_places():
         for _ in range(2):  # the second time nothing of it changes, and it stays redacted
             said["content"] = [{"text": "[redacted]"}]
             manager.redact_latest_message(said, agent)
-        for read in (repository.list_messages("s", "c"), [repository.read_message("s", "c", n) for n in (0, 1)]):
-            assert [each.message["content"] for each in read] == [[{"text": "[redacted]"}]] * 2
-        assert all(b"swordfish" not in (event.raw or b"") for event in repository.session("s", "c"))
+        listed = [each.message["content"][0]["text"] for each in repository.list_messages("s", "c")]
+        assert listed == [repository.read_message("s", "c", number).message["content"][0]["text"] for number in (0, 1)]
+        return listed
+
+    with everlog.open("memory:") as store:
+        repository = EverlogSessionRepository(store, erase_redacted=True)
+        left = redacted(repository)
+        assert left == redacted(FileSessionManager("s", storage_dir=str(tmp_path)))
+        kept = sum(b"swordfish" in (event.raw or b"") for event in repository.session("s", "c"))
+        assert kept == left.count("The word is swordfish.")
