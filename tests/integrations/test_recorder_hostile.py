@@ -187,9 +187,10 @@ for _ in range(100):
 def test_what_the_log_cannot_say_beside_the_messages_is_left_out_and_the_call_is_recorded(session, server, odd):
     schema = {"type": "object", "properties": {"n": {"type": "integer", "default": odd}}}
     tools = [{"name": name, "input_schema": its} for name, its in (("ask", {}), ("tell", schema))]
-    recording = record(session, anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0))
-    with recording as client:
-        client.messages.create(model="m", max_tokens=9, messages=HI, tools=tools, system="be brief")
+    with anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0) as given:
+        recording = record(session, given)
+        with recording as client:
+            client.messages.create(model="m", max_tokens=9, messages=HI, tools=tools, system="be brief")
     assert (recording.failures, types(session)[:2], types(session)[-1]) == ([], ONE_CALL[:2], ONE_CALL[-1])
     assert server.requests[-1]["tools"] == tools
     saw = session.saw(session.last("model.request"))
@@ -199,9 +200,11 @@ def test_what_the_log_cannot_say_beside_the_messages_is_left_out_and_the_call_is
 
 def test_an_error_whose_message_holds_half_a_character_is_recorded(session, server):
     server.pieces = [{"error": {"message": "no \ud800", "type": "t", "param": None, "code": None}}]
-    recording = record(session, openai_of(server))
-    with recording as client, pytest.raises(openai.APIError, match="no"):
-        list(client.chat.completions.create(model="m", messages=HI, stream=True))
+    with openai_of(server) as given:
+        recording = record(session, given)
+        with recording as client, client.chat.completions.create(model="m", messages=HI, stream=True) as stream:
+            with pytest.raises(openai.APIError, match="no"):
+                list(stream)
     assert recording.failures == []
     assert session.last("model.response").data["error"]["message"] == "no ?"
 
