@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
+import subprocess
+import sys
 import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import pytest
 
@@ -435,9 +439,8 @@ async def test_an_append_that_fails_gives_its_turn_to_the_next(service):
 @contract(*OURS)
 async def test_an_append_waits_for_the_one_before_it_so_long_and_no_longer(service, monkeypatch):
     session = await service.create_session(**WHO)
-    turn = service._turn(session_name("trips", "u7", session.id))
-    with monkeypatch.context() as patched, turn.lock:
-        patched.setattr("everlog.integrations.adk.LOCK_SECONDS_MAX", 0.01)
+    with monkeypatch.context() as patched, service._turns.take(f"{id(session)}"):
+        patched.setattr(service._turns, "_seconds", 0.01)
         with pytest.raises(BusyError, match="nothing was written"):
             await service.append_event(session, said("one"))
     await service.append_event(session, said("two"))
@@ -975,6 +978,81 @@ def test_a_service_that_was_closed_says_so_and_may_be_closed_again(tmp_path):
         assert not (tmp_path / "never.db").exists()
 
     asyncio.run(run())
+
+
+@contextmanager
+def an_append_whose_loop_stands_still(service, session, event):
+    """Give the task of an append that is recorded, and the loop that does not run on to show it."""
+    with closing(asyncio.new_event_loop()) as loop:
+        task = loop.create_task(service.append_event(session, event))
+        loop.run_until_complete(asyncio.sleep(0))
+        next(service.store.session(session_name("trips", "u7", session.id)).follow(start=0))
+        yield loop, task
+
+
+def test_a_loop_that_stands_still_holds_up_nobody_who_read_the_session_for_himself(tmp_path):
+    service = EverlogSessionService(tmp_path / "agent.db")
+    session = asyncio.run(service.create_session(**WHO, session_id="s"))
+    with an_append_whose_loop_stands_still(service, session, said("one")) as (loop, task):
+        other = asyncio.run(got(service, session))
+        asyncio.run(service.append_event(other, said("two")))
+        assert texts(other) == ["one", "two"]
+        loop.run_until_complete(task)
+    assert texts(session) == ["one"]
+    asyncio.run(service.close())
+
+
+def test_an_append_that_is_dropped_with_its_loop_leaves_its_turn(tmp_path):
+    service = EverlogSessionService(tmp_path / "agent.db")
+    session = asyncio.run(service.create_session(**WHO, session_id="s"))
+    with an_append_whose_loop_stands_still(service, session, said("one")) as (_, task):
+        task.get_coro().close()
+    with pytest.raises(StaleSessionError):
+        asyncio.run(service.append_event(session, said("two")))
+    session = asyncio.run(got(service, session))
+    asyncio.run(service.append_event(session, said("two")))
+    assert texts(session) == ["one", "two"]
+    assert service._turns.count(f"{id(session)}") == 0
+    asyncio.run(service.close())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_service_that_a_process_was_forked_with_answers_there_and_says_what_became_of_its_store(tmp_path):
+    script = """
+import asyncio, os, sys
+from everlog.errors import UnsupportedStoreError
+from everlog.integrations.adk import EverlogSessionService
+who = {"app_name": "trips", "user_id": "u7", "session_id": "s"}
+used, fresh = (EverlogSessionService(f"{sys.argv[1]}/{name}.db") for name in ("used", "fresh"))
+asyncio.run(used.create_session(**who))
+child = os.fork()
+if not child:
+    try:
+        asyncio.run(used.get_session(**who))
+    except UnsupportedStoreError:
+        assert asyncio.run(fresh.create_session(**who)).id == "s"
+        os._exit(7)
+    os._exit(8)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    # A group of its own, so that a child that never answers ends with it.
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, tmp_path], start_new_session=True)
+    try:
+        assert process.wait(30) == 7
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@contract(*OURS)
+async def test_what_lists_are_remembered_by_is_bounded_by_its_bytes(service, monkeypatch):
+    monkeypatch.setattr("everlog.integrations.adk._TOLD_BYTES_MAX", 10_000)
+    for number in range(30):
+        await service.create_session(**WHO, session_id=f"{number}", state={"text": "x" * 1_000})
+    for _ in range(2):
+        listed = await service.list_sessions(app_name="trips")
+        assert len(listed.sessions) == 30
+        assert 0 < sum(len(told.document) for told in service._told.values()) == service._told_bytes <= 10_000
 
 
 def test_a_service_may_be_used_from_several_event_loops(tmp_path):

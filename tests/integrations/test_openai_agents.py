@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -300,6 +301,35 @@ def test_whoever_is_cancelled_learns_it_when_the_outcome_is_settled(make, verb):
         assert await session.get_items() == {"add": numbered(3), "pop": numbered(1), "clear": []}[verb]
 
     run(story())
+
+
+def test_whoever_is_cancelled_with_all_the_loops_tasks_learns_it_when_the_outcome_is_settled(tmp_path):
+    store = everlog.open(tmp_path / "agents.db")
+    recording, goes_on = threading.Event(), threading.Event()
+
+    class Slow(EverlogSession):
+        def _add(self, items, described):
+            recording.set()
+            goes_on.wait()
+            super()._add(items, described)
+
+    async def story():
+        session = Slow("s", store)
+        task = asyncio.ensure_future(session.add_items(numbered(1)))
+        await asyncio.to_thread(recording.wait)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:  # as `asyncio.run` does at its end
+            each.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        early = task.done()
+        goes_on.set()
+        assert not early
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await session.get_items() == numbered(1)
+
+    with closing(store):
+        run(story())
 
 
 def test_one_object_is_used_from_one_event_loop_after_another(make):

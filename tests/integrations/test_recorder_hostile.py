@@ -178,6 +178,37 @@ def test_what_tools_deep_inside_log_in_with_is_left_out(session, server):
     assert not session.saw(session.last("model.request")).exact
 
 
+deep = []
+for _ in range(100):
+    deep = [deep]
+
+
+@pytest.mark.parametrize("odd", [2**64, deep, "x" * 9_000_000], ids=["an integer", "a deep list", "a long text"])
+def test_what_the_log_cannot_say_beside_the_messages_is_left_out_and_the_call_is_recorded(session, server, odd):
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "default": odd}}}
+    tools = [{"name": name, "input_schema": its} for name, its in (("ask", {}), ("tell", schema))]
+    with anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0) as given:
+        recording = record(session, given)
+        with recording as client:
+            client.messages.create(model="m", max_tokens=9, messages=HI, tools=tools, system="be brief")
+    assert (recording.failures, types(session)[:2], types(session)[-1]) == ([], ONE_CALL[:2], ONE_CALL[-1])
+    assert server.requests[-1]["tools"] == tools
+    saw = session.saw(session.last("model.request"))
+    assert not saw.exact
+    assert [saw.payload[name] for name in ("messages", "system", "tools")] == [HI, "be brief", [tools[0], "[left out]"]]
+
+
+def test_an_error_whose_message_holds_half_a_character_is_recorded(session, server):
+    server.pieces = [{"error": {"message": "no \ud800", "type": "t", "param": None, "code": None}}]
+    with openai_of(server) as given:
+        recording = record(session, given)
+        with recording as client, client.chat.completions.create(model="m", messages=HI, stream=True) as stream:
+            with pytest.raises(openai.APIError, match="no"):
+                list(stream)
+    assert recording.failures == []
+    assert session.last("model.response").data["error"]["message"] == "no ?"
+
+
 # --- streams -------------------------------------------------------------------------------------
 def test_a_stream_without_end_is_held_up_to_a_bound(session, server, monkeypatch):
     monkeypatch.setattr(recorder, "STREAM_CHARACTERS_MAX", 10_000)

@@ -435,6 +435,26 @@ def test_redacting_destroys_what_earlier_updates_said_too(ours):
     assert all(b"swordfish" not in (event.raw or b"") for event in ours.session("s", "a"))
 
 
+def test_redacting_destroys_what_another_writer_says_of_the_message_meanwhile(ours):
+    begin(ours, 1)
+    ours.update_message("s", "a", message(0, {"text": "said before"}, role="user"))
+    meanwhile = [message(0, {"text": "swordfish"}, role="user")]
+    storage, write = ours.store.storage, ours.store.storage.write
+
+    def overtaken(*given, **named):
+        if meanwhile:
+            ours.update_message("s", "a", meanwhile.pop())
+        return write(*given, **named)
+
+    said = message(0, {"text": "said before"}, role="user")
+    said.redact_message = {"role": "user", "content": [{"text": "[redacted]"}]}
+    storage.write = overtaken
+    EverlogSessionRepository(ours.store, erase_redacted=True).update_message("s", "a", said)
+    assert meanwhile == []
+    assert [each.to_message()["content"] for each in ours.list_messages("s", "a")] == [[{"text": "[redacted]"}]]
+    assert all(b"swordfish" not in (event.raw or b"") for event in ours.session("s", "a"))
+
+
 @pytest.mark.parametrize("odd", [float("nan"), 2**64, "half \ud83d"])
 def test_a_state_that_the_log_cannot_say_is_refused_and_the_one_before_stays(ours, odd):
     begin(ours, 1)

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from everlog.errors import BusyError
 from everlog.integrations.turns import Turns
 
 
@@ -33,4 +34,56 @@ def test_a_turn_that_is_left_without_being_entered_or_twice_or_by_an_error_holds
     first.leave()
     with pytest.raises(RuntimeError), third:
         raise RuntimeError
+    assert turns.count("t") == 0
+
+
+def test_a_call_waits_so_long_while_none_before_it_ends_and_then_holds_nobody_up():
+    turns = Turns(0.01)
+    held, waits, next_one = (turns.take("t") for _ in range(3))
+    with pytest.raises(BusyError, match="nothing was written"), waits:
+        raise AssertionError
+    held.leave()
+    with next_one:
+        assert turns.count("t") == 1
+    assert turns.count("t") == 0
+
+
+def test_a_call_waits_on_while_those_before_it_end():
+    turns = Turns(0.05)
+    held = [turns.take("t") for _ in range(20)]
+    last, came = turns.take("t"), []
+    thread = threading.Thread(target=lambda: came.append(last.enter()))
+    thread.start()
+    for each in held:
+        each.first.wait()
+        thread.join(0.01)
+        each.leave()
+    thread.join()
+    assert came == [None]
+
+
+def test_a_call_that_is_interrupted_while_it_waits_holds_nobody_up():
+    turns = Turns()
+    held, waits, next_one = (turns.take("t") for _ in range(3))
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout=None):
+            raise KeyboardInterrupt
+
+    waits.first = Interrupted()
+    with pytest.raises(KeyboardInterrupt), waits:
+        raise AssertionError
+    held.leave()
+    with next_one:
+        pass
+    assert turns.count("t") == 0
+
+
+def test_a_call_whose_caller_went_away_does_not_go_on():
+    turns = Turns()
+    held, waits = turns.take("t"), turns.take("t")
+    threading.Thread(target=waits.leave).start()
+    with pytest.raises(BusyError, match="went away"):
+        waits.enter()
+    held.leave()
     assert turns.count("t") == 0

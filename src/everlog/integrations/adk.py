@@ -9,12 +9,13 @@
 4. `app:` and `user:` state are sessions of their own. The append to the session says what becomes of them, too, and they take it
    over under its key right after; where the process died in between, the next read of that session has them do so.
 5. A repeated append of the same ADK event adds nothing.
-6. A session object is changed where its event loop runs, once the event is recorded; who appends next to that session waits for it.
+6. A session object is changed where its event loop runs, once the event is recorded; who appends with that object next waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -52,6 +52,7 @@ from everlog.integrations.adk_lines import SHORT, choose, document_at, look, mar
 from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
 from everlog.integrations.places import LazyStore, Place, id_part
 from everlog.integrations.settling import until_done
+from everlog.integrations.turns import Turn, Turns
 from everlog.integrations.versions import require
 from everlog.reader import PlaceLike
 from everlog.session import Session as EverlogSession
@@ -80,6 +81,7 @@ _NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id
 _THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
 _TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
+_TOLD_BYTES_MAX = 64 * 1024 * 1024  # of their documents
 _DELETED = "deleted through Google ADK"
 T = TypeVar("T")
 _Owner = tuple[str, str, str]  # app, user and session
@@ -114,11 +116,12 @@ class EverlogSessionService(BaseSessionService):
     def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
         self._holding = Holding(lease)
         self._store = LazyStore(store)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
+        self._pool, self._process = _pool(), os.getpid()
         self._told: dict[str, _Told] = {}
-        # One append to a session at a time: agents that run in parallel share one session object, and each takes its turn.
-        self._turns_lock = Lock()
-        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+        self._told_bytes = 0
+        self._told_lock = Lock()
+        # One append with a session object at a time: agents that run in parallel share one, and each takes its turn.
+        self._turns = Turns(LOCK_SECONDS_MAX)
 
     @property
     def store(self) -> Store:
@@ -146,6 +149,8 @@ class EverlogSessionService(BaseSessionService):
     def _running(self, call: Callable[[], T]) -> asyncio.Future[T]:
         if self._store.closed:
             raise _closed()
+        if self._process != os.getpid():  # the threads stayed in the process that this one was forked from
+            self._pool, self._process = _pool(), os.getpid()
         return asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def _run(self, call: Callable[[], T]) -> T:
@@ -194,17 +199,18 @@ class EverlogSessionService(BaseSessionService):
         if temporary:  # is the object's while an agent runs, and is not kept
             session.state.update(temporary)
             event.actions.state_delta = {key: value for key, value in delta.items() if key not in temporary}
-        turn = self._turn(session_name(session.app_name, session.user_id, session.id))
-        running = self._running(lambda: self._append(turn, session, event))
-        cancelled = await until_done(running)
-        if running.exception() is None and (marker := running.result()) is not None:
-            try:  # here and not in the thread: others read the object where this loop runs
+        turn = self._turns.take(f"{id(session)}")
+        try:
+            running = self._running(lambda: self._append(turn, session, event))
+            cancelled = await until_done(running)
+            if running.exception() is None and (marker := running.result()) is not None:
+                # Here and not in the thread: others read the object where this loop runs.
                 session._storage_update_marker = marker
                 session.last_update_time = event.timestamp
                 session.state.update(event.actions.state_delta)
                 session.events.append(event)
-            finally:
-                turn.lock.release()
+        finally:
+            turn.leave()
         if cancelled is not None:
             raise cancelled
         running.result()  # or what it raised
@@ -314,29 +320,20 @@ class EverlogSessionService(BaseSessionService):
         shown._storage_update_marker = line.marker
         return shown
 
-    def _append(self, turn: _Turn, session: Session, event: Event) -> str | None:
-        """Append an event in its turn; give the marker that its session object is to have, the turn being held until it has.
+    def _append(self, turn: Turn, session: Session, event: Event) -> str | None:
+        """Append an event in its turn, which is not left; give the marker that its session object is to have.
 
-        None, and the turn given back, where the object holds the event already.
+        None where the object holds the event already.
         """
-        key, events = encode_event(json_of(event), turn.name)
+        name = session_name(session.app_name, session.user_id, session.id)
+        key, events = encode_event(json_of(event), name)
         try:
-            opened = self.store.session(turn.name)
+            opened = self.store.session(name)
             self._holding.hold(opened, anew=True)
         except NotFoundError:
             raise _gone(session) from None
-        if not turn.lock.acquire(timeout=LOCK_SECONDS_MAX):
-            raise BusyError(
-                f"for {LOCK_SECONDS_MAX:g} seconds another append to session {session.id!r:.100} of this process did not end; nothing "
-                "was written; try again"
-            )
-        marker = None
-        try:
-            marker = self._recorded(opened, session, event, key, events)
-        finally:
-            if marker is None:
-                turn.lock.release()
-        return marker
+        turn.enter()
+        return self._recorded(opened, session, event, key, events)
 
     def _recorded(
         self, opened: EverlogSession, session: Session, event: Event, key: str, events: list[NewEvent]
@@ -360,13 +357,6 @@ class EverlogSessionService(BaseSessionService):
         if SHARED in _patched(events):
             self._share(session.app_name, session.user_id, _patched(events))
         return f"{opened.branch_id}:{opened.head_at(stop) if first.repeated else opened.head}"
-
-    def _turn(self, name: str) -> _Turn:
-        with self._turns_lock:
-            turn = self._turns.get(name)
-            if turn is None:
-                turn = self._turns[name] = _Turn(name)
-            return turn
 
     def _seen(self, session: Session, opened: EverlogSession) -> tuple[str, Head]:
         """Give the branch and the head that a session object was read at.
@@ -430,10 +420,17 @@ class EverlogSessionService(BaseSessionService):
         self._share(owner[0], owner[1], line.document)
         updated = _made_at(info) if newest is None else time_of(newest)
         told = _Told(marker=line.marker, updated=updated, document=msgspec.json.encode(line.document))
-        if len(self._told) >= _TOLD_MAX:
-            self._told.clear()
-        self._told[info.uuid] = told
+        self._remember(info.uuid, told)
         return told
+
+    def _remember(self, uuid: str, told: _Told) -> None:
+        with self._told_lock:
+            before = self._told.pop(uuid, None)
+            self._told_bytes += len(told.document) - (0 if before is None else len(before.document))
+            if len(self._told) >= _TOLD_MAX or self._told_bytes > _TOLD_BYTES_MAX:
+                self._told.clear()
+                self._told_bytes = len(told.document)
+            self._told[uuid] = told
 
     def _delete(self, app_name: str, user_id: str, session_id: str) -> None:
         try:
@@ -472,6 +469,10 @@ class EverlogSessionService(BaseSessionService):
         return _merge(document, self._scope(app_state_name(app_name)), self._scope(user_state_name(app_name, user_id)))
 
 
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
+
+
 def json_of(event: Event) -> Item:
     """Give an ADK event as JSON, without what it has by default."""
     item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"actions": {"state_delta"}})
@@ -483,14 +484,6 @@ def json_of(event: Event) -> Item:
 def _as_json(state: Mapping[str, Any]) -> Item:
     """Give state as JSON; what has no JSON is what it prints as, as with ADK's own services."""
     return cast("Item", to_jsonable_python(state, serialize_unknown=True))
-
-
-class _Turn:
-    """Whose turn it is to append to one session. name: of Everlog's."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lock = Lock()
 
 
 def take_over(scope: EverlogSession, key: str, delta: Item) -> None:

@@ -39,7 +39,7 @@ from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
-from everlog.integrations.turns import Turn, Turns
+from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.reducers.spoken import groups
 from everlog.session import Session
@@ -95,7 +95,7 @@ class EverlogSessionStore(SessionStore):
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._seen = _LastSeen()
-        self._turns = Turns()
+        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
 
     def __repr__(self) -> str:
         return f"<EverlogSessionStore {self.store.url}>"

@@ -61,6 +61,11 @@ class Holding:
         self._places: dict[str, _Place] = {}  # by the session's uuid
         self._lock = Lock()
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for which a write may wait for another's lease."""
+        return 0.0 if self._holder is None else self._holder.timeout
+
     def hold(self, session: Session, *, anew: bool = False) -> None:
         """Have what a handle writes be under the lease, which is taken where it is not; what the handle saw stays as it is.
 

@@ -42,7 +42,7 @@ from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log
 from everlog.integrations.places import Place, hashed_id, id_of, store_at
-from everlog.integrations.turns import Turns
+from everlog.integrations.turns import WAIT_SECONDS, Turns
 from everlog.session import Session, SessionInfo
 from everlog.stores.sqlite.store import SqliteStorage
 
@@ -88,7 +88,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         self._readable = type(self.serde) is JsonPlusSerializer
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
-        self._turns = Turns()
+        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
 
     def close(self) -> None:
         """Give back the leases that were taken here; close the store, where this saver opened it."""

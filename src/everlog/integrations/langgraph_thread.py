@@ -5,7 +5,8 @@
 2. A record is a checkpoint's, in an event `langgraph.checkpoint`, or of writes after one, in `metadata.langgraph` of the last message
    that came with them, else in an event `langgraph.writes`. langgraph_record.py says what stands in it.
 3. What a checkpoint's channel holds is written once: `values` of the record in which it was new; later records name that position
-   in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new.
+   in `where`. A list that grew is `$l`: how much of which earlier list, items of others, and what is new. What JSON does not say,
+   or is long, is `$t`: its type, and its bytes as base64 or where they are attached: `$a`, and `at` which of it where others are there too.
 4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
    all. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
    late has a greater id than all before it, and the newest are found without reading the rest.

@@ -15,7 +15,9 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from everlog.core.event import Event, NewEvent
@@ -295,4 +297,6 @@ def _said(events: Any) -> list[tuple[Event, Any]]:
 
 async def _settled(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
     """Run a blocking call in a thread; raise CancelledError only once it is done."""
-    return await settled(asyncio.ensure_future(asyncio.to_thread(call, *args, **keywords)))
+    # No task, as `to_thread` needs one: those are all cancelled where a loop ends.
+    work = partial(copy_context().run, call, *args, **keywords)
+    return await settled(asyncio.get_running_loop().run_in_executor(None, work))

@@ -4,7 +4,8 @@
    was under way when its process ended.
 2. What is new is what no earlier request or answer of the session ends with: the longest beginning that is known is not recorded
    again, whichever process recorded it. A caller who says it otherwise than it was said is shown by a patch.
-3. Headers, keys of clients, and what a request's tools log in with are never recorded.
+3. Headers, keys of clients, and what a request's tools log in with are never recorded; nor what the log cannot say beside the messages,
+   such as an integer of 2^64 in a tool's schema. That something was left out is told.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any, Final, cast
 
 from everlog.context.recorded import MESSAGES, SYSTEM, is_recorded, said_until, sent_hash
 from everlog.core.event import Event, NewEvent, Outcome
+from everlog.core.limits import BODY_BYTES_MAX
 from everlog.core.patch import diff_values
+from everlog.integrations.items import can_say
 from everlog.integrations.provider_messages import chained, events_of
 from everlog.integrations.recorder_answers import Answer, answer_of
 from everlog.integrations.recorder_bodies import LEFT_OUT, plain
@@ -66,7 +69,8 @@ class Calls:
     def ask(self, format: str, given: Any) -> Call:
         """Record a request, with what is new in it. Raises ReadOnceError, and records nothing, where it holds what can be read only once."""
         sent_body, whole = plain(given)
-        body = self.session._clean(_without_credentials(sent_body))  # pyright: ignore[reportPrivateUsage]
+        sayable = _sayable(sent_body, MESSAGES[format])
+        body = self.session._clean(_without_credentials(sayable))  # pyright: ignore[reportPrivateUsage]
         sent = body.get(MESSAGES[format])
         messages: list[Any] = [{"role": "user", "content": sent}] if isinstance(sent, str) else list(sent or [])
         with self._turn:
@@ -123,7 +127,7 @@ class Calls:
 
     def fail(self, call: Call, error: BaseException, *, outcome: Outcome, secrets: tuple[str, ...] = ()) -> Event:
         """Record that a call raised. secrets: what its message must not show."""
-        shown = str(error)
+        shown = str(error).encode(errors="replace").decode()  # which may be half characters, as a server said them
         for secret in secrets:
             shown = shown.replace(secret, LEFT_OUT)
         kept: dict[str, Any] = {"kind": type(error).__name__, "message": shown[:_ERROR_CHARACTERS_MAX]}
@@ -224,6 +228,23 @@ class Calls:
             if isinstance(history, str):
                 self._know(bytes.fromhex(history), event.id)
         self._size = size
+
+
+def _sayable(body: Mapping[str, Any], messages: str) -> dict[str, Any]:
+    """Give a request with what the log can say of it beside its messages, which are attached where it cannot."""
+    return {name: value if name == messages else _said_or_left_out(name, value) for name, value in body.items()}
+
+
+def _said_or_left_out(name: str, value: Any) -> Any:
+    """Give a member of a request; a list, as tools are, without those of its items that the log cannot say."""
+    if _can_say(name, value):
+        return value
+    items = cast("list[Any]", value) if isinstance(value, list) else []
+    return [one if _can_say(name, [one]) else LEFT_OUT for one in items] or LEFT_OUT
+
+
+def _can_say(name: str, value: Any) -> bool:
+    return can_say({"params": {name: value}}, bytes_max=BODY_BYTES_MAX // 2)
 
 
 def _patch(said: list[Any], messages: list[Any]) -> list[dict[str, Any]]:

@@ -239,7 +239,7 @@ class EverlogSessionRepository(SessionRepository):
             new = updated_of(update, first, body_bytes_max=self.store.settings.body_bytes_max)
             with suppress(ConflictError):
                 if seen.says("updated"):
-                    seen.session.extend([new])
+                    seen.session.extend([new], expected=seen.head)  # nothing that is to be erased came meanwhile
                 else:
                     seen.session.update(metadata=seen.saying("updated"), expected=seen.head, events=[new])
                 break

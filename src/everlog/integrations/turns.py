@@ -1,7 +1,8 @@
 """Calls that have one name take turns, in the order in which they came.
 
 Frameworks hand what belongs in an order to threads that run at the same time: LangGraph what a task wrote, and the checkpoint that
-follows; the Claude Agent SDK's store what is appended to one transcript. An ordinary lock lets any of those that wait go on.
+follows; the Claude Agent SDK's store what is appended to one transcript; ADK's agents what they append to the session that they share. An
+ordinary lock lets any of those that wait go on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import TracebackType
+from typing import Final
+
+from everlog.errors import BusyError
+
+WAIT_SECONDS: Final = 60.0  # for one call, which may wait for its store more than once
 
 
 class Turn:
@@ -17,10 +23,18 @@ class Turn:
     def __init__(self, turns: Turns, name: str) -> None:
         self._turns = turns
         self.name = name
-        self.first = threading.Event()  # set once all that came before have left
+        self.first = threading.Event()  # set once all that came before have left, and where this one has
+
+    def enter(self) -> None:
+        """Wait until all that came before have left. Raises BusyError, and leaves, where none of them does for too long."""
+        try:
+            self._turns.wait(self)
+        except BaseException:  # such as KeyboardInterrupt: who comes next must not wait for this one
+            self.leave()
+            raise
 
     def __enter__(self) -> None:
-        self.first.wait()
+        self.enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -33,9 +47,13 @@ class Turn:
 
 
 class Turns:
-    """Lets one call for each name go on at a time. A call must not take a turn of its own name within itself."""
+    """Lets one call for each name go on at a time. A call must not take a turn of its own name within itself.
 
-    def __init__(self) -> None:
+    seconds: for which a call waits while none of those before it ends.
+    """
+
+    def __init__(self, seconds: float = WAIT_SECONDS) -> None:
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[Turn]] = {}
 
@@ -49,11 +67,32 @@ class Turns:
                 turn.first.set()
         return turn
 
+    def wait(self, turn: Turn) -> None:
+        """Wait until a turn is the first. Raises BusyError; also where it was left meanwhile."""
+        before = self._before(turn)
+        while not turn.first.wait(self._seconds):
+            now = self._before(turn)
+            if now == before:
+                raise BusyError(
+                    f"for {self._seconds:g} seconds none of {now} calls of this process before this one ended; nothing was written; "
+                    "try again"
+                )
+            before = now
+        if self._before(turn) != 0:
+            raise BusyError("whoever made this call went away before its turn; nothing was written; make it again")
+
+    def _before(self, turn: Turn) -> int | None:
+        """Give how many calls are before one; None where it has left."""
+        with self._lock:
+            queue = self._waiting.get(turn.name, ())
+            return next((place for place, each in enumerate(queue) if each is turn), None)
+
     def end(self, turn: Turn) -> None:
         with self._lock:
             queue = self._waiting.get(turn.name, deque())
             if turn in queue:
                 queue.remove(turn)
+            turn.first.set()
             if queue:
                 queue[0].first.set()
             else:
