@@ -30,8 +30,8 @@ TURNS = 200
 TEXTS = (512, 1_024)  # characters of a question, and of an answer
 ITEMS = (100, 10_000)
 READ = 20
-APPENDS = 300
-SKIPPED = 50  # of these, at first
+APPENDS = 600
+SKIPPED = 300  # of these, at first, while the write-ahead log of either grows
 
 
 def ours(folder):

@@ -62,7 +62,8 @@ async def _in_turns(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Add items to both, and take them off again, in turns; give the figures of each, Everlog's first."""
     sessions = [make("turns", folder / f"{make.__name__}.db") for make in (EverlogSession, SQLiteSession)]
     for session in sessions:
-        await session.add_items([_said(number) for number in range(1_000)])
+        for _ in range(10):  # until the write-ahead log of either has stopped growing
+            await session.add_items([_said(number) for number in range(1_000)])
     adding = await _timed([lambda session=session: session.add_items([_said(0)]) for session in sessions])
     taking = await _timed([session.pop_item for session in sessions])
     for session in sessions:
