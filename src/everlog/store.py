@@ -266,7 +266,7 @@ class Store(StoreProver):
             if lineage is not None and len(lineage.segments) == 1 and 0 < size <= left:
                 asked[place] = (lineage, size)
                 left -= size
-        read = self.storage.read_short(list(asked.values())) if asked else ()
+        read = self.storage.read_short(list(asked.values()))
         for place, events in zip(asked, read, strict=True):
             if events is not None and all(event.gone != DELETED for event in events):
                 found[place] = events

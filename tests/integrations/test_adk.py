@@ -669,7 +669,11 @@ async def test_state_that_is_no_json_is_kept_as_what_it_prints(service):
 @contract(*OURS)
 async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
     session = await service.create_session(**WHO)
+    nameless = said("x")
+    nameless.id = ""
     for refused in (
+        nameless,
+        said("x", delta={"k\ud83d": 1}),
         said("x", delta={"k": float("nan")}),
         said("x", timestamp=float("nan")),
         said("x", timestamp=float("inf")),
@@ -1012,7 +1016,7 @@ def test_an_append_that_is_dropped_with_its_loop_leaves_its_turn(tmp_path):
     session = asyncio.run(got(service, session))
     asyncio.run(service.append_event(session, said("two")))
     assert texts(session) == ["one", "two"]
-    assert service._turns.count(f"{id(session)}") == 0
+    assert service._turns._waiting == {}
     asyncio.run(service.close())
 
 

@@ -41,6 +41,14 @@ def sizes(saver):
     return saver.store.storage.sizes()
 
 
+def spoiled(path, sql):
+    """Make a store with a thread of 40 events, and do something to its file."""
+    with everlog.open(path) as store:
+        store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
+    with sqlite3.connect(path) as connection:
+        connection.execute(sql)
+
+
 def hot_events(path):
     with sqlite3.connect(path) as connection:
         return [
@@ -98,10 +106,7 @@ def test_of_long_events_that_were_never_packed_one_write_packs_a_few(tmp_path):
 
 
 def test_what_cannot_be_packed_stays_where_it_is_and_the_thread_goes_on(tmp_path):
-    with everlog.open(tmp_path / "s.db") as store:
-        store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
-    with sqlite3.connect(tmp_path / "s.db") as connection:
-        connection.execute("CREATE TRIGGER full BEFORE INSERT ON block BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    spoiled(tmp_path / "s.db", "CREATE TRIGGER full BEFORE INSERT ON block BEGIN SELECT RAISE(ABORT, 'no room'); END")
     with EverlogSaver(tmp_path / "s.db") as saver:
         talk(saver, turns=30)
         assert len(saver.get_tuple(CONFIG).checkpoint["channel_values"]["messages"]) == 60
@@ -109,10 +114,7 @@ def test_what_cannot_be_packed_stays_where_it_is_and_the_thread_goes_on(tmp_path
 
 
 def test_a_damaged_event_stays_where_it_is_and_those_beside_it_are_packed(tmp_path):
-    with everlog.open(tmp_path / "s.db") as store:
-        store.create("t", events=[everlog.NewEvent("x.noted", {"n": number}) for number in range(40)])
-    with sqlite3.connect(tmp_path / "s.db") as connection:
-        connection.execute("UPDATE event SET salt = substr(salt, 1, 31) WHERE position = 7")
+    spoiled(tmp_path / "s.db", "UPDATE event SET salt = substr(salt, 1, 31) WHERE position = 7")
     with EverlogSaver(tmp_path / "s.db") as saver:
         talk(saver, turns=30)
         assert [event.data["n"] for event in saver.session("t")[:40]] == list(range(40))

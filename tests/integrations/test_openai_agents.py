@@ -160,6 +160,17 @@ def test_the_same_item_twice_is_two_items(make):
     run(story())
 
 
+def test_arguments_that_are_nested_as_deep_as_an_event_may_be_or_deeper_come_back(make):
+    session = make()
+    calls = [
+        {"type": "function_call", "call_id": f"c{depth}", "name": "f", "arguments": "[" * depth + "]" * depth}
+        for depth in range(58, 70)
+    ]
+    for call in calls:
+        run(session.add_items([call]))
+    assert run(session.get_items()) == calls
+
+
 def test_a_batch_with_an_item_that_json_cannot_say_adds_none_of_it(make):
     async def story():
         session = make()

@@ -4,7 +4,7 @@ import pytest
 
 import everlog
 from everlog.integrations.provider_messages import events_of
-from everlog.reducers.spoken import ANTHROPIC, groups, message_of
+from everlog.reducers.spoken import ANTHROPIC, groups, message_of, same_json
 
 USE = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "tea"}}
 FOUND = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"type": "web_search_result", "url": "u"}]}
@@ -34,3 +34,23 @@ def test_a_message_of_anthropics_comes_back_as_it_was(tmp_path, role, content, t
         recorded = list(session.events())
         assert [event.type for event in recorded] == [f"agent.{each}" if each else "user.message" for each in types]
         assert [message_of(ANTHROPIC, group) for group in groups(recorded)] == [message]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"a": [1], "b": 2}, {"b": 2, "a": [1]}, True),
+        ({"a": 1}, {"a": 1.0}, False),
+        ([1], [True], False),
+        ([0], [False], False),
+        ([0.0], [-0.0], False),
+        ([None], [float("nan")], False),
+        ([2**70], [2**70], True),
+        ([2**70], [float(2**70)], False),
+        (["\ud800"], ["\ud800"], True),
+        (["\ud800", 1], ["\ud800", 1.0], False),
+    ],
+)
+def test_values_are_the_same_json_only_where_it_says_their_kinds_alike(one, other, same):
+    assert same_json(one, other) is same
+    assert same_json({"in": one}, {"in": other}) is same

@@ -12,7 +12,7 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
 import everlog
-from everlog.errors import ConflictError
+from everlog.errors import ConflictError, InvalidPlaceError
 from everlog.integrations.pydantic_ai import add_messages, load_messages, save_messages
 from integrations.pydantic_messages import answered, asked, texts
 
@@ -68,3 +68,11 @@ def test_a_tool_that_asks_for_a_retry_is_kept(tmp_path):
         failed = [event.outcome for event in session.events(types="agent.tool_result")]
         assert failed == ["error", "ok"]
         assert json.dumps(session.context(8_000).messages)
+
+
+def test_what_is_no_session_is_told(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        for given in (str(tmp_path / "s.db"), store):
+            for call in (load_messages, lambda it: add_messages(it, []), lambda it: save_messages(it, [])):
+                with pytest.raises(InvalidPlaceError, match=r"is no session; nothing was done; give one"):
+                    call(given)

@@ -31,6 +31,7 @@ from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, LOCK_SECONDS_MAX, PA
 from everlog.errors import (
     BusyError,
     ConflictError,
+    InvalidEventError,
     InvalidPlaceError,
     NotFoundError,
     SessionExistsError,
@@ -474,7 +475,11 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def json_of(event: Event) -> Item:
-    """Give an ADK event as JSON, without what it has by default."""
+    """Give an ADK event as JSON, without what it has by default. Raises InvalidEventError."""
+    if not event.id:
+        raise InvalidEventError(
+            "the event has no id, by which it is recorded once; nothing was written; leave it to ADK"
+        )
     item = event.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"actions": {"state_delta"}})
     if event.actions.state_delta:  # ADK would say a NaN as null; as itself it is refused
         item["actions"] = {**item.get("actions", {}), "state_delta": _as_json(event.actions.state_delta)}
@@ -483,7 +488,12 @@ def json_of(event: Event) -> Item:
 
 def _as_json(state: Mapping[str, Any]) -> Item:
     """Give state as JSON; what has no JSON is what it prints as, as with ADK's own services."""
-    return cast("Item", to_jsonable_python(state, serialize_unknown=True))
+    try:
+        return cast("Item", to_jsonable_python(state, serialize_unknown=True))
+    except UnicodeEncodeError:
+        raise InvalidEventError(
+            "a key of the state holds a lone surrogate, which UTF-8 cannot say; nothing was written; decode it with errors='replace'"
+        ) from None
 
 
 def take_over(scope: EverlogSession, key: str, delta: Item) -> None:

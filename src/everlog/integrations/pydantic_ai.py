@@ -20,6 +20,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import BODY_BYTES_MAX
+from everlog.errors import InvalidPlaceError
 from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_parts
 from everlog.reducers.spoken import groups
 from everlog.session import Session
@@ -54,11 +55,13 @@ def __getattr__(name: str) -> Any:
 # --- histories without a conversation store ------------------------------------------------------
 def load_messages(session: Session) -> list[ModelMessage]:
     """Give the messages of a session, for `message_history=`. Those of which a part was erased are left out."""
+    _check_session(session)
     return [message for _, message in _stored(session)]
 
 
 def add_messages(session: Session, messages: Sequence[ModelMessage]) -> None:
     """Append messages, `result.new_messages()`, to a session, all or none."""
+    _check_session(session)
     events = events_of(messages, body_bytes_max=BODY_BYTES_MAX)
     if events:
         session.extend(events)
@@ -70,6 +73,7 @@ def save_messages(session: Session, messages: Sequence[ModelMessage]) -> None:
     Where the history differs from the one that is stored, the session goes back to the last message that both share; what was left stays
     readable. Raises ConflictError where the session was appended to meanwhile: then load it again.
     """
+    _check_session(session)
     head = session.refresh()
     stored = list(_stored(session))
     shared = 0
@@ -80,6 +84,13 @@ def save_messages(session: Session, messages: Sequence[ModelMessage]) -> None:
         session.rewind(stored[shared][0].position, reason="the history was rewritten", expected=head, events=events)
     elif events:
         session.extend(events, expected=head)
+
+
+def _check_session(session: object) -> None:
+    if not isinstance(session, Session):
+        raise InvalidPlaceError(
+            f"a {type(session).__name__} is no session; nothing was done; give one, such as everlog.open(path).get_or_create(id)"
+        )
 
 
 def _stored(session: Session) -> Iterable[tuple[Event, ModelMessage]]:

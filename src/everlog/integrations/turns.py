@@ -88,6 +88,7 @@ class Turns:
             return next((place for place, each in enumerate(queue) if each is turn), None)
 
     def end(self, turn: Turn) -> None:
+        """Take a turn out, wherever it stands, and tell the one that is the first then."""
         with self._lock:
             queue = self._waiting.get(turn.name, deque())
             if turn in queue:
@@ -97,8 +98,3 @@ class Turns:
                 queue[0].first.set()
             else:
                 self._waiting.pop(turn.name, None)
-
-    def count(self, name: str) -> int:
-        """Give how many calls for a name are there: the one that goes on, and those that wait."""
-        with self._lock:
-            return len(self._waiting.get(name, ()))

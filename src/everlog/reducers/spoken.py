@@ -33,7 +33,7 @@ class NothingSaidError(Exception):
 def same_json(one: Any, other: Any) -> bool:
     """Tell whether two values are the same JSON but for the order of members: 1, 1.0 and true are three values."""
     if one != other:
-        return False  # a tuple and a list too, which costs a native form more bytes, and no member
+        return False  # also for a tuple and a list, which JSON says alike: a native form is longer then, and as right
     try:
         return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
     except (ValueError, TypeError, OverflowError, RecursionError):  # what the log does not take as it is

@@ -184,6 +184,8 @@ def peek(
 
 def read_short(connections: Connections, asked: Sequence[tuple[Lineage, int]]) -> list[list[Event] | None]:
     """Read several lines of a segment each, from their beginnings; see Storage.read_short. What is cold or encrypted is left."""
+    if not asked:
+        return []
     statement = connections.statements.filled(_SMALL.format(range=_ONE.replace("{terms}", ""), order="ASC"))
     share = limits.PAGE_BYTES_MAX // sum(size for _, size in asked)
     given = [
