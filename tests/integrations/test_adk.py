@@ -378,7 +378,7 @@ async def test_another_event_of_the_same_id_is_refused(service):
     assert texts(await got(service, session)) == ["one"]
 
 
-@contract(*KEPT)
+@contract(*OURS, "database")  # the SQLite service compares times, and refuses some of what comes at once
 async def test_tasks_that_share_a_session_object_take_turns(service):
     session = await service.create_session(**WHO)
     await asyncio.gather(*(service.append_event(session, said(f"{number}")) for number in range(20)))
