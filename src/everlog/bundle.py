@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -93,10 +93,13 @@ class _Version(msgspec.Struct):
     v: str = BUNDLE_FORMAT
 
 
+_Salt = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
 class _Attachment(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     name: str
     size: int
-    salt: str | None = None
+    salt: _Salt | None = None
     content: str | None = None
 
 
@@ -105,7 +108,7 @@ class _Contents(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
     n: int
     body: str | None = None
-    salt: str | None = None
+    salt: _Salt | None = None
     gone: Literal["erased", "withheld"] | None = None
     key: str | None = None
     caused_by: str | None = None
