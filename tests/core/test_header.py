@@ -238,13 +238,14 @@ def test_a_salt_of_another_length_than_32_bytes_is_refused(length: int) -> None:
             commit()
 
 
-def test_commitments_are_hmacs_of_what_the_format_says() -> None:
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))
+def test_commitments_are_hmacs_of_what_the_format_says(salt: bytes, content: bytes) -> None:
     def expected(message: bytes) -> bytes:
-        return hmac.new(SALT, message, "sha256").digest()
+        return hmac.new(salt, message, "sha256").digest()
 
-    assert commit_body(SALT, b'{"data":1}') == expected(b'everlog/1/body\x00{"data":1}')
-    assert commit_attachment(SALT, "é.txt", b"\x00x") == expected(b"everlog/1/attachment\x00\xc3\xa9.txt\x00\x00x")
-    assert commit_key(SALT, "turn-7") == expected(b"everlog/1/key\x00turn-7")
+    assert commit_body(salt, content) == expected(b"everlog/1/body\x00" + content)
+    assert commit_attachment(salt, "é.txt", content) == expected(b"everlog/1/attachment\x00\xc3\xa9.txt\x00" + content)
+    assert commit_key(salt, content.hex()) == expected(b"everlog/1/key\x00" + content.hex().encode())
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32), st.binary(max_size=40))

@@ -7,13 +7,13 @@
 3. A header is a pure function of stored columns; it is not stored.
 4. What no append could have recorded is refused where it comes from elsewhere, though its hash be right: whoever makes a history up
    makes its hashes too.
-5. `hmac.new`, and not `hmac.digest`: between other work the one-shot call took 20 µs of an event's 60, this one 5 (2026-11).
+5. HMAC is its two hashes, written out: between other work `hmac.digest` took 20 µs of an event, `hmac.new` 10, this 7 (2026-12).
 """
 
 from __future__ import annotations
 
 import re
-from hmac import new as hmac
+from hashlib import sha256
 from typing import Final, TypedDict
 
 import msgspec
@@ -26,6 +26,12 @@ FORMAT = "everlog/1/event"
 SALT_BYTES = 32
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+# HMAC's two pads: what a byte of the salt becomes, and what follows it up to a block of SHA-256.
+_INNER: Final = bytes(each ^ 0x36 for each in range(256))
+_OUTER: Final = bytes(each ^ 0x5C for each in range(256))
+_INNER_REST: Final = b"\x36" * (64 - SALT_BYTES)
+_OUTER_REST: Final = b"\x5c" * (64 - SALT_BYTES)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -105,22 +111,22 @@ def check_header(header: Header) -> None:
 
 def commit_body(salt: bytes, body: bytes) -> bytes:
     """Give the commitment of a body (32 bytes) under its salt of exactly 32 bytes."""
-    _check_salt(salt)
-    return hmac(salt, b"everlog/1/body\x00" + body, "sha256").digest()
+    return _hmac(salt, b"everlog/1/body\x00" + body)
 
 
 def commit_attachment(salt: bytes, name: str, content: bytes) -> bytes:
     """Give the commitment of an attachment (32 bytes) under its own salt of exactly 32 bytes."""
-    _check_salt(salt)
-    return hmac(salt, b"everlog/1/attachment\x00" + name.encode() + b"\x00" + content, "sha256").digest()
+    return _hmac(salt, b"everlog/1/attachment\x00" + name.encode() + b"\x00" + content)
 
 
 def commit_key(key_salt: bytes, key: str) -> bytes:
     """Give the hash of an idempotency key (32 bytes) under its family's salt of exactly 32 bytes."""
-    _check_salt(key_salt)
-    return hmac(key_salt, b"everlog/1/key\x00" + key.encode(), "sha256").digest()
+    return _hmac(key_salt, b"everlog/1/key\x00" + key.encode())
 
 
-def _check_salt(salt: bytes) -> None:
-    if len(salt) != SALT_BYTES:  # HMAC would pad a shorter one with zeros, silently
+def _hmac(salt: bytes, message: bytes) -> bytes:
+    """Give HMAC-SHA256 (RFC 2104) under a salt."""
+    if len(salt) != SALT_BYTES:  # a shorter one would be padded with zeros, silently
         raise ValueError(f"a salt has {len(salt)} bytes where exactly {SALT_BYTES} are needed")
+    inner = sha256(salt.translate(_INNER) + _INNER_REST + message).digest()
+    return sha256(salt.translate(_OUTER) + _OUTER_REST + inner).digest()

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import msgspec
@@ -44,17 +43,37 @@ def encode_json(value: object, *, what: str) -> bytes:
 
 def check_value(value: object, *, what: str) -> None:
     """Refuse what JSON cannot say or a library would change; `what` names the value in errors."""
-    kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return
-    if kind is dict or kind is list or kind is tuple:
-        _check_members(value, what, 1)
-    else:
-        _check_scalar(value, kind, lambda: what, 0)
+    if not (isinstance(value, (dict, list, tuple)) and _is_sayable(value, 1)):
+        _check_member(value, what, 0)
+
+
+def _is_sayable(value: Any, depth: int) -> bool:
+    """Tell whether JSON can say a container as it is: nearly every body, walked without naming its members."""
+    if depth > limits.BODY_DEPTH_MAX:
+        return False
+    members = value
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) is not str:
+                return False
+        members = value.values()
+    for member in members:
+        kind = type(member)
+        if kind is str or member is None or kind is bool:
+            continue
+        if kind is int:
+            if not -limits.INTEGER_BOUND < member < limits.INTEGER_BOUND:
+                return False
+        elif kind is float:
+            if member - member != 0.0:  # NaN and both infinities
+                return False
+        elif not (isinstance(member, (dict, list, tuple)) and _is_sayable(member, depth + 1)):
+            return False
+    return True
 
 
 def _check_members(value: Any, what: str, depth: int) -> None:
-    """Walk one container; a loop over exact types first, since that is nearly every member of every body."""
+    """Refuse the first member of a container that JSON cannot say, by its name."""
     if depth > limits.BODY_DEPTH_MAX:
         raise too_deep(what)
     if isinstance(value, dict):
@@ -64,30 +83,21 @@ def _check_members(value: Any, what: str, depth: int) -> None:
                     f"{what} has the key {key!r} of type {type(key).__name__} where JSON takes only strings; "
                     "nothing was written; convert it to a string"
                 )
-            kind = type(member)
-            if kind is str or member is None or kind is bool:
-                continue
-            if kind is dict or kind is list or kind is tuple:
-                _check_members(member, f"{what}/{pointer_token(key)}", depth + 1)
-            else:
-                _check_scalar(member, kind, lambda key=key: f"{what}/{pointer_token(key)}", depth)
+            _check_member(member, f"{what}/{pointer_token(key)}", depth)
         return
     for index, member in enumerate(value):
-        kind = type(member)
-        if kind is str or member is None or kind is bool:
-            continue
-        if kind is dict or kind is list or kind is tuple:
-            _check_members(member, f"{what}/{index}", depth + 1)
-        else:
-            _check_scalar(member, kind, lambda index=index: f"{what}/{index}", depth)
+        _check_member(member, f"{what}/{index}", depth)
 
 
-def _check_scalar(value: object, kind: type, path: Callable[[], str], depth: int) -> None:
+def _check_member(value: object, path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return
     if kind is int:
         if -limits.INTEGER_BOUND < cast("int", value) < limits.INTEGER_BOUND:
             return
         raise InvalidEventError(
-            f"{path()} is an integer of 2^64 or beyond, which JSON libraries turn into another number; nothing was "
+            f"{path} is an integer of 2^64 or beyond, which JSON libraries turn into another number; nothing was "
             "written; write it as a string"
         )
     if kind is float:
@@ -95,13 +105,13 @@ def _check_scalar(value: object, kind: type, path: Callable[[], str], depth: int
         if number - number == 0.0:  # false for NaN and both infinities
             return
         raise InvalidEventError(
-            f"{path()} is {number}, which JSON cannot say; nothing was written; write null or a string instead"
+            f"{path} is {number}, which JSON cannot say; nothing was written; write null or a string instead"
         )
     if isinstance(value, (dict, list, tuple)):  # OrderedDict, defaultdict, named tuples: JSON says them as they are
-        _check_members(value, path(), depth + 1)
+        _check_members(value, path, depth + 1)
         return
     raise InvalidEventError(
-        f"{path()} is of type {kind.__name__}, which is no JSON value; nothing was written; convert it to a dict, list, "
+        f"{path} is of type {kind.__name__}, which is no JSON value; nothing was written; convert it to a dict, list, "
         "str, int, float, bool or None"
     )
 
