@@ -153,20 +153,27 @@ def to_json(value: Any, recorded: Recorded, depth: int = 0) -> Any:
 def is_json(value: Any, depth: int = 0) -> bool:
     """Tell whether a value is what `to_json` would give of it."""
     kind = type(value)
-    if kind is str:
-        return value.isascii()
-    if value is None or kind is bool:
-        return True
-    if kind is int:
-        return -_INTEGER_MAX < value < _INTEGER_MAX
-    if depth > _DEPTH_MAX:
-        return False
     if kind is dict:
-        return all(
-            is_json(name) and type(name) is str and name[:1] != "$" and is_json(item, depth + 1)
-            for name, item in value.items()
-        )
-    return kind is list and all(is_json(item, depth + 1) for item in value)
+        for name in value:
+            if type(name) is not str or name[:1] == "$" or not name.isascii():
+                return False
+        items = value.values()
+    else:
+        items = value if kind is list else (value,)
+    for item in items:  # a loop over all that has no members: nearly everything, and half as long as a call for each
+        kind = type(item)
+        if kind is str:
+            if not item.isascii():
+                return False
+        elif kind is int:
+            if not -_INTEGER_MAX < item < _INTEGER_MAX:
+                return False
+        elif kind is dict or kind is list:
+            if depth > _DEPTH_MAX or not is_json(item, depth + 1):
+                return False
+        elif not (item is None or kind is bool):
+            return False
+    return True
 
 
 def _object_to_json(value: dict[Any, Any], recorded: Recorded, depth: int) -> Any:

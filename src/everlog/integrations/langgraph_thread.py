@@ -275,9 +275,11 @@ class Log:
                 speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
                 draft = Draft(self._size, self._remembered, self._readable, speaks=speaks, joins=joins)
                 items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
-                made, key = record | {"items": items}, _key("e" if early else "w", *place)
+                made, key = record | {"items": items}, None
                 if at == self._last[0]:
-                    made, key = {name: item for name, item in made.items() if name not in ("id", "ns")}, None
+                    made = {name: item for name, item in made.items() if name not in ("id", "ns")}
+                else:
+                    key = _key("e" if early else "w", *place)
                 appended = self._append(draft, WRITES, made, key)
                 joins = joins or appended is None
                 if appended:
@@ -350,7 +352,7 @@ class Log:
         looked for before the head is compared, and the same content comes back as repeated.
         """
         try:
-            recorded = self.session.extend(events, expected=self.session.head)
+            recorded = self.session.extend(events, expected=self._size)
         except (ConflictError, KeyReusedError):
             recorded = []
         if recorded and not recorded[-1].repeated:

@@ -15,15 +15,21 @@ from typing import Final
 from everlog.errors import BusyError
 
 WAIT_SECONDS: Final = 60.0  # for one call, which may wait for its store more than once
+_NOBODY_BEFORE: Final = threading.Event()  # of every turn that need not wait
+_NOBODY_BEFORE.set()
 
 
 class Turn:
     """A place among the calls for a name: taken where the call came, entered and left in whatever thread carries it out."""
 
-    def __init__(self, turns: Turns, name: str) -> None:
+    __slots__ = ("_turns", "first", "left", "name")
+
+    def __init__(self, turns: Turns, name: str, first: threading.Event) -> None:
+        """first: set once all that came before have left, and where this one has."""
         self._turns = turns
         self.name = name
-        self.first = threading.Event()  # set once all that came before have left, and where this one has
+        self.first = first
+        self.left = False
 
     def enter(self) -> None:
         """Wait until all that came before have left. Raises BusyError, and leaves, where none of them does for too long."""
@@ -59,18 +65,18 @@ class Turns:
 
     def take(self, name: str) -> Turn:
         """Give the turn after all that were taken before. Whoever took it is to leave it."""
-        turn = Turn(self, name)
         with self._lock:
-            queue = self._waiting.setdefault(name, deque())
+            queue = self._waiting.get(name)
+            if queue is None:
+                queue = self._waiting[name] = deque()
+            turn = Turn(self, name, threading.Event() if queue else _NOBODY_BEFORE)
             queue.append(turn)
-            if len(queue) == 1:
-                turn.first.set()
         return turn
 
     def wait(self, turn: Turn) -> None:
         """Wait until a turn is the first. Raises BusyError; also where it was left meanwhile."""
-        before = self._before(turn)
-        while not turn.first.wait(self._seconds):
+        before = None if turn.first.is_set() else self._before(turn)
+        while not (turn.first.is_set() or turn.first.wait(self._seconds)):
             now = self._before(turn)
             if now == before:
                 raise BusyError(
@@ -78,7 +84,7 @@ class Turns:
                     "try again"
                 )
             before = now
-        if self._before(turn) != 0:
+        if turn.left:
             raise BusyError("whoever made this call went away before its turn; nothing was written; make it again")
 
     def _before(self, turn: Turn) -> int | None:
@@ -90,11 +96,13 @@ class Turns:
     def end(self, turn: Turn) -> None:
         """Take a turn out, wherever it stands, and tell the one that is the first then."""
         with self._lock:
-            queue = self._waiting.get(turn.name, deque())
-            if turn in queue:
-                queue.remove(turn)
+            if turn.left:
+                return
+            turn.left = True
+            queue = self._waiting[turn.name]
+            queue.remove(turn)
             turn.first.set()
             if queue:
                 queue[0].first.set()
             else:
-                self._waiting.pop(turn.name, None)
+                del self._waiting[turn.name]
