@@ -25,6 +25,10 @@ def old(tmp_path: Path) -> Path:
         raw.executescript(
             "DROP INDEX event_summary; ALTER TABLE branch DROP packed; ALTER TABLE attachment DROP digest"
         )
+        raw.executescript(
+            "DROP TRIGGER branch_made; DROP TRIGGER branch_grown; DROP INDEX branch_second; ALTER TABLE branch DROP second; "
+            "CREATE INDEX branch_recorded ON branch (recorded)"
+        )
         raw.execute("PRAGMA user_version = 3")
         found = raw.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'lease%'").fetchall()
     assert found == []

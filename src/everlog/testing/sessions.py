@@ -150,7 +150,7 @@ class SessionContract(ContractStart):
     def test_pages_of_sessions_hold_each_once(self, store: Any, clock: FixedClock, order: str) -> None:
         for number in range(7):
             store.create(f"s{number}", events=[note("x")])
-            clock.advance(seconds=number % 2)  # some at the same moment
+            clock.advance(seconds=number % 3 * 0.4)  # some at the same moment, some within the same second
         whole = [info.id for info in store.sessions(order=order)]
         paged: list[str] = []
         after = None

@@ -412,6 +412,7 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
         raise UnsupportedStoreError(
             f"{path} cannot use a write-ahead log here ({mode}); nothing was written; use a local disk"
         )
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # a migration edits the statement that a table was made with
     connection.execute("BEGIN IMMEDIATE")
     try:
         for number, script in migrations[version:]:
@@ -424,6 +425,8 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+    finally:
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
 
 
 def _is_current(connection: apsw.Connection) -> bool:

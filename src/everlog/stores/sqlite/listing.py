@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import apsw
@@ -30,9 +31,9 @@ LEFT JOIN lease AS l ON l.session = s.session
 WHERE s.deleted IS NULL
 """
 _BY_SESSION = "session AS s JOIN branch AS b ON b.branch = s.current"
-# In the order of the index on times, so that the newest of a million sessions are found without sorting them all.
+# In the order of the index on seconds, so that the newest of a million sessions are found by sorting those of a few seconds.
 _BY_TIME = (
-    "branch AS b INDEXED BY branch_recorded CROSS JOIN session AS s ON s.session = b.session AND s.current = b.branch"
+    "branch AS b INDEXED BY branch_second CROSS JOIN session AS s ON s.session = b.session AND s.current = b.branch"
 )
 
 
@@ -44,22 +45,25 @@ def listed(row: Row) -> Listed:
 
 def list_sessions(connection: apsw.Connection, chosen: SessionFilter) -> list[Listed]:
     """List living sessions; see Storage.sessions."""
-    sql, parameters = _compile(chosen)
+    statements, parameters = _compile(chosen)
     found: list[Listed] = []
-    for row in connection.execute(sql, parameters):
-        each = listed(row)
-        session, updated = each.session, each.branch.recorded
-        if matches_session(
-            chosen.query, name=session.name, title=session.title, labels=session.labels, updated=updated
-        ):
-            found.append(each)
-            if len(found) == chosen.limit:
-                break
+    with connection:  # a session that gets its first event meanwhile is listed by one of two statements
+        for row in chain.from_iterable(connection.execute(sql, parameters) for sql in statements):
+            each = listed(row)
+            session, updated = each.session, each.branch.recorded
+            if matches_session(
+                chosen.query, name=session.name, title=session.title, labels=session.labels, updated=updated
+            ):
+                found.append(each)
+                if len(found) == chosen.limit:
+                    break
     return found
 
 
-def _compile(chosen: SessionFilter) -> tuple[str, dict[str, Any]]:
+def _compile(chosen: SessionFilter) -> tuple[list[str], dict[str, Any]]:
+    """Give the statements that list what is chosen, one after another, and their parameters."""
     column, tie, direction = _ORDERS[chosen.order]
+    compare = ">" if direction == "ASC" else "<"
     conditions: list[str] = []
     parameters: dict[str, Any] = {}
     for number, term in enumerate(chosen.query.terms):
@@ -79,7 +83,6 @@ def _compile(chosen: SessionFilter) -> tuple[str, dict[str, Any]]:
         parameters |= {"parent": chosen.parent, "parent_end": chosen.parent + b"\xff" * 57}
     if chosen.after is not None:
         session, branch = chosen.after
-        compare = ">" if direction == "ASC" else "<"
         conditions.append(f"AND ({column}, {tie}) {compare} (:after, :after_tie)")
         parameters |= {
             "after": {"b": branch.recorded, "c": session.created, "n": session.name}[
@@ -87,7 +90,15 @@ def _compile(chosen: SessionFilter) -> tuple[str, dict[str, Any]]:
             ],
             "after_tie": branch.key if tie == "b.branch" else session.key,
         }
-    order = f"ORDER BY {column} {direction}, {tie} {direction}"
     narrowed = chosen.prefix or chosen.parent is not None or any("FROM label" in each for each in conditions)
-    tables = _BY_TIME if column == "b.recorded" and not narrowed else _BY_SESSION
-    return "\n".join([_SELECT.format(tables=tables), *conditions, order]), parameters
+    if column != "b.recorded" or narrowed:
+        order = f"ORDER BY {column} {direction}, {tie} {direction}"
+        return ["\n".join([_SELECT.format(tables=_BY_SESSION), *conditions, order])], parameters
+    if chosen.after is not None:
+        conditions.append(f"AND b.second {compare}= :after / 1000000")
+    chosen_by_time = [_SELECT.format(tables=_BY_TIME), *conditions]
+    order = f"ORDER BY b.second {direction}, b.recorded {direction}, b.branch {direction}"
+    changed = "\n".join([*chosen_by_time, "AND b.recorded > 0", order])
+    # Those without an event, all of no time, are not to be sorted: there may be a million.
+    empty = "\n".join([*chosen_by_time, "AND b.second = 0 AND b.recorded = 0", f"ORDER BY b.branch {direction}"])
+    return [empty, changed] if direction == "ASC" else [changed, empty], parameters

@@ -1,6 +1,3 @@
--- read_version: a number that changes when another connection commits
-PRAGMA data_version;
-
 -- read_tip: the tip of a living session's current branch (session.id, branch primary key)
 SELECT s.session, s.name, b.branch, b.id, b.writer, b.size, b.peaks, b.leaf, b.recorded, f.key_salt
 FROM session AS s

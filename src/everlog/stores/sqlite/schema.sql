@@ -58,16 +58,25 @@ CREATE TABLE branch (
   created INTEGER NOT NULL,
   swept INTEGER,                    -- of a deleted session: own events below this position are destroyed
   checksum BLOB,                    -- of what never changes in the row; NULL where an earlier version made it
-  packed INTEGER                    -- own events below this position are packed; NULL for none
+  packed INTEGER,                   -- own events below this position are packed; NULL for none
+  second INTEGER NOT NULL DEFAULT 0 -- of `recorded`, kept by the triggers
 );
 CREATE UNIQUE INDEX branch_number ON branch (session, number);
 CREATE INDEX branch_base ON branch (base) WHERE base IS NOT NULL;
-CREATE INDEX branch_recorded ON branch (recorded);
+CREATE INDEX branch_second ON branch (second); -- and not of `recorded`, which would be written to by every append
 CREATE INDEX branch_swept ON branch (swept) WHERE swept IS NOT NULL;
+CREATE TRIGGER branch_made AFTER INSERT ON branch
+BEGIN
+  UPDATE branch SET second = new.recorded / 1000000 WHERE branch = new.branch;
+END;
+CREATE TRIGGER branch_grown AFTER UPDATE OF recorded ON branch WHEN new.recorded / 1000000 <> new.second
+BEGIN
+  UPDATE branch SET second = new.recorded / 1000000 WHERE branch = new.branch;
+END;
 
--- An event. AUTOINCREMENT, since a bare rowid is used again after its row is gone.
+-- An event. Its row never goes: a bare rowid would be used again, and who follows the feed would miss the next event.
 CREATE TABLE event (
-  feed INTEGER PRIMARY KEY AUTOINCREMENT,
+  feed INTEGER PRIMARY KEY,
   branch INTEGER NOT NULL,
   position INTEGER NOT NULL,
   type TEXT,                        -- NULL, with all but leaf and nodes, once deleted

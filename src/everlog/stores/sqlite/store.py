@@ -189,6 +189,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
                 f"the commit to {self._connections.path} failed ({error}); whether it took effect is not known; append again "
                 "with the same key to learn"
             ) from error
+        self._tips.keep(connection)
 
     def _truncate_wal(self, connection: apsw.Connection) -> None:
         """Take what was destroyed out of the WAL too, which still holds the pages as they were."""

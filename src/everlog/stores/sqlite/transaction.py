@@ -46,7 +46,7 @@ _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Tips:
-    """Tips kept from one transaction to the next, good as long as no other process has written (PRAGMA data_version)."""
+    """Tips kept from one transaction to the next, good as long as nobody else has written to the file."""
 
     def __init__(self) -> None:
         self.by_branch: dict[int, Tip] = {}
@@ -56,16 +56,20 @@ class Tips:
         self.wrapping: bytes | None = None  # id of the key that data keys are wrapped with
         self._seen: tuple[apsw.Connection | None, int] = (None, -1)  # versions of two connections say nothing together
 
+    def keep(self, connection: apsw.Connection) -> None:
+        """Take note of the file's version, right after a commit that the tips are of."""
+        self._seen = (connection, connection.data_version())
+
     def renew(self, connection: apsw.Connection) -> None:
-        """Forget all where another connection has written since the last call. Inside the transaction: 4 µs for 15."""
-        version: int = fetch_row(connection, "read_version")[0]
+        """Forget all where anything else was written since. Call inside the transaction, which sees what others committed."""
         if (
-            self._seen != (connection, version)
-            or max(map(len, (self.by_branch, self.lineages, self.leases))) > TIPS_KEPT
+            self._seen != (connection, connection.data_version())
+            or len(self.by_branch) > TIPS_KEPT
+            or len(self.lineages) > TIPS_KEPT
+            or len(self.leases) > TIPS_KEPT
         ):
             self.forget()
             self.wrapping = read_current_key(connection)
-            self._seen = (connection, version)
 
     def forget(self) -> None:
         """Forget all: after a rollback they are ahead of the file."""
@@ -308,8 +312,10 @@ class SqliteTransaction:
         branch = tip.branch
         if self._kept.wrapping is not None:
             rows, attachments = self._sealed(branch, rows, attachments, self._kept.wrapping)
-        self._rows.extend((branch, *msgspec.structs.astuple(row)) for row in rows)
-        self._pending_keys.update((branch, row.key) for row in rows if row.key is not None)
+        for row in rows:
+            self._rows.append((branch, *msgspec.structs.astuple(row)))
+            if row.key is not None:
+                self._pending_keys.add((branch, row.key))
         self._grown[branch] = tip
         for position, own in attachments:
             self._insert_attachments(branch, position, own)
@@ -427,10 +433,11 @@ class SqliteTransaction:
         """Write the events and tips that are kept back."""
         if self._rows:
             run_many(self._connection, "insert_event", self._rows)
-            run_many(self._connection, "insert_data_key", self._data_keys)
             self._rows.clear()
-            self._data_keys.clear()
             self._pending_keys.clear()
+        if self._data_keys:
+            run_many(self._connection, "insert_data_key", self._data_keys)
+            self._data_keys.clear()
         if self._grown:
             run_many(
                 self._connection,
