@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -227,7 +226,7 @@ def test_a_key_used_again_for_something_else_is_refused(other: NewEvent, what: s
     with pytest.raises(
         KeyReusedError, match=f"key 'k' was used at position 0 .* another {what}; nothing was written"
     ) as reused:
-        append(tip, replace(other, key="k"), recorded={"k": first})
+        append(tip, msgspec.structs.replace(other, key="k"), recorded={"k": first})
     assert reused.value.event is not None and reused.value.event.hash == first[0].leaf.hex()
     assert snapshot(tip) == before
 

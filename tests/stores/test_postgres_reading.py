@@ -1,9 +1,9 @@
 """How PostgreSQL is read: pages, buckets, listings and the feed, round trips, indexes."""
 
-import dataclasses
 import os
 import time
 
+import msgspec
 import pytest
 
 import everlog
@@ -284,7 +284,7 @@ def test_a_large_batch_is_copied_as_it_was_given(store, tmp_path):
     assert store.storage.connections.round_trips - before <= 10
     with everlog.open(tmp_path / "s.db") as other:
         other.create("first").append("note", {"content": "why"})
-        plain = other.create("s").extend([dataclasses.replace(each, caused_by=None) for each in batch], key="all")
+        plain = other.create("s").extend([msgspec.structs.replace(each, caused_by=None) for each in batch], key="all")
         for ours, theirs in zip(copied, plain, strict=True):
             for name in (
                 "position",

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -72,8 +72,14 @@ class Cause(msgspec.Struct, frozen=True):
         return cls(packed[:16].hex(), int.from_bytes(packed[16:24], "big"), packed[24:])
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class _Proposed(msgspec.Struct, frozen=True):
+    """The two members of NewEvent that may be given without their names."""
+
+    type: str
+    data: Any = None
+
+
+class NewEvent(_Proposed, frozen=True, kw_only=True):
     """A fact that a writer proposes to record.
 
     type: `[a-z][a-z0-9_.]*`, at most 128 characters; EVENTS fixes the standard ones and their data.
@@ -86,16 +92,14 @@ class NewEvent:
     key: the idempotency key: an append that repeats it gives back what was recorded.
     """
 
-    type: str
-    data: Any = None
-    rationale: str | None = field(default=None, kw_only=True)
-    actor: str | None = field(default=None, kw_only=True)
-    outcome: Outcome | None = field(default=None, kw_only=True)
-    metadata: Mapping[str, Any] | None = field(default=None, kw_only=True)
-    attachments: Mapping[str, bytes] | None = field(default=None, kw_only=True)
-    caused_by: Event | str | None = field(default=None, kw_only=True)
-    occurred_at: datetime | int | None = field(default=None, kw_only=True)
-    key: str | None = field(default=None, kw_only=True)
+    rationale: str | None = None
+    actor: str | None = None
+    outcome: Outcome | None = None
+    metadata: Mapping[str, Any] | None = None
+    attachments: Mapping[str, bytes] | None = None
+    caused_by: Event | str | None = None
+    occurred_at: datetime | int | None = None
+    key: str | None = None
 
 
 class PreparedAttachment(msgspec.Struct, frozen=True, gc=False):

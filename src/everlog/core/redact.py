@@ -15,11 +15,11 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from everlog.core import limits
 from everlog.core.event import NewEvent

@@ -22,6 +22,8 @@ from operator import is_
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from everlog.core import limits
 from everlog.core.event import Event, NewEvent
 from everlog.core.redact import covers
@@ -204,7 +206,7 @@ class Recorder:
         if redactor is None:
             return item
         key = item.events[0].key
-        plain = [replace(event, key=None) for event in item.events]
+        plain = [msgspec.structs.replace(event, key=None) for event in item.events]
         try:
             events = [redactor.event(event) for event in plain]
         except SecretError as error:
@@ -290,15 +292,19 @@ def make_item(
     problem: str | None = None,
 ) -> Item:
     """Give a line as an item: its events with key, time and parts, and with the line itself where `native` asks for it."""
-    made = [replace(event, occurred_at=occurred_at) for event in events] if occurred_at is not None else list(events)
+    made = (
+        [msgspec.structs.replace(event, occurred_at=occurred_at) for event in events]
+        if occurred_at is not None
+        else list(events)
+    )
     metadata = dict(made[0].metadata or {})
     if line.fault is not None or (native and len(line.raw) > NATIVE_BYTES_MAX):
         metadata["native"] = {"format": format, "attachment": "native.json"}
-        made[0] = replace(made[0], attachments={"native.json": line.raw})
+        made[0] = msgspec.structs.replace(made[0], attachments={"native.json": line.raw})
     elif native:
         metadata["native"] = {"format": format, "item": line.value}
     if metadata:
-        made[0] = replace(made[0], metadata=metadata)
+        made[0] = msgspec.structs.replace(made[0], metadata=metadata)
     made = with_parts(made)
     return Item(
         number=line.number,

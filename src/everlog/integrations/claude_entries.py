@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, cast
+
+from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
 from everlog.integrations.anthropic_blocks import block_event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, cast
 
@@ -69,22 +69,31 @@ class Said:
 
 
 # --- writing -------------------------------------------------------------------------------------
-@dataclass(slots=True)
 class Draft:
     """The events of one append that is being worked out, from the position that it begins at."""
 
-    start: int
-    said_before: Callable[[bytes], Sequence[Said]]
-    readable: bool
-    speaks: bool = True  # whether messages that are new become events
-    joins: bool = False  # whether values share attachments, since the record would be too long otherwise
-    events: list[NewEvent] = field(default_factory=list[NewEvent])
-    attachments: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
-    values: dict[tuple[str, str], Value] = field(default_factory=dict[tuple[str, str], Value])
-    said: list[tuple[bytes, Said]] = field(default_factory=list[tuple[bytes, Said]])
-    adopted: list[tuple[Said, str]] = field(default_factory=list[tuple[Said, str]])
-    _is_input: bool = False
-    _last_bytes: int = 0  # of the last attachment
+    def __init__(
+        self,
+        start: int,
+        said_before: Callable[[bytes], Sequence[Said]],
+        *,
+        readable: bool,
+        speaks: bool = True,
+        joins: bool = False,
+    ) -> None:
+        """speaks: whether messages that are new become events. joins: whether values share attachments, since the record would be too long."""
+        self.start = start
+        self.said_before = said_before
+        self.readable = readable
+        self.speaks = speaks
+        self.joins = joins
+        self.events: list[NewEvent] = []
+        self.attachments: dict[str, list[bytes]] = {}
+        self.values: dict[tuple[str, str], Value] = {}
+        self.said: list[tuple[bytes, Said]] = []
+        self.adopted: list[tuple[Said, str]] = []
+        self._is_input = False
+        self._last_bytes = 0  # of the last attachment
 
     @property
     def position(self) -> int:

@@ -206,7 +206,7 @@ class Log:
                 self._begun.add(namespace)
                 while len(self._values) > _VALUES_MAX:
                     del self._values[next(iter(self._values))]
-                draft = Draft(self._size, self._remembered, self._readable, joins=joins)
+                draft = Draft(self._size, self._remembered, readable=self._readable, joins=joins)
                 where: dict[str, int] = {}
                 new: dict[str, Any] = {}
                 for channel, (type_, data) in values.items():
@@ -273,7 +273,7 @@ class Log:
                 at = self._position(place)
                 early = at is None
                 speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
-                draft = Draft(self._size, self._remembered, self._readable, speaks=speaks, joins=joins)
+                draft = Draft(self._size, self._remembered, readable=self._readable, speaks=speaks, joins=joins)
                 items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
                 made, key = record | {"items": items}, None
                 if at == self._last[0]:

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import LOCK_SECONDS_MAX

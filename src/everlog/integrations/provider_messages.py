@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from typing import Any, cast
+
+from msgspec.structs import replace
 
 from everlog.core.event import NewEvent
 from everlog.core.standard import is_standard

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock
 from typing import Any, Final, cast
+
+from msgspec.structs import replace
 
 from everlog.context.recorded import MESSAGES, SYSTEM, is_recorded, said_until, sent_hash
 from everlog.core.event import Event, NewEvent, Outcome

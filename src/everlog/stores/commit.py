@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from threading import Lock, Semaphore, Thread
 from typing import Generic, TypeVar
 
@@ -246,14 +245,14 @@ class Committer(Generic[Q]):
         return group
 
     def _finish(self, group: list[_Entry[Q]], outcomes: Sequence[Outcome]) -> None:
-        waiting = [entry for entry in group if entry.resolve is None]
-        for entry, following in pairwise(waiting):
-            entry.following = following
-        for entry, outcome in zip(group, outcomes, strict=True):
+        following = None  # of those that wait: each wakes the one behind it, and is to know it before it is done
+        for entry, outcome in zip(reversed(group), reversed(outcomes), strict=True):
+            if entry.resolve is None:
+                entry.following, following = following, entry
             entry.outcome = outcome
             entry.done = True
-        if waiting:
-            waiting[0].rouse()
+        if following is not None:
+            following.rouse()
         self._hand_on()
         for entry in group:
             if entry.resolve is not None and entry.outcome is not None:
