@@ -15,6 +15,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from everlog.integrations.langgraph import EverlogSaver
 from everlog.integrations.langgraph_record import fields_of, items_of, metadata_of, shorten, shorten_items, values_of
+from everlog.stores.sqlite.store import SqliteStorage
 
 ID = "1f1ed12d-236f-6e20-8255-276aab216bdb"
 NAMES = st.sampled_from(["__start__", "__input__", "messages", "branch:to:agent", "agent", "$x", "n"])
@@ -172,6 +173,32 @@ def test_what_is_written_after_an_older_checkpoint_is_its_own(tmp_path):
         session.erase([checkpoint], reason="a secret")
     with EverlogSaver(tmp_path / "s.db") as saver:
         assert {each.checkpoint["id"]: written(each) for each in saver.list(thread())} == {first: ["a", "b"]}
+
+
+def test_what_was_written_first_counts_also_where_it_stands_long_before_the_end(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "first"), ("__interrupt__", "one")], "task")
+        for number in range(100):
+            put(saver, {"n": number}, id=f"1{number:03}")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "again"), ("m", "new")], "task")
+        saver.put_writes(thread("9"), [("__interrupt__", "two")], "task")
+        put(saver, {"n": 100}, id="9")
+        assert written(saver.get_tuple(thread("9"))) == ["first", "new", "two"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_path, durability, monkeypatch):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        graph, reads = graph_of(saver), []
+        for _ in range(5):
+            graph.invoke({"messages": [("user", "asked")]}, thread(), durability=durability)
+        read = SqliteStorage.read
+        monkeypatch.setattr(
+            SqliteStorage, "read", lambda *given, **named: (reads.append(given), read(*given, **named))[1]
+        )
+        graph.invoke({"messages": [("user", "asked")]}, thread(), durability=durability)
+        assert len(reads) <= 3
 
 
 def written(found):

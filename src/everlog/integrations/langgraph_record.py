@@ -218,11 +218,15 @@ class Write:
 
 
 def in_order(events: Sequence[Event]) -> list[Write]:
-    """Give the writes that events hold, of each task and index the last, in the order in which they are to be applied."""
+    """Give the writes that events hold, in the order in which they are to be applied: of each task and index the first.
+
+    Of special channels, whose indexes are negative, the last.
+    """
     made: dict[tuple[str, int], Write] = {}
     for event in events:
         record = writes_of(event) or {}
         task, path = record["task"], record.get("path", "")
         for index, channel, tree in items_of(record):
-            made[task, index] = Write(path, task, index, channel, event, tree)
+            if index < 0 or (task, index) not in made:
+                made[task, index] = Write(path, task, index, channel, event, tree)
     return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))

@@ -262,7 +262,8 @@ class Log:
                 self._ready()
                 known = self._tasks.get(place)
                 if known is None:
-                    known = {(write.task_id, write.index) for write in self.writes_after(*place)}
+                    before = [] if self._is_to_come(place) else self.writes_after(*place)
+                    known = {(write.task_id, write.index) for write in before}
                 new = (
                     writes
                     if replaces
@@ -311,13 +312,20 @@ class Log:
 
     def _position(self, place: tuple[str, str]) -> int | None:
         """Give where a checkpoint is recorded, hidden or not; None where it is not."""
-        if place in self._early:
+        if place in self._early or self._is_to_come(place):
             return None
         at = self._places.get(place)
         if at is None:
             found = self.find(*place, hidden=True)
             at = None if found is None else found.position
         return at
+
+    def _is_to_come(self, place: tuple[str, str]) -> bool:
+        """Tell whether a checkpoint is greater than all that are recorded, and nothing is known to be written after it: nothing is read.
+
+        What was written after it long before the end is not known: of each task and index the first counts then too.
+        """
+        return place[1] > self._newest and place not in self._early
 
     def _ready(self) -> None:
         if not self._branch:
