@@ -1,13 +1,15 @@
 """LangGraph: EverlogSaver beside its makers' SqliteSaver, each in a file of its own.
 
 A turn is a question and an answer, of 512 bytes each or of 1 kB each, through a graph of one node: three checkpoints and what was
-written between them. Bytes are those beyond an empty store's. An item that is read or appended is a checkpoint with 1 kB in one channel.
-Both sync every append: SqliteSaver leaves `synchronous` as SQLite has it, which is FULL. Appends of the two take turns, call by call, so
-that whatever else the machine does slows both.
+written between them. Bytes are those beyond an empty store's. What is appended is what a graph calls its saver with in these turns,
+recorded once and played to both; and, alone, a checkpoint with 1 kB in one channel, and 1 kB written after it. An item that is read is
+such a checkpoint. Both sync every append: SqliteSaver leaves `synchronous` as SQLite has it, which is FULL. Appends of the two take turns,
+call by call, so that whatever else the machine does slows both.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 import sqlite3
 import statistics
@@ -19,6 +21,7 @@ from pathlib import Path
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
@@ -46,21 +49,77 @@ def theirs(folder):
 
 
 def appends(folder):
-    """Measure appends of both, in turns; give their medians in µs."""
-    savers = {"ours": EverlogSaver(Path(folder) / "ours.db"), "theirs": _theirs(Path(folder) / "theirs.db")}
+    """Measure appends of both, in turns; give what each takes, by row and saver."""
+    return _loop(folder) | _replayed(folder)
+
+
+class _Recorder(InMemorySaver):
+    """Notes how a graph calls its saver."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def put(self, config, checkpoint, metadata, new_versions):
+        self.calls.append(("put", (config, copy.deepcopy(checkpoint), metadata, new_versions)))
+        return super().put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(self, config, writes, task_id, task_path=""):
+        self.calls.append(("put_writes", (config, list(writes), task_id, task_path)))
+        return super().put_writes(config, writes, task_id, task_path)
+
+
+def _replayed(folder):
+    """Play what graphs called their saver with; give the means in µs, and what a turn takes of all its appends."""
+    found = {}
+    for size in TEXTS:
+        recorder = _Recorder()
+        _talk(recorder, TURNS, size)
+        savers = _both(folder, f"replayed-{size}")
+        spent = {(name, call): [] for name in savers for call in ("put", "put_writes")}
+        for call, given in recorder.calls:
+            for name, saver in savers.items():
+                begun = time.perf_counter()
+                getattr(saver, call)(*given)
+                spent[name, call].append(time.perf_counter() - begun)
+        for name, saver in savers.items():
+            _close(saver)
+            for call in ("put", "put_writes"):
+                found[f"{call}, {TURNS} turns of {size} + {size}, mean µs", name] = (
+                    statistics.mean(spent[name, call]) * 1e6
+                )
+            in_all = sum(spent[name, "put"]) + sum(spent[name, "put_writes"])
+            found[f"a turn's appends, {TURNS} turns of {size} + {size}, µs", name] = in_all / TURNS * 1e6
+    return found
+
+
+def _both(folder, name):
+    return {
+        "ours": EverlogSaver(Path(folder) / f"{name}-ours.db"),
+        "theirs": _theirs(Path(folder) / f"{name}-theirs.db"),
+    }
+
+
+def _loop(folder):
+    """Append a checkpoint and a write after it, again and again; give the medians in µs."""
+    savers = _both(folder, "loop")
     configs = dict.fromkeys(savers, _config())
     times = {}
     for number in range(APPENDS):
         for name, saver in savers.items():
+            checkpoint = _checkpoint(number)
             begun = time.perf_counter()
-            configs[name] = _put(saver, configs[name], number)
+            configs[name] = _put(saver, configs[name], number, checkpoint)
             put = time.perf_counter()
             saver.put_writes(configs[name], [("note", f"{number:06} " + "y" * 1_000)], f"task-{number}", "path")
             times.setdefault(("put", name), []).append(put - begun)
             times.setdefault(("put_writes", name), []).append(time.perf_counter() - put)
     for saver in savers.values():
         _close(saver)
-    return {place: statistics.median(each[SKIPPED:]) * 1e6 for place, each in times.items()}
+    return {
+        (f"{call} of 1 kB, alone, median µs", name): statistics.median(each[SKIPPED:]) * 1e6
+        for (call, name), each in times.items()
+    }
 
 
 def _theirs(path):
@@ -126,13 +185,17 @@ def _words(draw, size):
     return words[:size]
 
 
-def _put(saver, config, number):
-    checkpoint = empty_checkpoint() | {
+def _checkpoint(number):
+    return empty_checkpoint() | {
         "id": str(uuid6(clock_seq=number)),
         "channel_values": {"note": f"{number:06} " + "x" * 1_000},
         "channel_versions": {"note": number + 1},
     }
-    return saver.put(config, checkpoint, {"source": "loop", "step": number}, {"note": number + 1})
+
+
+def _put(saver, config, number, checkpoint=None):
+    made = checkpoint or _checkpoint(number)
+    return saver.put(config, made, {"source": "loop", "step": number}, {"note": number + 1})
 
 
 def _config():
@@ -144,7 +207,7 @@ def _bytes(path):
 
 
 def _with_appends(measured, whose, paired):
-    return lambda folder: measured(folder) | {f"{name}, µs": paired[name, whose] for name in ("put", "put_writes")}
+    return lambda folder: measured(folder) | {row: figure for (row, name), figure in paired.items() if name == whose}
 
 
 if __name__ == "__main__":

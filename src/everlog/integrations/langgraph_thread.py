@@ -386,10 +386,10 @@ class Log:
 
     def pack_past(self) -> None:
         """Pack some of what was recorded long before the end, where there is a block of it. A failure is nothing: the bodies stay."""
+        if self._size - _HOT_EVENTS - self._packed < PAST_EVENTS_MIN:
+            return
         with self._lock:
             stop = self._size - _HOT_EVENTS
-            if stop - self._packed < PAST_EVENTS_MIN:
-                return
             branch, start = self.session.view().branch.key, self._packed
             self._packed = stop
             with suppress(Exception):  # what was written is recorded, whatever comes of this

@@ -101,7 +101,8 @@ class Turns:
             turn.left = True
             queue = self._waiting[turn.name]
             queue.remove(turn)
-            turn.first.set()
+            if turn.first is not _NOBODY_BEFORE:
+                turn.first.set()
             if queue:
                 queue[0].first.set()
             else:
