@@ -14,6 +14,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from everlog.integrations.langgraph import EverlogSaver
+from everlog.integrations.langgraph_codec import Unsayable, is_json, to_json
 from everlog.integrations.langgraph_record import fields_of, items_of, metadata_of, shorten, shorten_items, values_of
 from everlog.stores.sqlite.store import SqliteStorage
 
@@ -199,6 +200,21 @@ def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_pat
         )
         graph.invoke({"messages": [("user", "asked")]}, thread(), durability=durability)
         assert len(reads) <= 3
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", "é", [], {}, 1.5])
+def test_what_is_taken_for_json_as_it_is_is_nested_no_deeper_than_what_is_made_json(value):
+    for depth in range(45):
+        deep = value
+        for number in range(depth):
+            deep = [deep] if number % 2 else {"a": deep}
+        try:
+            made = to_json(deep, lambda _: None)
+        except Unsayable:
+            assert not is_json(deep)
+        else:
+            assert made == deep
+            assert is_json(deep) == (value not in ("é", 1.5))
 
 
 def written(found):
