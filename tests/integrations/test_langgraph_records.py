@@ -188,6 +188,19 @@ def test_what_was_written_first_counts_also_where_it_stands_long_before_the_end(
         assert written(saver.get_tuple(thread("9"))) == ["first", "new", "two"]
 
 
+def test_special_writes_that_came_with_ordinary_ones_replace_nothing_also_where_what_they_repeat_stands_long_before(
+    tmp_path,
+):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "first"), ("__interrupt__", "one")], "task")
+        for number in range(100):
+            put(saver, {"n": number}, id=f"1{number:03}")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "again"), ("__interrupt__", "two"), ("m", "new")], "task")
+        put(saver, {"n": 100}, id="9")
+        assert written(saver.get_tuple(thread("9"))) == ["first", "new", "one"]
+
+
 @pytest.mark.parametrize("durability", ["sync", "async"])
 def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_path, durability, monkeypatch):
     with EverlogSaver(tmp_path / "s.db") as saver:
