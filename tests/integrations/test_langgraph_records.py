@@ -201,6 +201,18 @@ def test_special_writes_that_came_with_ordinary_ones_replace_nothing_also_where_
         assert written(saver.get_tuple(thread("9"))) == ["first", "new", "one"]
 
 
+def test_what_was_written_and_rewound_by_another_is_written_again(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver, EverlogSaver(tmp_path / "s.db") as other:
+        put(saver, {"n": 0}, id="1")
+        saver.put_writes(thread("1"), [("n", "asked")], "task")
+        other.session("t").rewind(1)
+        saver.put_writes(thread("1"), [("n", "asked again")], "task")
+        assert written(saver.get_tuple(thread("1"))) == ["asked again"]
+        other.prune(["t"], strategy="keep_latest")
+        saver.put_writes(thread("1"), [("n", "a third time")], "task")
+        assert written(saver.get_tuple(thread("1"))) == ["asked again"]
+
+
 @pytest.mark.parametrize("durability", ["sync", "async"])
 def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_path, durability, monkeypatch):
     with EverlogSaver(tmp_path / "s.db") as saver:

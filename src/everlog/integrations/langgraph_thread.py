@@ -255,7 +255,7 @@ class Log:
         place = (record.get("ns", ""), record["id"])
         with self._lock:
             joins = False
-            for _ in range(_TRIES):
+            for tried in range(_TRIES):
                 self._ready()
                 known = self._tasks.get(place)
                 if known is None:
@@ -266,8 +266,11 @@ class Log:
                     if replaces
                     else first_of_each(writes, {index for task, index in known if task == record["task"]})
                 )
-                if not new:
+                if not new and tried:
                     return False
+                if not new:  # unless what is remembered was rewound or hidden by another writer since
+                    self.refresh()
+                    continue
                 at = self._position(place)
                 early = at is None
                 speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
