@@ -97,9 +97,7 @@ class Turns:
         """Take a turn out, wherever it stands, and tell the one that is the first then."""
         with self._lock:
             turn.left = True
-            if (
-                not turn.first.is_set()
-            ):  # nor is the one of all ever set again: its lock might be held where a process forks
+            if not turn.first.is_set():  # the one of all never is again: its lock might be held where a process forks
                 turn.first.set()
             queue = self._waiting.get(turn.name)
             if queue is None:

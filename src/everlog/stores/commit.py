@@ -90,9 +90,8 @@ class Committer(Generic[Q]):
         self._commit_lock = Lock()
         self._closed = False
         self._background: Thread | None = None
-        self._background_turn: SimpleQueue[None] = (
-            SimpleQueue()
-        )  # no Semaphore: Ctrl-C in its `release` may leave it locked
+        # No Semaphore: Ctrl-C in its `release` may leave it locked.
+        self._background_turn: SimpleQueue[None] = SimpleQueue()
         self._background_leads = False
         self._taken: list[_Entry[Q]] = []  # by the leader; of one that was interrupted, until the next one leads
         self._answered: deque[_Entry[Q]] = deque()  # of event loops, which the background thread is to tell
