@@ -618,8 +618,53 @@ def test_a_store_of_schema_version_7_goes_on_where_it_was(path: Path) -> None:
     raw = sqlite3.connect(path)
     assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert raw.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'event'").fetchone() == (0,)
-    assert raw.execute("SELECT count(*) FROM branch WHERE second <> recorded / 1000000").fetchone() == (0,)
+    assert raw.execute("SELECT count(*) FROM branch WHERE second <> (recorded + 999999) / 1000000").fetchone() == (0,)
     raw.close()
+
+
+def test_sessions_without_events_are_not_passed_to_list_others(path: Path) -> None:
+    """A page costs the same with four and with four thousand of them, wherever it begins."""
+    with everlog.open(path, durability="relaxed") as store:
+        reader: apsw.Connection
+        steps = 0
+
+        def count() -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        def costs() -> list[int]:
+            nonlocal steps
+            found: list[int] = []
+            for order in ("updated", "-updated"):
+                every = [each.id for each in store.sessions("-nobody", order=order, limit=1000)]
+                assert [each.startswith("empty") for each in every[:4]] == [order == "updated"] * 4
+                for after in (None, "full-2", "empty-0", "empty-1"):
+                    last = None if after is None else store.session(after).info()
+                    steps = 0
+                    store.sessions(order=order, limit=2, after=last)
+                    found.append(steps)
+            return found
+
+        for number in range(4):
+            store.create(f"full-{number}", events=[everlog.NewEvent("note", {"content": "x"})])
+            store.create(f"empty-{number}")
+        with store.storage._connections.reader() as reader:  # type: ignore[attr-defined]
+            pass  # the one that is lent again
+        reader.set_progress_handler(count, 10)
+        few = costs()
+        writer = store.storage._connections.writer()  # type: ignore[attr-defined]
+        writer.execute(
+            "BEGIN; "
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) "
+            "INSERT INTO branch (branch, id, session, number, writer, base_size, size, recorded, leaf, peaks, created) "
+            "SELECT 100 + i, randomblob(16), 100 + i, 0, randomblob(16), 0, 0, 0, x'', x'', 0 FROM n; "
+            "INSERT INTO session (session, id, family, name, labels, current, salt, created) "
+            "SELECT branch, id, 1, 'empty-more-' || branch, '{}', branch, randomblob(16), 0 FROM branch WHERE branch > 100; "
+            "COMMIT"
+        )
+        many = costs()
+        assert max(many) < 2 * max(few), (few, many)
 
 
 def test_what_may_change_the_schema_may_do_so_only_while_the_store_is_made(path: Path) -> None:
