@@ -41,6 +41,7 @@ from everlog.stores.sqlite.connections import APPLICATION_ID, refuse_old_sqlite
 from everlog.stores.sqlite.files import NETWORK_FILE_SYSTEMS, file_system_of, refuse_network_file_system
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing.clock import FixedClock
+from everlog.testing.faulty import Fault, faulty_disk, open_faulty
 from everlog.writer import Settings
 
 NOBODY = 65534
@@ -620,6 +621,25 @@ def test_a_store_of_schema_version_7_goes_on_where_it_was(path: Path) -> None:
     assert raw.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'event'").fetchone() == (0,)
     assert raw.execute("SELECT count(*) FROM branch WHERE second <> (recorded + 999999) / 1000000").fetchone() == (0,)
     raw.close()
+
+
+def test_a_disk_that_is_full_while_a_store_is_migrated_is_said_to_be(path: Path, tmp_path: Path) -> None:
+    with everlog.open(path) as store:
+        store.create("s").append("note", {"content": "x"})
+    as_version_7(path)
+    told = set()
+    for at in range(4, 12):
+        copy = tmp_path / f"{at}.db"
+        shutil.copyfile(path, copy)
+        with faulty_disk() as disk:
+            disk.fault = Fault("full", at)
+            with pytest.raises(UnavailableError) as refused:
+                open_faulty(copy, disk)
+            told.add("full" in str(refused.value))
+            assert "rollback" not in str(refused.value)
+        with everlog.open(copy) as store:
+            store.verify().raise_for_faults()
+    assert told == {True}
 
 
 def test_sessions_without_events_are_not_passed_to_list_others(path: Path) -> None:
