@@ -15,10 +15,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
@@ -52,7 +50,7 @@ from everlog.integrations.adk_events import (
 from everlog.integrations.adk_lines import SHORT, choose, document_at, look, marker_of
 from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
 from everlog.integrations.places import LazyStore, Place, id_part
-from everlog.integrations.settling import until_done
+from everlog.integrations.threads import begun, until_done
 from everlog.integrations.turns import Turn, Turns
 from everlog.integrations.versions import require
 from everlog.reader import PlaceLike
@@ -79,7 +77,6 @@ except ImportError:  # a version that says so with a ValueError, from which the 
 
 PREFIX: Final = "adk/"
 _NAME_CHARACTERS_MAX = 80  # of app, user and session each in a session's id
-_THREADS = 16  # that wait for the disk: as many sessions append at once
 _READ_TRIES = 5  # of a session whose current branch moves while it is read
 _TOLD_MAX = 50_000  # sessions that a service remembers as a list showed them
 _TOLD_BYTES_MAX = 64 * 1024 * 1024  # of their documents
@@ -117,7 +114,6 @@ class EverlogSessionService(BaseSessionService):
     def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
         self._holding = Holding(lease)
         self._store = LazyStore(store)
-        self._pool, self._process = _pool(), os.getpid()
         self._told: dict[str, _Told] = {}
         self._told_bytes = 0
         self._told_lock = Lock()
@@ -133,7 +129,6 @@ class EverlogSessionService(BaseSessionService):
         """Give back the leases that were taken here; close the store, where this opened it. What is under way is finished first."""
         if not self._store.closed:
             await self._run(self._close)
-            self._pool.shutdown(wait=False)
 
     def _close(self) -> None:
         try:
@@ -150,9 +145,7 @@ class EverlogSessionService(BaseSessionService):
     def _running(self, call: Callable[[], T]) -> asyncio.Future[T]:
         if self._store.closed:
             raise _closed()
-        if self._process != os.getpid():  # the threads stayed in the process that this one was forked from
-            self._pool, self._process = _pool(), os.getpid()
-        return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return begun(call)
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await self._running(call)
@@ -468,10 +461,6 @@ class EverlogSessionService(BaseSessionService):
 
     def _merged(self, app_name: str, user_id: str, document: Item) -> Item:
         return _merge(document, self._scope(app_state_name(app_name)), self._scope(user_state_name(app_name, user_id)))
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="everlog-adk")
 
 
 def json_of(event: Event) -> Item:

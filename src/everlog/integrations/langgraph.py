@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import threading
 from collections import OrderedDict
@@ -42,6 +41,7 @@ from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log
 from everlog.integrations.places import Place, hashed_id, id_of, store_at
+from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
 from everlog.session import Session, SessionInfo
 from everlog.stores.sqlite.store import SqliteStorage
@@ -112,7 +112,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)
+        await in_thread(self.close)
 
     def session(self, thread_id: str) -> Session:
         """Give a thread's session, to read, search, fork and rewind; NotFoundError."""
@@ -342,7 +342,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     # --- the same, on an event loop ---
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See `get_tuple`."""
-        return await asyncio.to_thread(self.get_tuple, config)
+        return await begun(self.get_tuple, config)
 
     async def alist(
         self,
@@ -354,12 +354,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """See `list`."""
         found = self.list(config, filter=filter, before=before, limit=limit)
-        while (each := await asyncio.to_thread(next, found, None)) is not None:
+        while (each := await begun(next, found, None)) is not None:
             yield each
 
     async def aget_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, Any]:
         """See `get_delta_channel_history`."""
-        return await asyncio.to_thread(self.get_delta_channel_history, config=config, channels=channels)
+        return await begun(self.get_delta_channel_history, config=config, channels=channels)
 
     async def aput(
         self,
@@ -369,29 +369,29 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """See `put`."""
-        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
+        return await in_thread(self.put, config, checkpoint, metadata, new_versions)
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """See `put_writes`."""
-        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
+        await in_thread(self.put_writes, config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """See `delete_thread`."""
-        await asyncio.to_thread(self.delete_thread, thread_id)
+        await in_thread(self.delete_thread, thread_id)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """See `delete_for_runs`."""
-        await asyncio.to_thread(self.delete_for_runs, run_ids)
+        await in_thread(self.delete_for_runs, run_ids)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """See `copy_thread`."""
-        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+        await in_thread(self.copy_thread, source_thread_id, target_thread_id)
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """See `prune`."""
-        await asyncio.to_thread(lambda: self.prune(thread_ids, strategy=strategy))
+        await in_thread(lambda: self.prune(thread_ids, strategy=strategy))
 
     # --- underneath ---
     def _read(self, thread: str) -> Log | None:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 import threading
@@ -49,6 +48,7 @@ from everlog.core.position import from_micros
 from everlog.core.values import encode_json
 from everlog.errors import NotFoundError
 from everlog.integrations.places import Place, store_at
+from everlog.integrations.threads import in_thread
 from everlog.session import Session, SessionInfo
 
 PUT: Final = "memory.put"
@@ -151,7 +151,7 @@ class EverlogStore(BaseStore):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)
+        await in_thread(self.close)
 
     def session(self, namespace: Namespace) -> Session:
         """Give a namespace's session, to read, search, fork and rewind; NotFoundError."""
@@ -173,7 +173,7 @@ class EverlogStore(BaseStore):
         vectors = await self.embeddings.aembed_documents(texts) if self.embeddings is not None and texts else []
         queries = self._queries(asked)
         meant = [await self.embeddings.aembed_query(query) for query in queries] if self.embeddings is not None else []
-        return await asyncio.to_thread(
+        return await in_thread(
             self._run, asked, dict(zip(texts, vectors, strict=True)), dict(zip(queries, meant, strict=False))
         )
 

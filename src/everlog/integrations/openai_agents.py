@@ -10,13 +10,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from msgspec.structs import replace
@@ -27,7 +24,7 @@ from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableE
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.openai_native import event_of, item_of, title_of
 from everlog.integrations.places import LazyStore, Place, id_of
-from everlog.integrations.settling import settled
+from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.versions import require
 from everlog.reducers.spoken import NothingSaidError
 from everlog.session import Session
@@ -89,7 +86,7 @@ class EverlogSession:
     ) -> list[TResponseInputItem]:
         """Give the newest `limit` items, oldest first. None: as the settings say, else all. Negative: all. 0: none."""
         self._check_open()
-        return await asyncio.to_thread(self._read, resolve_session_limit(limit, self.session_settings))
+        return await begun(self._read, resolve_session_limit(limit, self.session_settings))
 
     async def add_items(
         self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
@@ -98,7 +95,7 @@ class EverlogSession:
         self._check_open()
         if items:
             described = {} if self._describe is None or wrapper is None else dict(self._describe(wrapper))
-            await _settled(self._add, list(items), described)
+            await in_thread(self._add, list(items), described)
 
     async def pop_item(
         self,
@@ -107,7 +104,7 @@ class EverlogSession:
     ) -> TResponseInputItem | None:
         """Take the newest item off the conversation and give it; None where there is none."""
         self._check_open()
-        return await _settled(self._retried, self._pop)
+        return await in_thread(self._retried, self._pop)
 
     async def clear_session(
         self,
@@ -116,7 +113,7 @@ class EverlogSession:
     ) -> None:
         """Begin the conversation anew. What was said stays on the line before; `store.delete` or `erase` destroys it."""
         self._check_open()
-        await _settled(self._retried, self._clear)
+        await in_thread(self._retried, self._clear)
 
     # --- what compaction asks of a backend that can do it at once; both names are the SDK's ---
     async def _atomic_replace_items(self, items: list[TResponseInputItem]) -> bool:
@@ -125,7 +122,7 @@ class EverlogSession:
             return False
         self._check_open()
         events = [event_of(item) for item in items]
-        await _settled(self._retried, lambda: self._replace_all(events))
+        await in_thread(self._retried, lambda: self._replace_all(events))
         return True
 
     async def _get_compaction_snapshot(
@@ -139,12 +136,12 @@ class EverlogSession:
         except ImportError:  # a version of the SDK that does not ask for it
             return None
         self._check_open()
-        found = await asyncio.to_thread(lambda: self._newest(self._found(), limit + 1))
+        found = await begun(lambda: self._newest(self._found(), limit + 1))
         seen = found[-limit:] if limit > 0 else []
 
         async def replace_suffix(start: int, output: list[TResponseInputItem]) -> bool:
             events = [event_of(item) for item in output]
-            return await _settled(self._retried, lambda: self._replace_end(seen[start:], events, prune_prefix))
+            return await in_thread(self._retried, lambda: self._replace_end(seen[start:], events, prune_prefix))
 
         return _CompactionSnapshot([item for _, item in seen], len(found) <= limit, replace_suffix)
 
@@ -294,10 +291,3 @@ def _said(events: Any) -> list[tuple[Event, Any]]:
         with suppress(NothingSaidError):
             said.append((event, item_of(event)))
     return said
-
-
-async def _settled(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-    """Run a blocking call in a thread; raise CancelledError only once it is done."""
-    # No task, as `to_thread` needs one: those are all cancelled where a loop ends.
-    work = partial(copy_context().run, call, *args, **keywords)
-    return await settled(asyncio.get_running_loop().run_in_executor(None, work))

@@ -17,7 +17,6 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, suppress
-from contextvars import copy_context
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -29,6 +28,7 @@ from everlog.errors import LimitError
 from everlog.integrations.recorder_answers import pieces_of
 from everlog.integrations.recorder_bodies import ReadOnceError, dumped, readable_again
 from everlog.integrations.recorder_calls import Call, Calls, format_of
+from everlog.integrations.threads import begun, settled
 from everlog.reducers.spoken import ANTHROPIC
 from everlog.session import Session
 
@@ -395,12 +395,10 @@ def _wrapped(
 async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
     """Do in a thread what blocks; under another event loop than asyncio's, where it is."""
     try:
-        loop = asyncio.get_running_loop()
-        context = copy_context()
-        wrote = loop.run_in_executor(None, lambda: context.run(lambda: write(*given, **named)))
-    except RuntimeError:  # there is no such loop, or its threads are shut down
+        wrote = begun(write, *given, **named)
+    except RuntimeError:  # there is no such loop, or the interpreter ends
         return write(*given, **named)
-    return await wrote
+    return await settled(wrote)
 
 
 async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:

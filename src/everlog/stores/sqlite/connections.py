@@ -37,7 +37,7 @@ from everlog.stores.sqlite.turn import Turn
 
 SQLITE_VERSION_MIN = 3051003
 APPLICATION_ID = 0x4576_6C67  # "Evlg"
-PAGE_BYTES = 8192  # twice as fast as 4096 with 1 kB rows (measured)
+PAGE_BYTES = 8192  # with 4096 reading is 5 to 10 % slower, batches 3 to 9, single appends 4 quicker (2026-12)
 READERS_MAX = 4
 BUSY_MILLISECONDS = 5_000
 CHECKPOINT_PAGES = 250  # WAL pages (2 MiB) after which a commit copies them into the file: a log that no longer grows syncs in half the time

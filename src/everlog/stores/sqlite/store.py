@@ -459,8 +459,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         with self._connections.reader() as connection:
-            row = fetch_one(connection, "read_feed_end")
-        return () if row is None else (FeedPlace(0, *row),)
+            return tuple(FeedPlace(0, *row) for row in fetch_each(connection, "read_feed_end"))
 
     def candidates(
         self, wanted: Wanted, below: Sequence[Bound], limit: int, progress: CatchingUp | None = None

@@ -1,0 +1,123 @@
+"""The threads that integrations wait for the disk in."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import wraps
+
+import pytest
+
+from everlog.integrations.threads import begun, in_thread
+
+who = ContextVar("who", default="nobody")
+
+
+def on_a_loop(test):
+    @wraps(test)
+    def run(*given, **named):
+        asyncio.run(test(*given, **named))
+
+    return run
+
+
+@asynccontextmanager
+async def all_taken():
+    """Fill the threads that asyncio gives to all, as a program does that waits for models in them."""
+    done = threading.Event()
+    late = threading.Timer(30, done.set)  # else who waits in vain would wait for ever
+    late.start()
+    waiting = [
+        asyncio.get_running_loop().run_in_executor(None, done.wait) for _ in range(2 * (os.cpu_count() or 1) + 32)
+    ]
+    try:
+        yield
+    finally:
+        late.cancel()
+        done.set()
+        await asyncio.gather(*waiting)
+
+
+@on_a_loop
+async def test_a_call_goes_on_where_a_program_has_filled_the_threads_of_asyncio():
+    async with all_taken():
+        assert await asyncio.wait_for(in_thread(divmod, 7, 2), 5) == (3, 1)
+        assert await asyncio.wait_for(begun(lambda: who.get()), 5) == "nobody"
+        with pytest.raises(ZeroDivisionError):
+            await in_thread(divmod, 7, 0)
+
+
+@on_a_loop
+async def test_a_call_runs_in_the_context_of_its_caller():
+    token = who.set("ada")
+    try:
+        assert await in_thread(who.get) == "ada"
+    finally:
+        who.reset(token)
+
+
+@on_a_loop
+async def test_who_writes_learns_of_a_cancellation_once_it_is_done_and_who_reads_at_once():
+    for call, waits in ((in_thread, True), (begun, False)):
+        begins, ends, done = threading.Event(), threading.Event(), []
+
+        def work(begins=begins, ends=ends, done=done):
+            begins.set()
+            ends.wait(5)
+            done.append("it is done")
+
+        async def calling(call=call, work=work):
+            return await call(work)
+
+        task = asyncio.create_task(calling())
+        await asyncio.to_thread(begins.wait, 5)
+        task.cancel()
+        finished, _ = await asyncio.wait([task], timeout=0.05)
+        assert bool(finished) is not waits
+        ends.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert done or not waits
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    program = """
+import asyncio, os, sys
+from everlog.integrations.threads import in_thread
+assert asyncio.run(in_thread(os.getpid)) == os.getpid()
+child = os.fork()
+if not child:
+    os._exit(0 if asyncio.run(in_thread(os.getpid)) == os.getpid() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+@on_a_loop
+async def test_frameworks_record_where_a_program_has_filled_the_threads_of_asyncio(tmp_path):
+    agents = pytest.importorskip("agents", reason="openai-agents is not installed")
+    pytest.importorskip("langgraph.graph", reason="langgraph is not installed")
+    from langgraph.checkpoint.base import empty_checkpoint
+
+    from everlog.integrations.langgraph import EverlogSaver
+    from everlog.integrations.openai_agents import EverlogSession
+
+    assert agents
+    saver, session = EverlogSaver(tmp_path / "graph.db"), EverlogSession("s", tmp_path / "agent.db")
+    config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+    async def record():
+        put = await saver.aput(config, empty_checkpoint(), {"source": "input", "step": -1, "parents": {}}, {})
+        await saver.aput_writes(put, [("n", 1)], "task")
+        await session.add_items([{"role": "user", "content": "hello"}])
+        return await saver.aget_tuple(config), await session.get_items()
+
+    async with all_taken():
+        found, items = await asyncio.wait_for(record(), 20)
+    assert [write[2] for write in found.pending_writes] == [1]
+    assert [item["content"] for item in items] == ["hello"]
+    saver.close()
+    session.close()
