@@ -41,6 +41,7 @@ from everlog.stores.sqlite.connections import APPLICATION_ID, refuse_old_sqlite
 from everlog.stores.sqlite.files import NETWORK_FILE_SYSTEMS, file_system_of, refuse_network_file_system
 from everlog.stores.sqlite.store import open_sqlite
 from everlog.testing.clock import FixedClock
+from everlog.testing.faulty import Fault, faulty_disk, open_faulty
 from everlog.writer import Settings
 
 NOBODY = 65534
@@ -618,8 +619,72 @@ def test_a_store_of_schema_version_7_goes_on_where_it_was(path: Path) -> None:
     raw = sqlite3.connect(path)
     assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert raw.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'event'").fetchone() == (0,)
-    assert raw.execute("SELECT count(*) FROM branch WHERE second <> recorded / 1000000").fetchone() == (0,)
+    assert raw.execute("SELECT count(*) FROM branch WHERE second <> (recorded + 999999) / 1000000").fetchone() == (0,)
     raw.close()
+
+
+def test_a_disk_that_is_full_while_a_store_is_migrated_is_said_to_be(path: Path, tmp_path: Path) -> None:
+    with everlog.open(path) as store:
+        store.create("s").append("note", {"content": "x"})
+    as_version_7(path)
+    told = set()
+    for at in range(4, 12):
+        copy = tmp_path / f"{at}.db"
+        shutil.copyfile(path, copy)
+        with faulty_disk() as disk:
+            disk.fault = Fault("full", at)
+            with pytest.raises(UnavailableError) as refused:
+                open_faulty(copy, disk)
+            told.add("full" in str(refused.value))
+            assert "rollback" not in str(refused.value)
+        with everlog.open(copy) as store:
+            store.verify().raise_for_faults()
+    assert told == {True}
+
+
+def test_sessions_without_events_are_not_passed_to_list_others(path: Path) -> None:
+    """A page costs the same with four and with four thousand of them, wherever it begins."""
+    with everlog.open(path, durability="relaxed") as store:
+        reader: apsw.Connection
+        steps = 0
+
+        def count() -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        def costs() -> list[int]:
+            nonlocal steps
+            found: list[int] = []
+            for order in ("updated", "-updated"):
+                every = [each.id for each in store.sessions("-nobody", order=order, limit=1000)]
+                assert [each.startswith("empty") for each in every[:4]] == [order == "updated"] * 4
+                for after in (None, "full-2", "empty-0", "empty-1"):
+                    last = None if after is None else store.session(after).info()
+                    steps = 0
+                    store.sessions(order=order, limit=2, after=last)
+                    found.append(steps)
+            return found
+
+        for number in range(4):
+            store.create(f"full-{number}", events=[everlog.NewEvent("note", {"content": "x"})])
+            store.create(f"empty-{number}")
+        with store.storage._connections.reader() as reader:  # type: ignore[attr-defined]
+            pass  # the one that is lent again
+        reader.set_progress_handler(count, 10)
+        few = costs()
+        writer = store.storage._connections.writer()  # type: ignore[attr-defined]
+        writer.execute(
+            "BEGIN; "
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) "
+            "INSERT INTO branch (branch, id, session, number, writer, base_size, size, recorded, leaf, peaks, created) "
+            "SELECT 100 + i, randomblob(16), 100 + i, 0, randomblob(16), 0, 0, 0, x'', x'', 0 FROM n; "
+            "INSERT INTO session (session, id, family, name, labels, current, salt, created) "
+            "SELECT branch, id, 1, 'empty-more-' || branch, '{}', branch, randomblob(16), 0 FROM branch WHERE branch > 100; "
+            "COMMIT"
+        )
+        many = costs()
+        assert max(many) < 2 * max(few), (few, many)
 
 
 def test_what_may_change_the_schema_may_do_so_only_while_the_store_is_made(path: Path) -> None:

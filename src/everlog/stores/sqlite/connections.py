@@ -413,8 +413,8 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
             f"{path} cannot use a write-ahead log here ({mode}); nothing was written; use a local disk"
         )
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # a migration edits the statement that a table was made with
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         for number, script in migrations[version:]:
             connection.execute(script)
             connection.execute(f"PRAGMA user_version = {number}")
@@ -423,7 +423,8 @@ def _prepare_file(connection: apsw.Connection, path: Path, *, make: Callable[[ap
             make(connection)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ends it, and the error of a ROLLBACK would hide why
+            connection.execute("ROLLBACK")
         raise
     finally:
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)

@@ -95,10 +95,12 @@ def _compile(chosen: SessionFilter) -> tuple[list[str], dict[str, Any]]:
         order = f"ORDER BY {column} {direction}, {tie} {direction}"
         return ["\n".join([_SELECT.format(tables=_BY_SESSION), *conditions, order])], parameters
     if chosen.after is not None:
-        conditions.append(f"AND b.second {compare}= :after / 1000000")
+        conditions.append(f"AND b.second {compare}= (:after + 999999) / 1000000")
     chosen_by_time = [_SELECT.format(tables=_BY_TIME), *conditions]
     order = f"ORDER BY b.second {direction}, b.recorded {direction}, b.branch {direction}"
-    changed = "\n".join([*chosen_by_time, "AND b.recorded > 0", order])
-    # Those without an event, all of no time, are not to be sorted: there may be a million.
-    empty = "\n".join([*chosen_by_time, "AND b.second = 0 AND b.recorded = 0", f"ORDER BY b.branch {direction}"])
+    changed = "\n".join([*chosen_by_time, "AND b.second > 0", order])
+    # Those without an event, all of no time, are neither to be sorted nor to be passed: there may be a million.
+    passed = chosen.after is not None and chosen.after[1].recorded == 0
+    chosen_by_time.append("AND b.second = 0" + (f" AND b.branch {compare} :after_tie" if passed else ""))
+    empty = "\n".join([*chosen_by_time, f"ORDER BY b.branch {direction}"])
     return [empty, changed] if direction == "ASC" else [changed, empty], parameters

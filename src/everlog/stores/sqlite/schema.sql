@@ -59,7 +59,7 @@ CREATE TABLE branch (
   swept INTEGER,                    -- of a deleted session: own events below this position are destroyed
   checksum BLOB,                    -- of what never changes in the row; NULL where an earlier version made it
   packed INTEGER,                   -- own events below this position are packed; NULL for none
-  second INTEGER NOT NULL DEFAULT 0 -- of `recorded`, kept by the triggers
+  second INTEGER NOT NULL DEFAULT 0 -- of `recorded`, rounded up: 0 for no event alone; kept by the triggers
 );
 CREATE UNIQUE INDEX branch_number ON branch (session, number);
 CREATE INDEX branch_base ON branch (base) WHERE base IS NOT NULL;
@@ -67,11 +67,11 @@ CREATE INDEX branch_second ON branch (second); -- and not of `recorded`, which w
 CREATE INDEX branch_swept ON branch (swept) WHERE swept IS NOT NULL;
 CREATE TRIGGER branch_made AFTER INSERT ON branch
 BEGIN
-  UPDATE branch SET second = new.recorded / 1000000 WHERE branch = new.branch;
+  UPDATE branch SET second = (new.recorded + 999999) / 1000000 WHERE branch = new.branch;
 END;
-CREATE TRIGGER branch_grown AFTER UPDATE OF recorded ON branch WHEN new.recorded / 1000000 <> new.second
+CREATE TRIGGER branch_grown AFTER UPDATE OF recorded ON branch WHEN (new.recorded + 999999) / 1000000 <> new.second
 BEGIN
-  UPDATE branch SET second = new.recorded / 1000000 WHERE branch = new.branch;
+  UPDATE branch SET second = (new.recorded + 999999) / 1000000 WHERE branch = new.branch;
 END;
 
 -- An event. Its row never goes: a bare rowid would be used again, and who follows the feed would miss the next event.
