@@ -232,3 +232,28 @@ def test_received_json_that_libraries_read_differently_is_refused(received: byte
         decode_json(received, what="line 7")
     assert str(refused.value).startswith("line 7")
     assert "nothing was written" in str(refused.value)
+
+
+def test_the_first_member_that_cannot_be_said_is_named_whatever_stands_before_it() -> None:
+    nan, fine = float("nan"), {"a": [1, 2.5, "x"]}
+    for value, name in (
+        ([fine, fine, {"b": (fine, nan)}, nan], "data/2/b/1 is nan"),
+        ({"a": fine, "b": [nan, {1: 2}]}, "data/b/0 is nan"),
+        ({"a": fine, "b": [fine, {"c": fine, 1: nan}, nan]}, "data/b/1 has the key 1 "),
+        ({"a": {"b": [fine, {1}]}, 1: 2}, "data/a/b/1 is of type set"),
+        ([fine, OrderedDict(a=fine, b=2**64)], "data/1/b is an integer"),
+    ):
+        with pytest.raises(InvalidEventError, match=f"^{name}"):
+            check_value(value, what="data")
+
+
+def test_what_cannot_be_said_is_refused_where_a_class_makes_its_members_anew() -> None:
+    class Anew(dict[str, Any]):
+        def values(self) -> Any:
+            return [each for _, each in self.items()]
+
+        def items(self) -> Any:
+            return [(key, list(value)) for key, value in super().items()]
+
+    with pytest.raises(InvalidEventError, match="^data/a/0 is nan"):
+        check_value(Anew(a=[float("nan")]), what="data")

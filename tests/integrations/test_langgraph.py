@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import importlib.util
+import threading
 
 import pytest
 
@@ -200,6 +201,25 @@ def test_two_savers_that_hide_at_one_place_both_do():
         one.prune(["t"])
         behind.prune(lambda: {"dropped": [1]})
         assert list(one.list(thread("t"))) == []
+
+
+def test_what_another_thread_puts_while_a_thread_is_pruned_is_not_hidden(tmp_path, monkeypatch):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        for number in range(3):
+            newest = put(saver, {"n": number})
+        puts = threading.Thread(target=lambda: put(saver, {"n": 3}, parent=id_of(newest)))
+        latest = EverlogSaver._latest
+
+        def slowly(*given):
+            kept = latest(*given)
+            puts.start()
+            puts.join(0.3)  # it waits for the prune, or was faster
+            return kept
+
+        monkeypatch.setattr(EverlogSaver, "_latest", slowly)
+        saver.prune(["t"])
+        puts.join(10)
+        assert [each.checkpoint["channel_values"]["n"] for each in saver.list(thread("t"))] == [3, 2]
 
 
 def test_a_config_names_a_thread_by_text_or_number_and_what_is_written_names_its_checkpoint():

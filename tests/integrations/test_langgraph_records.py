@@ -14,6 +14,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from everlog.integrations.langgraph import EverlogSaver
+from everlog.integrations.langgraph_codec import Unsayable, is_json, to_json
 from everlog.integrations.langgraph_record import fields_of, items_of, metadata_of, shorten, shorten_items, values_of
 from everlog.stores.sqlite.store import SqliteStorage
 
@@ -187,6 +188,31 @@ def test_what_was_written_first_counts_also_where_it_stands_long_before_the_end(
         assert written(saver.get_tuple(thread("9"))) == ["first", "new", "two"]
 
 
+def test_special_writes_that_came_with_ordinary_ones_replace_nothing_also_where_what_they_repeat_stands_long_before(
+    tmp_path,
+):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "first"), ("__interrupt__", "one")], "task")
+        for number in range(100):
+            put(saver, {"n": number}, id=f"1{number:03}")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread("9"), [("n", "again"), ("__interrupt__", "two"), ("m", "new")], "task")
+        put(saver, {"n": 100}, id="9")
+        assert written(saver.get_tuple(thread("9"))) == ["first", "new", "one"]
+
+
+def test_what_was_written_and_rewound_by_another_is_written_again(tmp_path):
+    with EverlogSaver(tmp_path / "s.db") as saver, EverlogSaver(tmp_path / "s.db") as other:
+        put(saver, {"n": 0}, id="1")
+        saver.put_writes(thread("1"), [("n", "asked")], "task")
+        other.session("t").rewind(1)
+        saver.put_writes(thread("1"), [("n", "asked again")], "task")
+        assert written(saver.get_tuple(thread("1"))) == ["asked again"]
+        other.prune(["t"], strategy="keep_latest")
+        saver.put_writes(thread("1"), [("n", "a third time")], "task")
+        assert written(saver.get_tuple(thread("1"))) == ["asked again"]
+
+
 @pytest.mark.parametrize("durability", ["sync", "async"])
 def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_path, durability, monkeypatch):
     with EverlogSaver(tmp_path / "s.db") as saver:
@@ -199,6 +225,21 @@ def test_a_turn_of_a_graph_reads_no_more_than_the_thread_it_goes_on_with(tmp_pat
         )
         graph.invoke({"messages": [("user", "asked")]}, thread(), durability=durability)
         assert len(reads) <= 3
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", "é", [], {}, 1.5])
+def test_what_is_taken_for_json_as_it_is_is_nested_no_deeper_than_what_is_made_json(value):
+    for depth in range(45):
+        deep = value
+        for number in range(depth):
+            deep = [deep] if number % 2 else {"a": deep}
+        try:
+            made = to_json(deep, lambda _: None)
+        except Unsayable:
+            assert not is_json(deep)
+        else:
+            assert made == deep
+            assert is_json(deep) == (value not in ("é", 1.5))
 
 
 def written(found):

@@ -1,10 +1,13 @@
 """Calls of one name that take turns."""
 
+import linecache
+import sys
 import threading
 
 import pytest
 
 from everlog.errors import BusyError
+from everlog.integrations import turns as turns_module
 from everlog.integrations.turns import Turns
 
 
@@ -94,4 +97,46 @@ def test_a_call_whose_caller_went_away_does_not_go_on():
     with pytest.raises(BusyError, match="went away"):
         waits.enter()
     held.leave()
+    assert is_free(turns)
+
+
+def test_a_turn_that_is_left_again_after_an_interruption_holds_nobody_up():
+    for nth in range(100):
+        turns, lines = Turns(), iter(range(nth))
+        held, waits = turns.take("t"), turns.take("t")
+
+        def interrupt(frame, event, _, lines=lines):
+            edge = linecache.getline(turns_module.__file__, frame.f_lineno).lstrip().startswith("with ")
+            if event == "line" and not edge and next(lines, None) is None:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return interrupt
+
+        sys.settrace(
+            lambda frame, *_, own=interrupt: own if frame.f_code.co_filename == turns_module.__file__ else None
+        )
+        try:
+            held.leave()
+            break
+        except KeyboardInterrupt:
+            held.leave()
+        finally:
+            sys.settrace(None)
+        assert waits.first.is_set(), f"interrupted at line {nth}"
+        waits.leave()
+        assert not turns._waiting
+    assert nth > 5
+
+
+def test_an_event_that_all_share_is_not_set_again():
+    """Whoever forks meanwhile would leave it locked in the child, for every name."""
+    turns, event = Turns(), turns_module._NOBODY_BEFORE
+    first, second, third = (turns.take("t") for _ in range(3))
+    with event._cond:  # as in a child that was forked while another thread set it
+        done = threading.Thread(
+            target=lambda: (third.leave(), first.enter(), first.leave(), second.leave()), daemon=True
+        )
+        done.start()
+        done.join(10)
+        assert not done.is_alive()
     assert is_free(turns)

@@ -169,7 +169,7 @@ def is_json(value: Any, depth: int = 0) -> bool:
             if not -_INTEGER_MAX < item < _INTEGER_MAX:
                 return False
         elif kind is dict or kind is list:
-            if depth > _DEPTH_MAX or not is_json(item, depth + 1):
+            if depth >= _DEPTH_MAX or not is_json(item, depth + 1):
                 return False
         elif not (item is None or kind is bool):
             return False

@@ -220,13 +220,15 @@ class Write:
 def in_order(events: Sequence[Event]) -> list[Write]:
     """Give the writes that events hold, in the order in which they are to be applied: of each task and index the first.
 
-    Of special channels, whose indexes are negative, the last.
+    Of special channels, whose indexes are negative, the last, but where it came with ordinary ones: LangGraph has that count no more.
     """
     made: dict[tuple[str, int], Write] = {}
     for event in events:
         record = writes_of(event) or {}
         task, path = record["task"], record.get("path", "")
-        for index, channel, tree in items_of(record):
-            if index < 0 or (task, index) not in made:
+        items = items_of(record)
+        replaces = all(index < 0 for index, _, _ in items)
+        for index, channel, tree in items:
+            if replaces or (task, index) not in made:
                 made[task, index] = Write(path, task, index, channel, event, tree)
     return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))

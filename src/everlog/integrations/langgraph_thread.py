@@ -85,16 +85,13 @@ class Log:
         self._erasures = 0
         self._size = 0
         self._newest = ""
-        self._last: tuple[int, tuple[str, str] | None] = (
-            -1,
-            None,
-        )  # the checkpoint recorded last; no place once erased
+        # The checkpoint recorded last; no place once erased.
+        self._last: tuple[int, tuple[str, str] | None] = (-1, None)
         self._last_has_writes = False
         self._places: OrderedDict[tuple[str, str], int] = OrderedDict()  # at which checkpoints are recorded
         self._values: dict[tuple[str, str], Value] = {}
-        self._begun: set[str] = (
-            set()
-        )  # namespaces whose values are those of a checkpoint that was put, or is the parent of one
+        # Namespaces whose values are those of a checkpoint that was put, or is the parent of one.
+        self._begun: set[str] = set()
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
         self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
@@ -258,7 +255,7 @@ class Log:
         place = (record.get("ns", ""), record["id"])
         with self._lock:
             joins = False
-            for _ in range(_TRIES):
+            for tried in range(_TRIES):
                 self._ready()
                 known = self._tasks.get(place)
                 if known is None:
@@ -269,8 +266,11 @@ class Log:
                     if replaces
                     else first_of_each(writes, {index for task, index in known if task == record["task"]})
                 )
-                if not new:
+                if not new and tried:
                     return False
+                if not new:  # unless what is remembered was rewound or hidden by another writer since
+                    self.refresh()
+                    continue
                 at = self._position(place)
                 early = at is None
                 speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
@@ -293,22 +293,21 @@ class Log:
         raise _busy(self.session)
 
     def prune(self, make: Callable[[], dict[str, Any]]) -> None:
-        """Hide the checkpoints that `make` works out (law 6), at the thread's state that it works them out for."""
-        for _ in range(_TRIES):
-            data = make()
-            if data.get("dropped") == [] or self._prune(data):
-                return
-        raise _busy(self.session)
+        """Hide the checkpoints that `make` works out (law 6), at the thread's state that it works them out for.
 
-    def _prune(self, data: dict[str, Any]) -> bool:
-        """Record what is hidden; False where another writer was first, and it is to be worked out again."""
+        Other threads of this saver wait meanwhile: what they put would be hidden, as nothing that was to be kept.
+        """
         with self._lock:
-            if not self._extend([NewEvent(PRUNED, data, key=f"d.{self._size}")]):
-                return False
-            self._pruned.append((self._size, data))
-            self._size += 1
-            self._tasks.clear()
-            return True
+            for _ in range(_TRIES):
+                data = make()
+                if data.get("dropped") == []:
+                    return
+                if self._extend([NewEvent(PRUNED, data, key=f"d.{self._size}")]):
+                    self._pruned.append((self._size, data))
+                    self._size += 1
+                    self._tasks.clear()
+                    return
+        raise _busy(self.session)
 
     def _position(self, place: tuple[str, str]) -> int | None:
         """Give where a checkpoint is recorded, hidden or not; None where it is not."""
@@ -321,7 +320,7 @@ class Log:
         return at
 
     def _is_to_come(self, place: tuple[str, str]) -> bool:
-        """Tell whether a checkpoint is greater than all that are recorded, and nothing is known to be written after it: nothing is read.
+        """Tell whether a checkpoint is greater than all that are recorded, and no write after it is known. Reads nothing.
 
         What was written after it long before the end is not known: of each task and index the first counts then too.
         """

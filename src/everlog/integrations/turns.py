@@ -96,14 +96,17 @@ class Turns:
     def end(self, turn: Turn) -> None:
         """Take a turn out, wherever it stands, and tell the one that is the first then."""
         with self._lock:
-            if turn.left:
-                return
             turn.left = True
-            queue = self._waiting[turn.name]
-            queue.remove(turn)
-            if turn.first is not _NOBODY_BEFORE:
+            if (
+                not turn.first.is_set()
+            ):  # nor is the one of all ever set again: its lock might be held where a process forks
                 turn.first.set()
-            if queue:
-                queue[0].first.set()
-            else:
+            queue = self._waiting.get(turn.name)
+            if queue is None:
+                return
+            if turn in queue:  # not where it was left before; what an interruption kept that from is made up for then
+                queue.remove(turn)
+            if not queue:
                 del self._waiting[turn.name]
+            elif not queue[0].first.is_set():
+                queue[0].first.set()

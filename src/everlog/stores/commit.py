@@ -6,7 +6,8 @@
 2. Whoever led hands the lead to the first request still queued. Should a leader be interrupted (Ctrl-C), whoever waits
    notices and takes over; a request that it had taken then has an unknown outcome. Nor does anybody wait for long to be woken by one
    that was interrupted.
-3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk.
+3. Requests from event loops are led by one background thread, so that no loop ever waits for a disk. It alone tells them what became of
+   them, whoever led: Ctrl-C never comes to it. They do not look for themselves, so after each interruption it leads, and answers what was taken.
 4. A request that was not taken yet can be withdrawn; once taken, it is carried out or refused, and never both.
 5. Where it is asked to gather, whoever leads waits for as many requests as were under way together when the last group was done: those
    that were just answered are about to ask for more. It waits half as long as that group took, at most, counted from its end, and seldom
@@ -18,7 +19,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Lock, Semaphore, Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 from everlog.cold import ColdRequest, cold_bytes
@@ -88,8 +90,12 @@ class Committer(Generic[Q]):
         self._commit_lock = Lock()
         self._closed = False
         self._background: Thread | None = None
-        self._background_turn = Semaphore(0)
+        self._background_turn: SimpleQueue[None] = (
+            SimpleQueue()
+        )  # no Semaphore: Ctrl-C in its `release` may leave it locked
         self._background_leads = False
+        self._taken: list[_Entry[Q]] = []  # by the leader; of one that was interrupted, until the next one leads
+        self._answered: deque[_Entry[Q]] = deque()  # of event loops, which the background thread is to tell
         # What follows is for gathering. `_gathered` is released when as many as `_wanted` are queued.
         self._gathered = Lock()
         self._gathered.acquire()
@@ -102,15 +108,18 @@ class Committer(Generic[Q]):
     def write(self, request: Q) -> Receipt:
         """Carry out a request with whatever else is queued; give its receipt or raise its refusal."""
         entry = _Entry(request, None)
-        with self._mutex:
-            self._check_open()
-            self._add(entry)
-            entry.leads = not self._leading
-            self._leading = True
         try:
+            with self._mutex:
+                self._check_open()
+                self._add(entry)
+                entry.leads = not self._leading
+                self._leading = True
             self._see_through(entry)
         except BaseException:  # KeyboardInterrupt: let the next writer lead, without waiting for one that went away
-            self._leading = False
+            with self._mutex:
+                self._leading = False
+                self._background_leads = True
+                self._background_turn.put(None)
             raise
         finally:
             following, entry.following = entry.following, None
@@ -129,6 +138,8 @@ class Committer(Generic[Q]):
             if entry.leads:
                 entry.leads = False
                 self._lead()
+                if self._answered:
+                    self._background_turn.put(None)
             elif not entry.wake.acquire(timeout=_LOOK_SECONDS):
                 self._look(entry, late=time.monotonic() >= deadline)
 
@@ -146,7 +157,7 @@ class Committer(Generic[Q]):
                 raise OutcomeUnknownError(INTERRUPTED)
 
     def submit(self, request: Q, resolve: Callable[[Outcome], None]) -> Withdraw:
-        """Queue a request and return at once; `resolve` is called once, from the thread that led."""
+        """Queue a request and return at once; `resolve` is called once, from the background thread."""
         entry = _Entry(request, resolve)
         with self._mutex:
             self._check_open()
@@ -160,7 +171,7 @@ class Committer(Generic[Q]):
                 self._background.start()
             if not self._leading:
                 self._leading = self._background_leads = True
-                self._background_turn.release()
+                self._background_turn.put(None)
         return lambda: self._withdraw(entry)
 
     def close(self) -> None:
@@ -170,7 +181,7 @@ class Committer(Generic[Q]):
             background = self._background
             self._background = None
         if background is not None:
-            self._background_turn.release()
+            self._background_turn.put(None)
             background.join(limits.LOCK_SECONDS_MAX)
 
     def _check_open(self) -> None:
@@ -194,6 +205,8 @@ class Committer(Generic[Q]):
     def _lead(self) -> None:
         """Commit one group and hand the lead on. The lock makes a second leader, should there be one, wait its turn."""
         with self._commit_lock:
+            if self._taken:
+                self._recover()
             if self._gathers and self._under_way > 1:
                 self._gather()
             with self._mutex:
@@ -237,11 +250,13 @@ class Committer(Generic[Q]):
         queue = self._queue
         if not queue:
             return []
-        group = [queue.popleft()]
+        self._taken = group = [queue[0]]  # before it leaves the queue: an interruption between is not to lose it
+        queue.popleft()
         if queue:  # what a lone request holds need not be added up
             held = self._held(group[0].request)
             while queue and (held := held + self._held(queue[0].request)) <= limits.GROUP_BYTES_MAX:
-                group.append(queue.popleft())
+                group.append(queue[0])
+                queue.popleft()
         return group
 
     def _finish(self, group: list[_Entry[Q]], outcomes: Sequence[Outcome]) -> None:
@@ -253,10 +268,28 @@ class Committer(Generic[Q]):
             entry.done = True
         if following is not None:
             following.rouse()
+        self._answered.extend(entry for entry in group if entry.resolve is not None)
+        self._taken = []
         self._hand_on()
-        for entry in group:
-            if entry.resolve is not None and entry.outcome is not None:
-                entry.resolve(entry.outcome)
+
+    def _recover(self) -> None:
+        """Answer what a leader had taken that was interrupted before it had answered all. Whoever waits looks for itself."""
+        with self._mutex:
+            taken = [entry for entry in self._taken if entry not in self._queue]
+        for entry in taken:
+            if not entry.done:
+                entry.outcome = OutcomeUnknownError(INTERRUPTED)
+                entry.done = True
+        self._answered.extend(entry for entry in taken if entry.resolve is not None)
+        self._taken = []
+
+    def _answer(self) -> None:
+        """Tell event loops what became of their requests; each once, though it stand here twice after an interruption."""
+        while self._answered:
+            entry = self._answered.popleft()
+            resolve, entry.resolve = entry.resolve, None
+            if resolve is not None and entry.outcome is not None:
+                resolve(entry.outcome)
 
     def _hand_on(self) -> None:
         """Let the first request still queued lead, or nobody."""
@@ -264,22 +297,25 @@ class Committer(Generic[Q]):
             following = self._queue[0] if self._queue else None
             if following is None:
                 self._leading = False
+                if self._closed:
+                    self._background_turn.put(None)
             elif following.resolve is None:
                 following.leads = True
                 following.rouse()
             else:
                 self._background_leads = True
-                self._background_turn.release()
+                self._background_turn.put(None)
 
     def _run_background(self) -> None:
         while True:
-            self._background_turn.acquire()
+            self._background_turn.get()
             with self._mutex:
                 leads, self._background_leads = self._background_leads, False
-                ends = self._closed and not self._leading
+                ends = self._closed and not self._leading and not self._queue
             if leads:
                 self._lead()
-            elif ends:
+            self._answer()
+            if ends and not leads:
                 return
 
 
