@@ -31,7 +31,7 @@ import msgspec
 from everlog.attesting import attest, head_places, last_seal, read_attestation, record_places
 from everlog.audit import all_sessions
 from everlog.core import limits
-from everlog.core.decide import EventRow, event_of, header_of
+from everlog.core.decide import EventRow, damaged_event, event_of, header_of
 from everlog.core.event import DELETED, ERASED, WITHHELD, Cause, Head, PreparedAttachment, encode_attached
 from everlog.core.header import Header, decode_header, encode_header
 from everlog.core.ledger import HeadRecord, encode_record, read_erase_record, read_record
@@ -281,12 +281,15 @@ class _Writer:
             contents: list[bytes] = []
             for event in page:
                 row, writer = event.row, line.writer(event.row.position)
-                header = header_of(row, writer=writer, previous=previous, key_salt=line.key_salt)
-                headers.append(encode_header(header))
+                try:
+                    header = header_of(row, writer=writer, previous=previous, key_salt=line.key_salt)
+                    headers.append(encode_header(header))
+                    seen = event_of(row, session=line.session, branch_id=line.branch, writer=writer)
+                    withheld = self._meets is not None and self._meets(seen)
+                    contents.append(msgspec.json.encode(_contents(event, withheld=withheld, keys=line.keys)))
+                except (ValueError, msgspec.MsgspecError) as error:  # no UTF-8, a list that is none
+                    raise damaged_event(line.session, row.position, f"it cannot be exported ({error})") from error
                 previous = row.leaf
-                seen = event_of(row, session=line.session, branch_id=line.branch, writer=writer)
-                withheld = self._meets is not None and self._meets(seen)
-                contents.append(msgspec.json.encode(_contents(event, withheld=withheld, keys=line.keys)))
                 if row.gone == ERASED:
                     entry = self._storage.erasure(row.leaf)
                     if entry is not None:

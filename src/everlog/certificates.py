@@ -18,13 +18,14 @@ import msgspec
 from everlog.attesting import SealedRecord, last_seal, record_places, sealed_record, stands
 from everlog.context.tree import read_positions
 from everlog.core import limits
+from everlog.core.decide import event_of
 from everlog.core.event import Event, Head
 from everlog.core.ledger import EraseRecord, read_erase_record, record_hash
 from everlog.core.merkle import peak_places, root_of_peaks
 from everlog.core.note import Checkpoint, parse_checkpoint, parse_note
 from everlog.core.position import format_micros
 from everlog.core.sealed_proof import open_pinned
-from everlog.errors import InvalidEventError, NotFoundError, TamperedError
+from everlog.errors import CorruptionError, InvalidEventError, NotFoundError, TamperedError
 from everlog.reader import View
 from everlog.sealed import SealRow
 from everlog.storage import SessionRow, Storage
@@ -249,7 +250,16 @@ class _Records:
 
 def _events_at(storage: Storage, view: View, positions: Sequence[int]) -> Iterator[Event]:
     for start in range(0, len(positions), limits.PAGE_EVENTS_MAX):
-        yield from read_positions(storage, view, positions[start : start + limits.PAGE_EVENTS_MAX])
+        page = positions[start : start + limits.PAGE_EVENTS_MAX]
+        try:
+            yield from list(read_positions(storage, view, page))
+        except (
+            CorruptionError
+        ):  # of what was damaged before it was erased, leaf and what became of it are what is asked for
+            for position in page:
+                (row,) = storage.rows(view.lineage, position, position + 1, as_stored=True)
+                writer = view.lineage.owner(position).writer
+                yield event_of(row, session=view.lineage.session, branch_id=view.branch.id, writer=writer)
 
 
 # --- checking ------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from everlog.core.block import (
     pack_shared,
     train,
 )
-from everlog.core.decide import EventRow
+from everlog.core.decide import EventRow, damaged_in
 from everlog.core.envelope import NO_SALT, is_sealed
 from everlog.core.header import SALT_BYTES, commit_body
 from everlog.core.lineage import Lineage
@@ -283,7 +283,7 @@ class _Packer:
         attached = held = 0
         for row in rows:
             page.stop = row.position + 1
-            if row.body is not None and not _is_sound(row.body, row):
+            if row.body is not None and not _is_sound(row):
                 page.damaged.append(row.position)
                 continue
             attachments, size = self._read_attachments(lineage, row, page)
@@ -375,10 +375,13 @@ class _Packer:
             self._progress(self._events)
 
 
-def _is_sound(body: bytes, row: EventRow) -> bool:
+def _is_sound(row: EventRow) -> bool:
     """Tell whether a body is what its row commits to, so that the row can do without; of one that is encrypted that is not known here."""
+    body = row.body
+    if body is None or damaged_in(row) is not None:
+        return False
     if is_sealed(body):
-        return row.salt is None
+        return row.salt is None and row.commitments is not None
     if not isinstance(row.salt, bytes) or len(row.salt) != SALT_BYTES:
         return False
     return commit_body(row.salt, body) == (row.commitments or b"")[:DIGEST_BYTES]

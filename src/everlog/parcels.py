@@ -8,7 +8,7 @@ import msgspec
 
 from everlog.audit import check_contents
 from everlog.core import limits
-from everlog.core.decide import EventRow, decode_covers, header_of
+from everlog.core.decide import EventRow, check_row, decode_covers, header_of
 from everlog.core.event import ERASED, Body, PreparedAttachment
 from everlog.core.header import check_header, encode_header
 from everlog.core.labels import check_labels, check_title, encode_metadata
@@ -138,6 +138,7 @@ def line_pages(storage: Storage, lineage: Lineage, start: int, stop: int) -> Ite
         page: list[EventParcel] = []
         held = 0  # bytes of attachments, which storage.rows does not count
         for row in storage.rows(lineage, start, stop):
+            check_row(row, lineage.session)
             attachments = tuple(storage.attachments(lineage, row.position)) if row.attached else ()
             page.append(EventParcel(row, attachments))
             held += sum(item.size for item in attachments)

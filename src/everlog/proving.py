@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from everlog.core.decide import EventRow, header_of
+from everlog.core.decide import EventRow, damaged_in, header_of
 from everlog.core.event import Head
 from everlog.core.header import encode_header
 from everlog.core.ledger import HeadRecord, read_record
@@ -166,6 +166,10 @@ def _proven(storage: Storage, view: View, start: int, stop: int, *, body: bool) 
 
 def _proven_row(row: EventRow, *, writer: str, previous: bytes | None, key_salt: bytes, body: bool) -> ProvenEvent:
     try:
+        column = damaged_in(row)
+        if column is not None:
+            raise ValueError(f"its {column} cannot be what was written")
+        text = row.body.decode() if body and row.body is not None else ""
         header = encode_header(header_of(row, writer=writer, previous=previous, key_salt=key_salt))
     except ValueError as error:
         raise CorruptionError(
@@ -178,4 +182,4 @@ def _proven_row(row: EventRow, *, writer: str, previous: bytes | None, key_salt:
         )
     if not body or row.body is None or row.salt is None:
         return ProvenEvent(header=header.decode())
-    return ProvenEvent(header=header.decode(), body=row.body.decode(), salt=row.salt.hex())
+    return ProvenEvent(header=header.decode(), body=text, salt=row.salt.hex())

@@ -351,9 +351,9 @@ def test_what_is_destroyed_while_it_is_read_for_the_index_does_not_come_into_it(
     store.create("secret").append("my.secret", {"x": "quizzaciously"})
     store.search("needle")
     store.session("secret").append("my.secret", {"x": "quizzaciously again"})
-    feed, done = store.storage.feed, []
+    feed, done = store.storage._feed, []
 
-    def feed_and_have_it_destroyed(*asked: Any) -> Any:
+    def feed_and_have_it_destroyed(*asked: Any, **how: Any) -> Any:
         page = feed(*asked)
         if not done:
             done.append(True)
@@ -364,7 +364,7 @@ def test_what_is_destroyed_while_it_is_read_for_the_index_does_not_come_into_it(
                     other.delete("secret", reason="over")
         return page
 
-    monkeypatch.setattr(store.storage, "feed", feed_and_have_it_destroyed)
+    monkeypatch.setattr(store.storage, "_feed", feed_and_have_it_destroyed)
     assert store.search("quizzaciously").hits == []
     assert done
     assert "qui" not in vocabulary(path)

@@ -17,7 +17,7 @@ import msgspec
 from everlog.cold import AwayError, ObjectRow, StoredBlock
 from everlog.core import limits
 from everlog.core.block import Codec, Compressed, Entry, dictionary_digest, unpack_shared
-from everlog.core.decide import EventRow
+from everlog.core.decide import EventRow, damaged_event
 from everlog.core.envelope import BODY, NO_SALT, WrappedKey, is_sealed
 from everlog.core.event import PreparedAttachment
 from everlog.core.header import commit_body
@@ -215,6 +215,8 @@ class Bodies:
         self, branch: int, position: int, leaf: bytes, envelope: bytes, number: int = BODY
     ) -> tuple[bytes, bytes]:
         """Open an envelope; give what is in it, and its salt. Raises KeyNeededError, CorruptionError."""
+        if type(leaf) is not bytes:
+            raise damaged_event("", position, "its leaf, which its body was encrypted for, is not what was written")
         key = self._source.data_key(branch, position)
         return self._cache.sealing.open(envelope, key, leaf, position, number)
 
@@ -254,6 +256,7 @@ class Bodies:
                 f"content {digest.hex()} that events hold is not in the store; nothing was changed; restore a backup"
             )
         block, content = found
+        _check_columns(block)
 
         def decode() -> bytes:
             return unpack_shared(self.checked(block, content), block.plain)
@@ -265,6 +268,7 @@ class Bodies:
 
     def entries(self, block: StoredBlock, content: bytes | None) -> dict[int, Entry]:
         """Decode a block; its entries by position."""
+        _check_columns(block)
 
         def decode() -> dict[int, Entry]:
             codec = self._cache.codec(self._source, block.dictionary)
@@ -282,7 +286,7 @@ class Bodies:
             if held is None:
                 raise AwayError(row)
             content = held[block.place : block.place + block.size]
-        if content is None or sha256(content).digest() != block.checksum:
+        if type(content) is not bytes or sha256(content).digest() != block.checksum:
             raise _damaged(block, "its bytes are not what was written")
         return content
 
@@ -312,15 +316,20 @@ class Twigs:
         """leaves: from the last position that 64 divides up to the first row."""
         self._peaks: list[bytes] = []
         for position, leaf in enumerate(leaves):
-            push_leaf(self._peaks, position, leaf)
+            push_leaf(self._peaks, position, _placed(leaf))
 
     def grown(self, row: EventRow) -> EventRow:
         """Give the next row with the nodes that left it."""
         place = row.position % TWIG_LEAVES
         if place == 0:
             self._peaks.clear()
-        nodes = push_leaf(self._peaks, place, row.leaf)
+        nodes = push_leaf(self._peaks, place, _placed(row.leaf))
         return row if row.nodes or not nodes else msgspec.structs.replace(row, nodes=nodes)
+
+
+def _placed(leaf: bytes) -> bytes:
+    """Give a leaf as nodes are made of it. One that is damaged has no hash: what it lies under is then not what was written either."""
+    return leaf if type(leaf) is bytes else b"\0" * DIGEST_BYTES
 
 
 def stays(nodes: bytes) -> bytes:
@@ -339,7 +348,7 @@ def twig(leaves: Sequence[bytes]) -> bytes:
 
 def _dictionary(source: BlockSource, digest: bytes) -> bytes:
     content = source.dictionary(digest)
-    if content is None or dictionary_digest(content) != digest:
+    if type(content) is not bytes or dictionary_digest(content) != digest:
         trouble = "is not in the store" if content is None else "is not what was written"
         raise CorruptionError(
             f"the dictionary {digest.hex()} that blocks were packed with {trouble}; nothing was changed; restore a backup"
@@ -361,6 +370,16 @@ def _sound(decode: Callable[[], T], block: StoredBlock) -> T:
         raise _damaged(block, str(error)) from error
 
 
+def _check_columns(block: StoredBlock) -> None:
+    """Raise CorruptionError where a column of a block is of another type than any that was written. Its content has a checksum."""
+    whole = all(type(each) is int for each in (block.start, block.stop, block.plain, block.size))
+    places = block.place is None or type(block.place) is int
+    digests = all(each is None or type(each) is bytes for each in (block.dictionary, block.object))
+    if not (whole and places and digests and type(block.checksum) is bytes):
+        raise _damaged(block, "its columns are not what was written")
+
+
 def _damaged(block: StoredBlock, why: str) -> CorruptionError:
-    what = "what is kept once" if block.branch is None else f"the bodies of positions {block.start} to {block.stop - 1}"
+    stop = block.stop - 1 if type(block.stop) is int else block.stop
+    what = "what is kept once" if block.branch is None else f"the bodies of positions {block.start} to {stop}"
     return CorruptionError(f"block {block.key} with {what} is damaged: {why}; nothing was changed; restore a backup")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from everlog.core import limits
 from everlog.core.event import Event
-from everlog.errors import StaleCursorError
+from everlog.errors import CorruptionError, StaleCursorError
 from everlog.storage import Bound, Candidates, FeedPlace, Wanted
 
 
@@ -21,7 +21,8 @@ def number_after(after: Sequence[FeedPlace], leaf_at: Callable[[int], bytes | No
 
 def check_place(place: FeedPlace, leaf: bytes | None) -> None:
     """Raise StaleCursorError unless the event that stands at a place is the one that was read there."""
-    if leaf is None or not leaf.startswith(place.leaf):
+    # A store gives a place without a leaf where that is damaged, to itself alone: cursors have one.
+    if leaf is None or (place.leaf and not (type(leaf) is bytes and leaf.startswith(place.leaf))):
         raise StaleCursorError(
             f"the feed has no event {place.number} with the leaf that the cursor names: the store was restored or replaced; "
             "nothing was read; read again from the start, or from a cursor made on this store"
@@ -51,10 +52,16 @@ def candidates_page(found: Iterable[tuple[int, Event | None]], limit: int, *, en
     """
     events: list[tuple[Bound, Event]] = []
     held = 0
-    for looked_at, (number, event) in enumerate(found):
-        held += len((event and event.raw) or b"")
-        if len(events) == limit or (events and held > limits.PAGE_BYTES_MAX) or looked_at == limits.SCAN_EVENTS_MAX:
-            return Candidates(events, (Bound(0, number + 1),), more=True)
-        if event is not None:
-            events.append((Bound(0, number), event))
+    number = 0
+    try:
+        for looked_at, (number, event) in enumerate(found):
+            held += len((event and event.raw) or b"")
+            if len(events) == limit or (events and held > limits.PAGE_BYTES_MAX) or looked_at == limits.SCAN_EVENTS_MAX:
+                return Candidates(events, (Bound(0, number + 1),), more=True)
+            if event is not None:
+                events.append((Bound(0, number), event))
+    except CorruptionError:  # of what lies below: who goes on meets it there
+        if not events:
+            raise
+        return Candidates(events, (Bound(0, number),), more=True)
     return Candidates(events, (Bound(0, end),) if end else (), more=end > 0)

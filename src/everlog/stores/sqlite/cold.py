@@ -32,7 +32,7 @@ from everlog.core.block import Compressed
 from everlog.core.envelope import WrappedKey
 from everlog.core.header import commit_body
 from everlog.core.merkle import DIGEST_BYTES
-from everlog.stores.blocks import PAGE_FETCHES_MAX, BlockCache, Bodies, Fetched, stays
+from everlog.stores.blocks import PAGE_FETCHES_MAX, TWIG_LEAVES, BlockCache, Bodies, Fetched, stays
 from everlog.stores.objects import Objects, ObjectStorage
 from everlog.stores.sealed_bodies import Sealing
 from everlog.stores.sqlite.connections import Connections, translate
@@ -54,7 +54,9 @@ class SqliteBlocks:
 
     def block_at(self, branch: int, position: int) -> tuple[StoredBlock, bytes | None] | None:
         row = fetch_one(self._connection, "read_block_at", {"branch": branch, "position": position})
-        return None if row is None or row[3] <= position else (StoredBlock(*row[:-1]), row[-1])
+        return (
+            None if row is None or (type(row[3]) is int and row[3] <= position) else (StoredBlock(*row[:-1]), row[-1])
+        )
 
     def shared(self, branch: int, digest: bytes) -> tuple[StoredBlock, bytes | None] | None:  # noqa: ARG002
         row = fetch_one(self._connection, "read_shared", {"digest": digest})
@@ -302,7 +304,7 @@ class ColdWriter:
         if found is None or found[-1] is None:
             return
         block = StoredBlock(*found[:-1])
-        if sha256(found[-1]).digest() != block.checksum:
+        if type(found[-1]) is not bytes or sha256(found[-1]).digest() != block.checksum:
             self.write_left(block, new.stored)
 
     def _empty_rows(self, request: Pack) -> None:
@@ -316,9 +318,18 @@ class ColdWriter:
             run(self._connection, "delete_range", {"branch": request.branch, "start": start, "stop": stop})
             start = stop + 1
         # What can be made again leaves too: the commitment, from body and salt, where it is the only one and they are not encrypted;
-        # nodes, from leaves.
+        # nodes, from leaves that are not damaged.
+        broken = [
+            at
+            for (at,) in fetch_each(self._connection, "read_broken_leaves", at | {"start": at["start"] - TWIG_LEAVES})
+        ]
         left = [
-            (*row[:15], None if len(row[15]) == DIGEST_BYTES and row[18] else row[15], row[16], stays(row[17]))
+            (
+                *row[:15],
+                None if len(row[15]) == DIGEST_BYTES and row[18] else row[15],
+                row[16],
+                _staying(row[2], row[17], broken),
+            )
             for row in rows
         ]
         run_many(self._connection, "insert_range", left)
@@ -452,3 +463,10 @@ class ColdWriter:
     def _taint(self, object: bytes | None) -> None:
         if object is not None:
             run(self._connection, "set_object", {"id": object, "state": "tainted"})
+
+
+def _staying(position: int, nodes: bytes, broken: Sequence[int]) -> bytes:
+    """Give what stays in a row of its nodes. broken: positions of damaged leaves, which no node over them can be made of again."""
+    stop = position + 1
+    first = stop - (stop & -stop)  # that its highest node is over
+    return nodes if any(first <= at < stop for at in broken) else stays(nodes)

@@ -9,7 +9,7 @@ import msgspec
 
 from everlog.cold import StoredBlock
 from everlog.core.block import BLOCK_EVENTS
-from everlog.core.decide import EventRow
+from everlog.core.decide import EventRow, damaged_event, damaged_in
 from everlog.core.event import PreparedAttachment
 from everlog.encrypted import EncryptionRequest, ForgetKey, Rewrap, SealBodies, StoredKey, TakeKey, WrappingRow
 from everlog.errors import KeyNeededError, UnavailableError
@@ -100,6 +100,10 @@ class EncryptionWriter:
         for columns in fetch_all(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
             row = EventRow(*columns)
             whole = found.whole(branch, row, as_stored=True)
+            column = damaged_in(whole) if whole.gone is None else None
+            if column is not None:
+                session = fetch_row(self._connection, "read_session_of", {"branch": branch})[2]
+                raise damaged_event(session, row.position, f"its {column} cannot be what was written")
             if whole.gone is None and whole.salt is not None:
                 wholes[row.position] = self._seal_event(found, branch, whole, current, in_row=row.body is not None)
         if wholes and at is not None:

@@ -456,6 +456,11 @@ FROM event
 WHERE branch = :branch AND position >= :start AND position < :stop AND body IS NOT NULL
 ORDER BY feed;
 
+-- read_broken_leaves: positions of a branch's own events whose leaves are damaged (event_position)
+SELECT position
+FROM event
+WHERE branch = :branch AND position >= :start AND position < :stop AND typeof(leaf) <> 'blob';
+
 -- delete_range: rows that are written again (event_position)
 DELETE FROM event WHERE branch = :branch AND position >= :start AND position < :stop AND body IS NOT NULL;
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -19,9 +20,9 @@ import apsw
 import msgspec
 
 from everlog.core import limits
-from everlog.core.decide import EventRow
+from everlog.core.decide import EVENT_COLUMNS, EventRow, damaged_column, damaged_event
 from everlog.core.envelope import is_sealed
-from everlog.core.event import Cause, Event
+from everlog.core.event import DELETED, Cause, Event
 from everlog.core.lineage import Lineage, Segment
 from everlog.core.merkle import node_in_row, node_position
 from everlog.core.position import parse_event_id
@@ -29,7 +30,7 @@ from everlog.core.query import Exact, Glob, Term, Value
 from everlog.errors import CorruptionError
 from everlog.storage import Page
 from everlog.stores.blocks import TWIG_LEAVES, TWIG_LEVELS, Bodies, Twigs, twig
-from everlog.stores.sqlite.run import Row, fetch_each, fetch_one
+from everlog.stores.sqlite.run import Row, fetch_each, fetch_one, fetch_row
 
 INDEXED_EVENTS_MAX = 5_000  # matches that are worth finding by index and sorting; past that a scan is no slower
 REVERSE_SCAN_EVENTS = (
@@ -85,14 +86,19 @@ def read_page(
         )
     span = limit if not terms else REVERSE_SCAN_EVENTS if reverse else limits.SCAN_EVENTS_MAX
     low, high = (max(start, stop - span), stop) if reverse else (start, min(stop, start + span))
-    segments = lineage.clip(low, high)
-    rows = connection.execute(
-        _READ.format(columns=_COLUMNS, index="", terms=conditions), {"segments": _encode(segments), **parameters}
-    )
-    events = _decoded(rows, bodies, lineage, segments)
-    if reverse:
-        return _collect_reverse(events, lineage, segments, low=low, start=start, limit=limit, gapless=not terms)
-    return _collect(events, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
+    sql = _READ.format(columns=_COLUMNS, index="", terms=conditions)
+    while True:
+        segments = lineage.clip(low, high)
+        rows = connection.execute(sql, {"segments": _encode(segments), **parameters})
+        events = _decoded(rows, bodies, lineage, segments)
+        if not reverse:
+            return _collect(events, lineage, segments, high=high, stop=stop, limit=limit, gapless=not terms)
+        try:
+            return _collect_reverse(events, lineage, segments, low=low, start=start, limit=limit, gapless=not terms)
+        except CorruptionError:
+            if high - low <= 1:
+                raise
+            low = high - (high - low) // 2  # what lies behind the damaged event is read without it
 
 
 def read_short(
@@ -106,11 +112,12 @@ def read_short(
     for place, rows in groupby(connection.execute(sql, {"segments": _encode(segments)}), itemgetter(0)):
         lineage, size = asked[place]
         events: list[Event] = []
-        for event in _decoded((row[1:] for row in rows), bodies, lineage, segments[place : place + 1]):
-            held += len(event.raw or b"")
-            if held > limits.PAGE_BYTES_MAX:
-                return found
-            events.append(event)
+        with suppress(CorruptionError):  # `read` says what is damaged, to whom it comes to it
+            for event in _decoded((row[1:] for row in rows), bodies, lineage, segments[place : place + 1]):
+                held += len(event.raw or b"")
+                if held > limits.PAGE_BYTES_MAX:
+                    return found
+                events.append(event)
         if [event.position for event in events] == list(range(size)):  # else `read` says what is missing
             found[place] = events
     return found
@@ -122,13 +129,45 @@ def _decoded(rows: Iterable[Row], bodies: Bodies, lineage: Lineage, segments: Se
     remaining = iter(segments)
     writer, owner, segment_stop = "", 0, -1
     for row in rows:
-        while row[0] >= segment_stop:
+        position, type_, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body = row
+        while position >= segment_stop:
             segment = next(remaining)
             writer, owner, segment_stop = segment.writer, segment.branch, segment.stop
-        columns: Row = row
-        if row[11] is None or is_sealed(row[11]):
-            columns = (*row[:11], bodies.body(owner, row[0], row[11], row[8], row[10]))
-        yield Event(session, branch, writer, *columns)
+        # Written out, since it is asked of every event that is read.
+        if not (
+            type(position) is int
+            and type(type_) is str
+            and type(recorded) is int
+            and type(leaf) is bytes
+            and (type(body) is bytes or body is None)
+            and (actor is None or type(actor) is str)
+            and (outcome is None or type(outcome) is str)
+            and (occurred is None or type(occurred) is int)
+            and (cause is None or type(cause) is bytes)
+            and (key is None or type(key) is str)
+            and (gone is None or type(gone) is int)
+            and (attached is None or type(attached) is str)
+        ):
+            check_columns(row, session)
+        if body is None or (body[:1] == b"\x00" and is_sealed(body)):
+            body = bodies.body(owner, position, body, gone, leaf)
+        yield Event(
+            session, branch, writer, position, type_, actor, outcome, recorded, occurred, cause, key, gone, attached, leaf, body  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+
+_sound_types: set[tuple[type, ...]] = set()  # of columns as they were seen in sound rows: a few hundred at most
+
+
+def check_columns(row: Sequence[Any], session: str) -> None:
+    """Raise CorruptionError where a column of a row holds what no append writes there. row: as of EVENT_COLUMNS."""
+    types = tuple(map(type, row))
+    if types in _sound_types or (row[8] == DELETED and row[1] is None):
+        return
+    column = damaged_column(EVENT_COLUMNS, row)
+    if column is not None:
+        raise damaged_event(session, row[0], f"its {column} cannot be what was written")
+    _sound_types.add(types)
 
 
 def _collect(
@@ -144,17 +183,24 @@ def _collect(
     """Take events from the front of a window that ends at `high`, up to a page."""
     events: list[Event] = []
     held = 0
-    for event in decoded:
-        held += len(event.raw or b"")
-        if held > limits.PAGE_BYTES_MAX and events:
-            break
-        events.append(event)
-        if len(events) == limit:
-            break
-    else:
-        if gapless and len(events) != high - segments[0].start:
-            raise _gap(lineage, segments[0].start, high, len(events))
-        return Page(events, high if high < stop else None)
+    try:
+        for event in decoded:
+            held += len(event.raw or b"")
+            if held > limits.PAGE_BYTES_MAX and events:
+                break
+            events.append(event)
+            if len(events) == limit:
+                break
+        else:
+            if gapless and len(events) != high - segments[0].start:
+                raise _gap(lineage, segments[0].start, high, len(events))
+            return Page(events, high if high < stop else None)
+    except CorruptionError:  # of what comes next: who goes on meets it there
+        start = segments[0].start
+        if gapless:
+            events = [event for place, event in enumerate(events) if event.position == start + place]
+        if not events:
+            raise
     following = events[-1].position + 1
     return Page(events, following if following < stop else None)
 
@@ -208,7 +254,13 @@ def _read_indexed(
         one = Segment(segment.branch, segment.writer, position, position + 1)
         rows = connection.execute(_READ.format(columns=_COLUMNS, index="", terms=""), {"segments": _encode([one])})
         decoded = _decoded(rows, bodies, lineage, [one])
-        event = _collect(decoded, lineage, [one], high=position + 1, stop=position + 1, limit=1, gapless=True).events[0]
+        try:
+            page = _collect(decoded, lineage, [one], high=position + 1, stop=position + 1, limit=1, gapless=True)
+        except CorruptionError:
+            if not events:
+                raise
+            break
+        event = page.events[0]
         held += len(event.raw or b"")
         if held > limits.PAGE_BYTES_MAX and events:
             break
@@ -300,12 +352,13 @@ def read_whole_rows(
     """Read a page of whole rows from `start` on; see Storage.rows."""
     rows: list[EventRow] = []
     held = 0
-    twigs = Twigs(read_leaves(connection, lineage, start - start % TWIG_LEAVES, start))
+    twigs = Twigs(_leaves(connection, lineage, start - start % TWIG_LEAVES, start))
     for segment in lineage.clip(start, min(stop, start + limits.PAGE_EVENTS_MAX)):
         at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
         for columns in fetch_each(connection, "read_rows", at):
             row = bodies.whole(segment.branch, EventRow(*columns), as_stored=as_stored)
-            held += len(row.body or b"")
+            if type(row.body) is bytes:  # else it is gone, or damaged: whoever uses it says so
+                held += len(row.body)
             if held > limits.PAGE_BYTES_MAX and rows:
                 return rows
             if row.position != start + len(rows):
@@ -323,11 +376,24 @@ def read_leaf(connection: apsw.Connection, lineage: Lineage, position: int) -> t
     if row is None:
         raise _gap(lineage, position, position + 1, 0)
     leaf, nodes, recorded, _, _ = row
+    column = damaged_column(("leaf", "nodes", "occurred"), (leaf, nodes, recorded))  # a time may be destroyed
+    if column is not None:
+        name = "recorded" if column == "occurred" else column
+        raise damaged_event(lineage.session, position, f"its {name} cannot be what was written")
     return leaf, nodes, recorded or 0
 
 
 def read_leaves(connection: apsw.Connection, lineage: Lineage, start: int, stop: int) -> list[bytes]:
     """Read the leaves of [start, stop), in order."""
+    leaves = _leaves(connection, lineage, start, stop)
+    for position, leaf in enumerate(leaves, start):
+        if type(leaf) is not bytes:
+            raise damaged_event(lineage.session, position, "its leaf cannot be what was written")
+    return leaves
+
+
+def _leaves(connection: apsw.Connection, lineage: Lineage, start: int, stop: int) -> list[bytes]:
+    """Read leaves as they stand in their rows, which may be damaged."""
     leaves: list[bytes] = []
     for segment in lineage.clip(start, stop):
         at = {"branch": segment.branch, "start": segment.start, "stop": segment.stop}
@@ -360,7 +426,8 @@ def read_feed(
     held = 0
     for columns in fetch_each(connection, "read_feed", {"after": after, "limit": limit}):
         row = _with_body(columns, bodies)
-        held += len(row[13] or b"")
+        if type(row[13]) is bytes:  # else it is gone, or damaged: whoever makes an event of it says so
+            held += len(row[13])
         if held > limits.PAGE_BYTES_MAX and rows:
             return rows, True
         rows.append(row)
@@ -385,6 +452,23 @@ def read_feed_rows(connection: apsw.Connection, bodies: Bodies, feeds: Sequence[
     """Read rows of the feed by their numbers, in the order given; see `read_feed`."""
     rows = fetch_each(connection, "read_feed_rows", {"feeds": msgspec.json.encode(feeds).decode()})
     return _with_bodies(rows, bodies, lambda _branch, _position: True)
+
+
+def living(
+    connection: apsw.Connection, rows: Iterable[tuple[Any, ...]], owners: dict[int, int]
+) -> Iterator[tuple[int, Event | None]]:
+    """Give the events of rows of the feed by their numbers, None for one of a deleted session. owners: their branches, noted."""
+    names: dict[int, tuple[Any, ...]] = {}
+    for feed, branch, *columns in rows:
+        if branch not in names:
+            names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
+        branch_id, writer, session = names[branch]
+        owners[feed] = branch
+        if session is None or columns[1] is None:
+            yield feed, None
+        else:
+            check_columns(columns, session)
+            yield feed, Event(session, branch_id.hex(), writer.hex(), *columns)
 
 
 def _with_bodies(

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from everlog.core.query import Term
 from everlog.core.snapshot import Snapshot
 from everlog.errors import (
     BusyError,
+    CorruptionError,
     EverlogError,
     NotFoundError,
     OutcomeUnknownError,
@@ -400,6 +401,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
     def _event_of_branch(
         self, branch_id: bytes, writer: bytes, session: str, branch: int, columns: tuple[Any, ...]
     ) -> Event:
+        reading.check_columns(columns, session)
         event = Event(session, branch_id.hex(), writer.hex(), *columns)
         self._let_read_attachments(event, branch)
         return event
@@ -439,6 +441,9 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
 
     # --- the feed ---
     def feed(self, after: Sequence[FeedPlace], limit: int) -> FeedPage:
+        return self._feed(after, limit)
+
+    def _feed(self, after: Sequence[FeedPlace], limit: int, *, passes_damaged: bool = False) -> FeedPage:
         names: dict[int, tuple[Any, ...]] = {}
 
         def read(connection: apsw.Connection, bodies: Bodies) -> tuple[list[tuple[Any, ...]], bool]:
@@ -449,13 +454,22 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
             return rows, full
 
         rows, full = self._reading(read)
-        places = [FeedPlace(0, row[0], row[12]) for row in rows]
+        passed: list[FeedPlace] = []
         events: list[tuple[FeedPlace, Event]] = []
-        for place, (_, branch, *columns) in zip(places, rows, strict=True):
+        for number, branch, *columns in rows:
+            place = FeedPlace(0, number, columns[10] if type(columns[10]) is bytes else b"")
             branch_id, writer, session = names[branch]
             if session is not None and columns[1] is not None:
-                events.append((place, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
-        return FeedPage(events, tuple(places[-1:]), full)
+                try:
+                    events.append((place, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
+                except CorruptionError:
+                    if not passed and not passes_damaged:
+                        raise
+                    if not passes_damaged:
+                        full = True  # who goes on meets it there
+                        break
+            passed.append(place)
+        return FeedPage(events, tuple(passed[-1:]), full)
 
     def feed_end(self) -> tuple[FeedPlace, ...]:
         with self._connections.reader() as connection:
@@ -472,8 +486,9 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         if (
             not self.wrapping_keys()
         ):  # else an index would hold the words of what is encrypted, maybe since another process began to
+            feed = partial(self._feed, passes_damaged=True)  # a damaged event must not keep others from being found
             find = partial(self._index.find, wanted, branches, inside, top, limit)
-            indexed, feeds = self._index.up_to_date(self.feed, self._branch_key, progress, top, find)
+            indexed, feeds = self._index.up_to_date(feed, self._branch_key, progress, top, find)
         if feeds is not None:
             low = feeds[-1] if len(feeds) == limit else 0
         else:  # what only who may write can put into the index
@@ -487,7 +502,7 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
                 rows = reading.read_backwards(connection, bodies, low, top, conditions, parameters, inside)
             else:
                 rows = reading.read_feed_rows(connection, bodies, feeds)
-            return candidates_page(_living(connection, rows, owners), limit, end=low if low > 1 else 0)
+            return candidates_page(reading.living(connection, rows, owners), limit, end=low if low > 1 else 0)
 
         page = self._reading(read)
         for bound, event in page.events:
@@ -534,22 +549,6 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
         self._news.close()
         self._index.close()
         self._connections.close()
-
-
-def _living(
-    connection: apsw.Connection, rows: Iterable[tuple[Any, ...]], owners: dict[int, int]
-) -> Iterator[tuple[int, Event | None]]:
-    """Give the events of rows of the feed by their numbers, None for one of a deleted session. owners: their branches, noted."""
-    names: dict[int, tuple[Any, ...]] = {}
-    for feed, branch, *columns in rows:
-        if branch not in names:
-            names[branch] = fetch_row(connection, "read_feed_branch", {"branch": branch})
-        branch_id, writer, session = names[branch]
-        owners[feed] = branch
-        if session is None or columns[1] is None:
-            yield feed, None
-        else:
-            yield feed, Event(session, branch_id.hex(), writer.hex(), *columns)
 
 
 def open_sqlite(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from types import NoneType
 from typing import Any
 
 import apsw
@@ -16,7 +17,7 @@ import msgspec
 
 from everlog.cold import AwayError, ColdRequest
 from everlog.core import limits
-from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip
+from everlog.core.decide import EventRow, Recorded, RecordedEvents, Tip, damaged_event, damaged_in
 from everlog.core.event import PreparedAttachment
 from everlog.core.lease import LeaseRow, Ticks
 from everlog.core.ledger import EraseRecord, LedgerRecord, encode_record
@@ -206,6 +207,9 @@ class SqliteTransaction:
                 )
                 if row is not None:
                     position, count = row
+                    if type(count) not in (int, NoneType):
+                        what = "its key_count cannot be what was written"
+                        raise damaged_event(self.session_of(branch).name, position, what)
                     covered = min(position + (count or 1), segment.stop)  # a cut may lie within the append
                     rows = self._own_rows(segment.branch, position, covered)
                     found[key] = RecordedEvents(segment.writer, rows)
@@ -218,7 +222,12 @@ class SqliteTransaction:
         rows: list[EventRow] = []
         held = 0
         for columns in fetch_each(self._connection, "read_rows", {"branch": branch, "start": start, "stop": stop}):
-            rows.append(found.whole(branch, EventRow(*columns)))
+            row = EventRow(*columns)
+            column = damaged_in(row)
+            if column is not None:
+                what = f"its {column} cannot be what was written"
+                raise damaged_event(self.session_of(branch).name, row.position, what)
+            rows.append(found.whole(branch, row))
             held += len(rows[-1].body or b"")
             if held > limits.APPEND_BYTES_MAX:
                 break
@@ -335,8 +344,12 @@ class SqliteTransaction:
         erasing: list[tuple[bytes, dict[str, Any]]] = []
         for position in sorted(set(positions)):  # all is read, maybe from object storage, before anything is written
             at: dict[str, Any] = {"branch": lineage.owner(position).branch, "position": position}
-            leaf, _, _, gone, commitments = fetch_row(self._connection, "read_leaf", at)
-            if gone is None:
+            row = fetch_one(self._connection, "read_leaf", at)
+            leaf, _, _, gone, commitments = row or (None, None, None, None, None)
+            if type(leaf) is not bytes or not (commitments is None or type(commitments) is bytes):
+                what = "its leaf and commitments, which stay when its body goes, are not what was written"
+                raise damaged_event(self.session_of(branch).name, position, what)
+            if gone is None or type(gone) is not int:
                 at["commitments"] = cold.commitments(at["branch"], position, commitments)
                 erasing.append((leaf, at))
         self._leave_traces()  # also where nothing is left to erase: what was erased before may still stand in the WAL
@@ -499,7 +512,10 @@ def read_removed(
         text = "" if gone is not None else None
         if gone is None and room > 0:
             with suppress(AwayError, EverlogError):  # to destroy a body, it need not be read
-                text = indexed_text(found.body(branch, position, body, gone, leaf), gone) or ""
+                raw = found.body(branch, position, body, gone, leaf)
+                if type(raw) is not bytes and raw is not None:  # damaged: nobody knows what the index has of it
+                    raise damaged_event("", position, "its body")
+                text = indexed_text(raw, gone) or ""
                 room -= len(text)
         removed.append(Removed(feed, text))
     return removed
