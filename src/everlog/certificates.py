@@ -253,9 +253,8 @@ def _events_at(storage: Storage, view: View, positions: Sequence[int]) -> Iterat
         page = positions[start : start + limits.PAGE_EVENTS_MAX]
         try:
             yield from list(read_positions(storage, view, page))
-        except (
-            CorruptionError
-        ):  # of what was damaged before it was erased, leaf and what became of it are what is asked for
+        except CorruptionError:
+            # Of what was damaged before it was erased, leaf and what became of it are what is asked for.
             for position in page:
                 (row,) = storage.rows(view.lineage, position, position + 1, as_stored=True)
                 writer = view.lineage.owner(position).writer

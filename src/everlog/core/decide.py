@@ -91,21 +91,8 @@ _COLUMN_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "body": (bytes, NoneType),
 }
 EVENT_COLUMNS: Final = (
-    *(
-        "position",
-        "type",
-        "actor",
-        "outcome",
-        "recorded",
-        "occurred",
-        "cause",
-        "key",
-        "gone",
-        "attached",
-        "leaf",
-        "body",
-    ),
-)
+    "position", "type", "actor", "outcome", "recorded", "occurred", "cause", "key", "gone", "attached", "leaf", "body",
+)  # fmt: skip
 
 
 def damaged_column(names: Sequence[str], values: Sequence[object]) -> str | None:
