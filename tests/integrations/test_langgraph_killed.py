@@ -19,11 +19,12 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from everlog.integrations.langgraph import EverlogSaver
 
 address, name, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+turn = f"{name}{os.getpid()}"  # two turns may begin from states of one length, and what they say is not the same message
 
 
 def agent(state):
     count = len(state["messages"])
-    return {"messages": [AIMessage(f"look {count}", id=f"a{name}{count}", tool_calls=[{"name": "look", "args": {}, "id": f"c{name}{count}"}])]}
+    return {"messages": [AIMessage(f"look {count}", id=f"a{turn}{count}", tool_calls=[{"name": "look", "args": {}, "id": f"c{turn}{count}"}])]}
 
 
 def tools(state):
@@ -33,7 +34,7 @@ def tools(state):
 
 
 def answer(state):
-    return {"messages": [AIMessage(f"answer {len(state['messages'])}", id=f"b{name}{len(state['messages'])}")]}
+    return {"messages": [AIMessage(f"answer {len(state['messages'])}", id=f"b{turn}{len(state['messages'])}")]}
 
 
 graph = StateGraph(MessagesState).add_node("agent", agent).add_node("tools", tools).add_node("answer", answer)
@@ -41,9 +42,10 @@ graph.add_edge(START, "agent").add_edge("agent", "tools").add_edge("tools", "ans
 config = {"configurable": {"thread_id": "t"}}
 with EverlogSaver(address) as saver:
     compiled = graph.compile(checkpointer=saver)
-    if compiled.get_state(config).next:
+    if sys.argv[5] == "goes on" and compiled.get_state(config).next:
         compiled.invoke(None, config, durability="sync")
     for number in range(int(sys.argv[4])):
+        turn = f"{name}{os.getpid()}.{number}."
         compiled.invoke({"messages": [("user", f"{name} {number}")]}, config, durability="sync")
 """
 
@@ -53,11 +55,13 @@ def address(request, tmp_path):
     return databases.address(request.param, tmp_path)
 
 
-def start(tmp_path, address, name, *, kill_at=-1, turns):
+def start(tmp_path, address, name, *, kill_at=-1, turns, goes_on=True):
+    """Begin a process. goes_on: whether with what it finds unfinished, which may be at work in another."""
     program = tmp_path / "agent.py"
     program.write_text(AGENT)
     environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "PATH": ""}
-    return subprocess.Popen([sys.executable, str(program), address, name, str(kill_at), str(turns)], env=environment)
+    given = [address, name, str(kill_at), str(turns), "goes on" if goes_on else "begins"]
+    return subprocess.Popen([sys.executable, str(program), *given], env=environment)
 
 
 def conversation(saver):
@@ -98,7 +102,7 @@ def test_a_graph_that_is_killed_in_a_node_goes_on_from_there(tmp_path, address):
 
 
 def test_two_processes_on_one_thread_lose_no_turn(tmp_path, address):
-    runs = [start(tmp_path, address, name, turns=3) for name in "uv"]
+    runs = [start(tmp_path, address, name, turns=3, goes_on=False) for name in "uv"]
     assert [run.wait(120) for run in runs] == [0, 0]
     with EverlogSaver(address) as saver:
         session = saver.session("t")
