@@ -158,13 +158,9 @@ class Meddler:
     def commit_fails(self) -> None:
         writer = self.writer
         writer.set_commit_hook(lambda: True)
-        try:
-            for store in self.stores:
-                with suppress(EverlogError):
-                    store.get_or_create(self.chance.choice(NAMES)).append("note", {"content": "may be lost"})
-        finally:
-            with suppress(apsw.Error):
-                writer.set_commit_hook(None)
+        self.append_somewhere()
+        with suppress(apsw.Error):
+            writer.set_commit_hook(None)
 
     def interrupted(self) -> None:
         writer, left = self.writer, [self.chance.randint(1, 60)]
@@ -174,13 +170,15 @@ class Meddler:
             return left[0] == 0
 
         writer.set_progress_handler(stop, 20)
-        try:
-            for store in self.stores:
-                with suppress(EverlogError):
-                    store.get_or_create(self.chance.choice(NAMES)).append("note", {"content": "may be lost"})
-        finally:
-            with suppress(apsw.Error):
-                writer.set_progress_handler(None)
+        self.append_somewhere()
+        with suppress(apsw.Error):
+            writer.set_progress_handler(None)
+
+    def append_somewhere(self) -> None:
+        """Append through each store what may be lost."""
+        for store in self.stores:
+            with suppress(EverlogError):
+                store.get_or_create(self.chance.choice(NAMES)).append("note", {"content": "may be lost"})
 
     def process_forks(self) -> None:
         child = os.fork()

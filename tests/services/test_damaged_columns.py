@@ -9,6 +9,7 @@ import pytest
 import everlog
 from everlog import NewEvent
 from everlog.errors import CorruptionError, EverlogError
+from everlog.wrapping import write_wrapping_key
 
 AT = 5  # the damaged event, in the middle of the lowest 64
 EVENTS = 70
@@ -236,3 +237,15 @@ def test_damaged_columns_of_a_block_are_told_too(path, tmp_path, column, value):
             with suppress(EverlogError):
                 VERBS[name](store, tmp_path)
             assert len(store.session("other")[:]) == 3
+
+
+def test_a_damaged_leaf_of_an_encrypted_body_is_told(tmp_path):
+    write_wrapping_key(tmp_path / "key", bytes)
+    key, path = f"file:{tmp_path / 'key'}", tmp_path / "store.db"
+    with everlog.open(path, encrypt=key) as store:
+        store.create("s", events=[NewEvent("note", {"content": f"word {number}"}) for number in range(3)])
+    damage(path, "leaf", "text", where="position = 1")
+    with everlog.open(path, encrypt=key) as store:
+        with pytest.raises(CorruptionError, match="position 1 of branch 1"):
+            store.session("s").export(tmp_path / "s.tar")
+        assert not store.verify().ok

@@ -9,6 +9,7 @@ Nothing is written before all of it holds, so a refusal writes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from types import NoneType
 from typing import Final, Literal, NoReturn, cast
 
@@ -93,6 +94,9 @@ _COLUMN_TYPES: Final[dict[str, tuple[type, ...]]] = {
 EVENT_COLUMNS: Final = (
     "position", "type", "actor", "outcome", "recorded", "occurred", "cause", "key", "gone", "attached", "leaf", "body",
 )  # fmt: skip
+SOUND_COLUMNS: Final = frozenset(
+    product(*(_COLUMN_TYPES[name] for name in EVENT_COLUMNS))
+)  # all 256 that may stand together
 
 
 def damaged_column(names: Sequence[str], values: Sequence[object]) -> str | None:

@@ -45,17 +45,12 @@ def check_value(value: object, *, what: str) -> None:
     """Refuse what JSON cannot say or a library would change; `what` names the value in errors."""
     if type(value) is str or value is None:
         return
-    within: list[Any] = []
-    if not (isinstance(value, (dict, list, tuple)) and _is_sayable(value, 1, within)):
-        _check_member(value, what, 0, within)
-        _check_member(value, what, 0, [])  # should a class of somebody's own give other members each time
+    if not (isinstance(value, (dict, list, tuple)) and _is_sayable(value, 1)):
+        _check_member(value, what, 0)
 
 
-def _is_sayable(value: Any, depth: int, within: list[Any]) -> bool:
-    """Tell whether JSON can say a container as it is: nearly every body, walked without naming its members.
-
-    within: gets the members in which what cannot be said was found, the innermost first.
-    """
+def _is_sayable(value: Any, depth: int) -> bool:
+    """Tell whether JSON can say a container as it is: nearly every body, walked without naming its members."""
     if depth > limits.BODY_DEPTH_MAX:
         return False
     members = value
@@ -70,23 +65,19 @@ def _is_sayable(value: Any, depth: int, within: list[Any]) -> bool:
             continue
         if kind is int:
             if not -limits.INTEGER_BOUND < member < limits.INTEGER_BOUND:
-                within.append(member)
                 return False
         elif kind is float:
             if member - member != 0.0:  # NaN and both infinities
-                within.append(member)
                 return False
-        elif not (isinstance(member, (dict, list, tuple)) and _is_sayable(member, depth + 1, within)):
-            within.append(member)
+        elif not (isinstance(member, (dict, list, tuple)) and _is_sayable(member, depth + 1)):
             return False
     return True
 
 
-def _check_members(value: Any, what: str, depth: int, within: list[Any]) -> None:
-    """Refuse the first member of a container that JSON cannot say, by its name. within: as `_is_sayable` gave it, or nothing."""
+def _check_members(value: Any, what: str, depth: int) -> None:
+    """Refuse the first member of a container that JSON cannot say, by its name."""
     if depth > limits.BODY_DEPTH_MAX:
         raise too_deep(what)
-    found = within.pop() if within else None
     keyed = isinstance(value, dict)
     for key, member in value.items() if keyed else enumerate(value):
         if keyed and type(key) is not str:
@@ -94,11 +85,10 @@ def _check_members(value: Any, what: str, depth: int, within: list[Any]) -> None
                 f"{what} has the key {key!r} of type {type(key).__name__} where JSON takes only strings; "
                 "nothing was written; convert it to a string"
             )
-        if found is None or member is found:
-            _check_member(member, f"{what}/{pointer_token(str(key))}", depth, within)
+        _check_member(member, f"{what}/{pointer_token(str(key))}", depth)
 
 
-def _check_member(value: object, path: str, depth: int, within: list[Any]) -> None:
+def _check_member(value: object, path: str, depth: int) -> None:
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return
@@ -117,7 +107,7 @@ def _check_member(value: object, path: str, depth: int, within: list[Any]) -> No
             f"{path} is {number}, which JSON cannot say; nothing was written; write null or a string instead"
         )
     if isinstance(value, (dict, list, tuple)):  # OrderedDict, defaultdict, named tuples: JSON says them as they are
-        _check_members(value, path, depth + 1, within)
+        _check_members(value, path, depth + 1)
         return
     raise InvalidEventError(
         f"{path} is of type {kind.__name__}, which is no JSON value; nothing was written; convert it to a dict, list, "

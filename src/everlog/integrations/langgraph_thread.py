@@ -266,10 +266,10 @@ class Log:
                     if replaces
                     else first_of_each(writes, {index for task, index in known if task == record["task"]})
                 )
-                if not new and tried:
-                    return False
-                if not new:  # unless what is remembered was rewound or hidden by another writer since
-                    self.refresh()
+                if not new:
+                    if tried:
+                        return False
+                    self.refresh()  # another writer may have rewound or hidden since what is remembered
                     continue
                 at = self._position(place)
                 early = at is None

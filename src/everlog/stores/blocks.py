@@ -17,7 +17,7 @@ import msgspec
 from everlog.cold import AwayError, ObjectRow, StoredBlock
 from everlog.core import limits
 from everlog.core.block import Codec, Compressed, Entry, dictionary_digest, unpack_shared
-from everlog.core.decide import EventRow, damaged_event
+from everlog.core.decide import EventRow
 from everlog.core.envelope import BODY, NO_SALT, WrappedKey, is_sealed
 from everlog.core.event import PreparedAttachment
 from everlog.core.header import commit_body
@@ -216,7 +216,10 @@ class Bodies:
     ) -> tuple[bytes, bytes]:
         """Open an envelope; give what is in it, and its salt. Raises KeyNeededError, CorruptionError."""
         if type(leaf) is not bytes:
-            raise damaged_event("", position, "its leaf, which its body was encrypted for, is not what was written")
+            raise CorruptionError(
+                f"the leaf at position {position} of branch {branch} of this store, which a body was encrypted for, is not what was "
+                "written; nothing was changed; see what verify says, and restore a backup"
+            )
         key = self._source.data_key(branch, position)
         return self._cache.sealing.open(envelope, key, leaf, position, number)
 

@@ -463,9 +463,9 @@ class SqliteStorage(SqliteCold, SqliteEncryption, SqliteLedger):
                 try:
                     events.append((place, self._event_of_branch(branch_id, writer, session, branch, tuple(columns))))
                 except CorruptionError:
-                    if not passed and not passes_damaged:
-                        raise
                     if not passes_damaged:
+                        if not passed:
+                            raise
                         full = True  # who goes on meets it there
                         break
             passed.append(place)

@@ -513,10 +513,9 @@ def read_removed(
         if gone is None and room > 0:
             with suppress(AwayError, EverlogError):  # to destroy a body, it need not be read
                 raw = found.body(branch, position, body, gone, leaf)
-                if type(raw) is not bytes and raw is not None:  # damaged: nobody knows what the index has of it
-                    raise damaged_event("", position, "its body")
-                text = indexed_text(raw, gone) or ""
-                room -= len(text)
+                if raw is None or type(raw) is bytes:  # else it is damaged, and nobody knows what the index has of it
+                    text = indexed_text(raw, gone) or ""
+                    room -= len(text)
         removed.append(Removed(feed, text))
     return removed
 
