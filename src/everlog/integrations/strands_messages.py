@@ -15,7 +15,16 @@ from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.standard import ACTOR_PATTERN
-from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_key, with_parts
+from everlog.integrations.items import (
+    ATTACHMENT,
+    attached,
+    can_say,
+    canonical,
+    opaque_type,
+    parse_moment,
+    with_key,
+    with_parts,
+)
 
 FORMAT: Final = "strands"
 UPDATED: Final = "x.strands.message_updated"
@@ -42,6 +51,41 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     usage = _usage_of(said)
     made[0] = replace(made[0], metadata={"native": native, **({"usage": usage} if usage else {})})
     return with_parts(made)
+
+
+def exactly_recorded_of(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
+    """Give the events that keep a message's JSON, which `text_of` gives again to the byte. actor: as of `recorded_of`."""
+    said = json.loads(text)
+    whole = {"message_id": message_id, "redact_message": None, "message": said}
+    if not _is_message(said) or dumped(said) != text or not can_say(whole, bytes_max=body_bytes_max // 2):
+        metadata = {"native": {"format": FORMAT, "attachment": ATTACHMENT}}
+        kept = NewEvent(opaque_type(FORMAT, "message"), metadata=metadata, attachments={ATTACHMENT: text})
+        return with_key([kept], key_of(message_id))
+    first, *others = recorded_of(whole, actor=actor, body_bytes_max=body_bytes_max)
+    native = (first.metadata or {})["native"]
+    if "rest" in native:
+        shown = _shown_of(native, [first, *others])
+        if dumped(shown) != text:
+            native = {**native, "order": _orders_of(said, shown)}
+        if dumped(_shown_of(native, [first, *others])) != text:
+            native = {"format": FORMAT, "item": whole}
+    return [replace(first, metadata={**(first.metadata or {}), "native": native}), *others]
+
+
+def text_of(group: Sequence[Event]) -> bytes:
+    """Give the JSON that events were recorded for; of an erased one, that it is."""
+    first = group[0]
+    if any(event.erased for event in group):
+        return dumped(message_of(group, None)["message"])
+    native = (first.metadata or {})["native"]
+    if "attachment" in native:
+        return first.attachment(ATTACHMENT)
+    return dumped(native["item"]["message"] if "item" in native else _shown_of(native, group))
+
+
+def dumped(value: object) -> bytes:
+    """Give a value's JSON as Strands writes it."""
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def updated_of(update: dict[str, Any], first: Event | None, *, body_bytes_max: int) -> NewEvent:
@@ -116,6 +160,43 @@ def _said_by(first: NewEvent | Event) -> dict[str, Any]:
     if isinstance(first.occurred_at, datetime):
         said["created_at"] = said["updated_at"] = first.occurred_at.isoformat()
     return said
+
+
+# --- to the byte ---------------------------------------------------------------------------------
+def _is_message(said: Any) -> bool:
+    if not isinstance(said, dict) or not isinstance(said.get("role"), str):
+        return False
+    content = said.get("content")
+    return isinstance(content, list) and all(isinstance(block, dict) for block in content)
+
+
+def _shown_of(native: dict[str, Any], group: Sequence[NewEvent] | Sequence[Event]) -> dict[str, Any]:
+    """Give the message of which `native` has what its events do not say, with the members of its objects in their order."""
+    orders = {frozenset(order): order for order in native.get("order", ())}
+    return _ordered({**native["rest"]["message"], "content": _blocks_of(group)}, orders)
+
+
+def _orders_of(said: Any, shown: Any) -> list[list[str]]:
+    """Give the order of members of each object that stands in another order where it is shown; the same values otherwise."""
+    found: dict[frozenset[str], list[str]] = {}
+    left = [(said, shown)]
+    while left:
+        one, other = left.pop()
+        if isinstance(one, dict):
+            if list(one) != list(other):
+                found[frozenset(one)] = list(one)
+            left += [(member, other[name]) for name, member in one.items()]
+        elif isinstance(one, list):
+            left += zip(one, other, strict=True)
+    return list(found.values())
+
+
+def _ordered(value: Any, orders: dict[frozenset[str], list[str]]) -> Any:
+    if not orders:
+        return value
+    if isinstance(value, dict):
+        return {name: _ordered(value[name], orders) for name in orders.get(frozenset(value), value)}
+    return [_ordered(each, orders) for each in value] if isinstance(value, list) else value
 
 
 # --- blocks --------------------------------------------------------------------------------------
