@@ -141,6 +141,14 @@ def test_keys_are_listed_whole_by_their_beginning_and_in_order(either):
     assert run(either.list(AT)) == [kept(2)]
 
 
+def test_a_key_that_no_session_is_named_by_is_listed_once(ours):
+    keys = ["s\n", "sha256-0", "sha256-0/" + "x" * 300, "shack"]
+    for key in keys:
+        run(ours.write(key, b"{}"))
+    for prefix in ("", "s", "sh", "sha256-", "sha256-0"):
+        assert run(ours.list(prefix)) == [key for key in keys if key.startswith(prefix)], prefix
+
+
 def test_an_empty_key_and_what_is_no_bytes_are_refused(either):
     with pytest.raises(StorageError):
         run(either.write("", b"x"))

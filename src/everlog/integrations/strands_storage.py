@@ -208,10 +208,10 @@ class EverlogStorage(Storage):
             found = chain(self.store.opened(_ROOT + begins), self.store.opened(_ROOT + HASHED) if begins else ())
         else:
             found = self.store.opened(_ROOT)
-        keys: list[str] = []
+        keys: set[str] = set()  # a prefix such as "sha" finds sessions that are named by a hash twice
         for info, session in found:
             key = info.metadata.get(_MEMBER, {}).get("key", "")
-            keys += [key if kept is None else _kept_key(key, kept) for kept in _held(session)]
+            keys.update(key if kept is None else _kept_key(key, kept) for kept in _held(session))
         return sorted(each for each in keys if each.startswith(prefix))
 
     def _made(self, home: _Home) -> Session:
