@@ -234,6 +234,54 @@ def test_any_snapshots_are_read_to_the_byte(saves):
         assert run(storage.list("")) == sorted(last)
 
 
+def odd_json():
+    """Give JSON that the log cannot say as it is, or only just, each where a message and where the state holds it."""
+    odd = [
+        "NaN",
+        "1e400",
+        "-0.0",
+        "1E5",
+        "1" * 5_000,
+        '"\\ud800"',
+        b'"\xed\xa0\x80"',
+        b'"\xff"',
+        '{"a": 1, "a": 1}',
+        '"\\u00e9"',
+    ]
+    odd += [f"{'[' * depth}1{']' * depth}" for depth in [*range(52, 68), 1_000, 100_000]]
+    for each in odd:
+        value = each if isinstance(each, bytes) else each.encode()
+        yield b'{"a": ' + value + b"}"
+        for where in [
+            b'[], "state": %s',
+            b"[%s]",
+            b'[{"role": "user", "content": [{"n": %s}]}]',
+            b'[{"content": [{"n": %s}], "role": "user"}]',
+            b'[{"role": "user", "content": [{"text": "a"}], "metadata": %s}]',
+            b'[{"role": "user", "content": [{"toolUse": {"toolUseId": "", "name": "", "input": %s, "more": 1}}]}]',
+            b'[{"role": "user", "content": [{"toolResult": {"status": "error", "toolUseId": "", "content": [{"json": %s}]}}]}]',
+        ]:
+            yield b'{"data": {"messages": ' + where % value + b"}}"
+
+
+def test_what_the_log_cannot_say_is_read_to_the_byte():
+    with everlog.open("memory:") as store:
+        storage = EverlogStorage(store)
+        for number, data in enumerate(odd_json()):
+            for key in (LATEST, f"k{number}"):
+                run(storage.write(key, data))
+                assert run(EverlogStorage(store).read(key)) == data, (key, data[:200])
+
+
+def test_a_message_that_its_events_say_at_more_length_than_the_store_takes_is_kept():
+    result = {"toolUseId": "", "status": "error", "content": [{"text": ""}] * 400}
+    data = snapshot([message(0, {"toolResult": result})])
+    for most in range(5_000, 16_000, 250):
+        with everlog.open("memory:", body_bytes_max=most) as store:
+            run(EverlogStorage(store).write(LATEST, data))
+            assert run(EverlogStorage(store).read(LATEST)) == data
+
+
 lists = st.lists(st.integers(0, 6), max_size=12)
 
 

@@ -31,6 +31,7 @@ UPDATED: Final = "x.strands.message_updated"
 ERASED_TEXT: Final = "[erased]"
 _KEY: Final = re.compile(r"message:(-?\d+)(?::\d+)?", re.ASCII)
 _BYTES: Final = "__bytes_encoded__"  # how Strands marks base64
+_FRAME_BYTES: Final = 100  # of an event's body, around its data and metadata
 
 
 def key_of(message_id: int) -> str:
@@ -42,7 +43,7 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     """Give the events that keep a message. actor: the agent's id, for what it says; left out where it cannot be an actor."""
     said, key, moment = message["message"], key_of(message["message_id"]), parse_moment(message.get("created_at"))
     if not can_say(message, bytes_max=body_bytes_max // 2):
-        return with_key([replace(attached(FORMAT, "message", message), occurred_at=moment)], key)
+        return _whole(message)
     agent = actor if ACTOR_PATTERN.fullmatch(actor) else None
     made = [_event_of(block, said["role"], agent) for block in said["content"]] or [_said(said["role"], [], agent)]
     made = with_key([replace(event, occurred_at=moment) for event in made], key)
@@ -50,19 +51,33 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     native = {"format": FORMAT, **({"item": message} if left is None else {"rest": left})}
     usage = _usage_of(said)
     made[0] = replace(made[0], metadata={"native": native, **({"usage": usage} if usage else {})})
-    return with_parts(made)
+    return with_parts(made) if _fit(made, body_bytes_max) else _whole(message)
 
 
 def exactly_recorded_of(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
     """Give the events that keep a message's JSON, which `text_of` gives again to the byte. actor: as of `recorded_of`."""
-    said = json.loads(text)
+    made = _made_exactly(text, message_id, actor=actor, body_bytes_max=body_bytes_max)
+    if made and _fit(made, body_bytes_max):
+        return made
+    metadata = {"native": {"format": FORMAT, "attachment": ATTACHMENT}}
+    kept = NewEvent(opaque_type(FORMAT, "message"), metadata=metadata, attachments={ATTACHMENT: text})
+    return with_key([kept], key_of(message_id))
+
+
+def _made_exactly(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
+    """Give the events that say a message's JSON to the byte; none where they cannot."""
+    try:
+        said = json.loads(text)
+        exact = _is_message(said) and dumped(said) == text
+    except (ValueError, RecursionError):  # a number of thousands of digits, half characters, what is no UTF-8
+        return []
+    if not exact:
+        return []
     whole = {"message_id": message_id, "redact_message": None, "message": said}
-    if not _is_message(said) or dumped(said) != text or not can_say(whole, bytes_max=body_bytes_max // 2):
-        metadata = {"native": {"format": FORMAT, "attachment": ATTACHMENT}}
-        kept = NewEvent(opaque_type(FORMAT, "message"), metadata=metadata, attachments={ATTACHMENT: text})
-        return with_key([kept], key_of(message_id))
     first, *others = recorded_of(whole, actor=actor, body_bytes_max=body_bytes_max)
     native = (first.metadata or {})["native"]
+    if "attachment" in native:
+        return []
     if "rest" in native:
         shown = _shown_of(native, [first, *others])
         if dumped(shown) != text:
@@ -70,6 +85,17 @@ def exactly_recorded_of(text: bytes, message_id: int, *, actor: str, body_bytes_
         if dumped(_shown_of(native, [first, *others])) != text:
             native = {"format": FORMAT, "item": whole}
     return [replace(first, metadata={**(first.metadata or {}), "native": native}), *others]
+
+
+def _whole(message: dict[str, Any]) -> list[NewEvent]:
+    """Give the event that keeps a message beside its body."""
+    kept = replace(attached(FORMAT, "message", message), occurred_at=parse_moment(message.get("created_at")))
+    return with_key([kept], key_of(message["message_id"]))
+
+
+def _fit(events: Iterable[NewEvent], body_bytes_max: int) -> bool:
+    """Tell whether the log takes events that say a message twice, or deeper than it was."""
+    return all(can_say([event.data, event.metadata], bytes_max=body_bytes_max - _FRAME_BYTES) for event in events)
 
 
 def text_of(group: Sequence[Event]) -> bytes:

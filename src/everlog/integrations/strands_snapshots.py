@@ -82,7 +82,8 @@ def parts_of(data: bytes, *, bytes_max: int) -> Parts | None:
         frame = json.loads(msgspec.json.encode(members))
     except (ValueError, RecursionError):
         return None
-    if not can_say(frame, bytes_max=bytes_max) or (listed and listed != _listed(texts)):
+    # What a patch sets stands two levels deeper in the event than in the frame.
+    if not can_say([[frame]], bytes_max=bytes_max) or (listed and listed != _listed(texts)):
         return None
     before, after = _around(frame)  # the messages are not joined once more to be compared: they may be many
     long_enough = len(before) + len(listed) + len(after) == len(data)
