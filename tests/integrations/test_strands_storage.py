@@ -467,6 +467,33 @@ def test_two_processes_on_one_agent_lose_nothing(kind, tmp_path):
         assert session.verify().ok
 
 
+def test_what_another_recorded_too_is_not_taken_for_ones_own(ours, monkeypatch):
+    monkeypatch.setattr("everlog.integrations.strands_storage._APPENDED_MAX", 2)
+    other = EverlogStorage(ours.store)
+    run(ours.write(LATEST, snapshot([], system_prompt="x" * 1_000, state={"one": 0, "other": 0})))
+    run(other.write(kept(1), b"knows all of it"))
+    run(ours.write(LATEST, snapshot([message(0), message(1)], system_prompt="x" * 1_000, state={"one": 1, "other": 0})))
+    data = snapshot([message(0), message(1), message(2)], system_prompt="x" * 1_000, state={"one": 0, "other": 2})
+    run(other.write(LATEST, data))
+    assert run(other.read(LATEST)) == run(EverlogStorage(ours.store).read(LATEST)) == data
+
+
+def test_the_save_that_is_begun_last_is_the_latest():
+    async def saved_at_once(storage):
+        for number in range(400):
+            values = [b'{"n": %d}' % (number * 20 + each) for each in range(20)]
+            await asyncio.gather(*(storage.write("k", value) for value in values))
+            assert await storage.read("k") == values[-1]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads overtake each other
+    try:
+        with everlog.open("memory:") as store:
+            run(saved_at_once(EverlogStorage(store)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_many_tasks_save_at_once(ours):
     async def all_at_once():
         await asyncio.gather(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from msgspec.structs import replace
 
@@ -54,7 +54,7 @@ from everlog.integrations.strands_snapshots import (
     spans_of,
 )
 from everlog.integrations.threads import in_thread
-from everlog.integrations.turns import Turns
+from everlog.integrations.turns import Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.session import Session
 
@@ -115,7 +115,7 @@ class EverlogStorage(Storage):
         """Save a value under a key, over the one that is there. StorageError where it cannot be; then the other stays."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise StorageError(f"the value of {key!r:.100} is {type(data).__name__}, and no bytes; nothing was written")
-        await _asked(self._write, key, bytes(data))
+        await self._in_turn(self._write, _home(key), bytes(data))
 
     async def read(self, key: str, *, at: PlaceLike = "end") -> bytes | None:
         """Give the value of a key; None where there is none. at: a place in its session, for the value as it was saved last before it."""
@@ -123,7 +123,7 @@ class EverlogStorage(Storage):
 
     async def delete(self, key: str) -> None:
         """Delete the value of a key, where there is one. The bodies are destroyed once its session has no other."""
-        await _asked(self._delete, key)
+        await self._in_turn(self._delete, _home(key))
 
     async def list(self, query: str = "") -> list[str]:
         """Give the keys that begin so, in their order."""
@@ -150,9 +150,18 @@ class EverlogStorage(Storage):
         return source.fork(save.position + 1, id=new.name, labels=_LABELS, metadata=_metadata(new), events=again)
 
     # --- within ---
-    def _write(self, key: str, data: bytes) -> None:
-        home = _home(key)
-        with self._turns.take(home.name):
+    async def _in_turn(
+        self, call: Callable[Concatenate[Turn, _Home, P], None], home: _Home, *args: P.args, **keywords: P.kwargs
+    ) -> None:
+        """Change a session after all that was begun before: the last save that is begun is the latest."""
+        turn = self._turns.take(home.name)
+        try:
+            await _asked(call, turn, home, *args, **keywords)
+        finally:
+            turn.leave()  # where it was cancelled before it began
+
+    def _write(self, turn: Turn, home: _Home, data: bytes) -> None:
+        with turn:
             for _ in range(_TRIES):
                 session, known = self._seen.pop(home.name, None) or self._looked_at(self._made(home))
                 events, after = saved(known, data, actor=home.actor, body_bytes_max=self.store.settings.body_bytes_max)
@@ -161,12 +170,17 @@ class EverlogStorage(Storage):
                 try:
                     self._holding.hold(session)
                     for start in range(0, len(events), _APPENDED_MAX):
-                        session.extend(events[start : start + _APPENDED_MAX], expected=session.head)
+                        recorded = session.extend(events[start : start + _APPENDED_MAX], expected=session.head)
+                        if recorded[0].repeated:  # by another writer, and maybe more behind it: the head is not ours
+                            break
+                    else:
+                        self._keep(home.name, session, after)
+                        return
                 except (ConflictError, KeyReusedError, NotFoundError):
-                    continue  # another writer was faster, or it was deleted: look again
-                self._keep(home.name, session, after)
-                return
-        raise BusyError(f"{key!r:.100} was saved by others {_TRIES} times in a row; nothing was written; try again")
+                    pass  # another writer was faster, or it was deleted: look again
+        raise BusyError(
+            f"{home.key!r:.100} was saved by others {_TRIES} times in a row; nothing was written; try again"
+        )
 
     def _read(self, key: str, at: PlaceLike) -> bytes | None:
         home = _home(key)
@@ -184,9 +198,8 @@ class EverlogStorage(Storage):
             self._keep(home.name, session, dataclasses.replace(known, fresh=fresh_of(save)))
         return joined(known.document, texts)
 
-    def _delete(self, key: str) -> None:
-        home = _home(key)
-        with self._turns.take(home.name), suppress(NotFoundError):
+    def _delete(self, turn: Turn, home: _Home) -> None:
+        with turn, suppress(NotFoundError):
             session = self.store.session(home.name)
             if _save(session, home) is None:
                 return
