@@ -517,6 +517,19 @@ def test_a_value_is_read_as_it_was_at_any_place(ours):
     cuts = [(run(ours.write(LATEST, each)), ours.session(LATEST).head.size)[1] for each in saves]
     assert [run(ours.read(LATEST, at=cut)) for cut in cuts] == saves
     assert run(ours.read(LATEST, at=0)) is None
+    with pytest.raises(StorageError, match="no-such-checkpoint"):
+        run(ours.read(LATEST, at="no-such-checkpoint"))
+
+
+def test_a_document_that_somebody_else_changed_keeps_nobody_from_saving(ours):
+    first = snapshot([message(0), message(1)])
+    run(ours.write(LATEST, first))
+    for messages in ([[0, 10**15]], [[1, 1], [7, 2]], [[-1, 2]], "none", [[0]]):
+        ours.session(LATEST).append("state.set", {"path": "/data/messages", "value": messages})
+        assert run(EverlogStorage(ours.store).read(LATEST)) == first
+        for storage in (ours, EverlogStorage(ours.store)):
+            run(storage.write(LATEST, first))
+            assert run(EverlogStorage(ours.store).read(LATEST)) == first
 
 
 def test_a_rewind_takes_an_agent_back(ours):

@@ -12,7 +12,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from msgspec.structs import replace
@@ -118,7 +118,10 @@ class EverlogStorage(Storage):
         await self._in_turn(self._write, _home(key), bytes(data))
 
     async def read(self, key: str, *, at: PlaceLike = "end") -> bytes | None:
-        """Give the value of a key; None where there is none. at: a place in its session, for the value as it was saved last before it."""
+        """Give the value of a key; None where there is none. at: a place in its session, for the value as it was saved last before it.
+
+        Raises StorageError where there is no such place.
+        """
         return await _asked(self._read, key, at)
 
     async def delete(self, key: str) -> None:
@@ -188,12 +191,18 @@ class EverlogStorage(Storage):
             session = self.store.session(home.name)
             save = _save(session, home, at)
         except NotFoundError:
+            if at != "end":
+                raise
             return None
         if save is None:
             return None
         if save.type == VALUE:
             return save.attachment(ATTACHMENT)
         known, texts = _known(session, save.position + 1)
+        if len(texts) != sum(count for _, count in runs_in(known.document)):
+            raise CorruptionError(
+                f"session {session.id!r} lacks a message that its save at {save.position} names; nothing was changed; see `everlog verify`"
+            )
         if save.position + 1 == session.head.size:  # what is saved next need not read it again
             self._keep(home.name, session, dataclasses.replace(known, fresh=fresh_of(save)))
         return joined(known.document, texts)
@@ -306,17 +315,12 @@ def _held(session: Session) -> Iterator[str | None]:
 
 
 def _known(session: Session, cut: int) -> tuple[Known, list[bytes]]:
-    """Give what a session holds at a cut, and the texts of the messages. Costs what these are."""
+    """Give what a session holds at a cut, and the texts of the messages, up to one that is not there. Costs what these are."""
     document = session.state("document", at=cut).value
     runs = runs_in(document)
     found = {number: text_of(group) for span in spans_of(runs) for number, group in _messages(session, span, cut)}
-    numbers: list[int] = []
-    for number in chain.from_iterable(range(first, first + count) for first, count in runs):
-        if number not in found:
-            raise CorruptionError(
-                f"session {session.id!r} has lost message {number}, which its snapshot names; nothing was changed; see `everlog verify`"
-            )
-        numbers.append(number)
+    named = chain.from_iterable(range(first, first + count) for first, count in runs)
+    numbers = list(takewhile(found.__contains__, named))
     texts = [found[number] for number in numbers]
     return Known(document, [hash_of(text) for text in texts], numbers), texts
 
