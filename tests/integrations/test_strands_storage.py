@@ -374,6 +374,21 @@ def test_kept_snapshots_are_listed_restored_and_deleted_with_their_session(ours)
     assert not ours.store.sessions()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)])
+def test_values_of_one_agent_are_deleted_in_any_order_and_all_is_destroyed_with_the_last(ours, order):
+    keys = [LATEST, kept(1), kept(2), kept(3)]
+    for number, key in enumerate(keys):
+        run(ours.write(key, snapshot([message(number)])))
+    left = set(keys)
+    for number in order:
+        assert len(ours.store.sessions()) == 1
+        run(ours.delete(keys[number]))
+        left.remove(keys[number])
+        assert run(ours.list("")) == sorted(left)
+        assert {key for key in keys if run(ours.read(key)) is not None} == left
+    assert not ours.store.sessions()
+
+
 def test_a_window_and_its_state_go_on(ours):
     for _ in range(4):
         agent = agent_in(ours, conversation_manager=SlidingWindowConversationManager(window_size=4))

@@ -213,7 +213,7 @@ class EverlogStorage(Storage):
             if _save(session, home) is None:
                 return
             self._seen.pop(home.name, None)
-            if all(each == home.kept for each in _held(session)):
+            if _alone(session, home):
                 with suppress(SessionExistsError):  # a fork shares it: it is only hidden
                     self.store.delete(home.name, reason="deleted through Strands")
                     return
@@ -283,6 +283,11 @@ def _key_of(kept: str, size: int | str) -> str:
     return f"kept:{kept}@{size}"
 
 
+def _kept_of(event: Event) -> str:
+    """Give the id of the kept snapshot that a save, or a deletion, is of."""
+    return (event.key or "")[len("kept:") :].rpartition("@")[0]
+
+
 def _saves(session: Session, at: PlaceLike) -> Iterator[Event]:
     """Give the saves before a place, of the session's own key and of kept snapshots, the newest first."""
     return (event for event in session.events(types=SAVES, stop=at, reverse=True) if is_save(event))
@@ -310,8 +315,16 @@ def _held(session: Session) -> Iterator[str | None]:
         yield None
     kept: dict[str, bool] = {}
     for event in session.events(keys="kept:*"):
-        kept[(event.key or "")[len("kept:") :].rpartition("@")[0]] = event.type != DELETED and not event.erased
+        kept[_kept_of(event)] = event.type != DELETED and not event.erased
     yield from (each for each, there in kept.items() if there)
+
+
+def _alone(session: Session, home: _Home) -> bool:
+    """Tell whether nothing else of a session's home has a value."""
+    newest = session.last(SAVES[:-1], keys="kept:*")  # has one to the last where all are deleted in their order
+    if newest is not None and (other := home._replace(kept=_kept_of(newest))) != home and _save(session, other):
+        return False
+    return all(each == home.kept for each in _held(session))
 
 
 def _known(session: Session, cut: int) -> tuple[Known, list[bytes]]:
