@@ -493,6 +493,20 @@ def test_what_another_recorded_too_is_not_taken_for_ones_own(ours, monkeypatch):
     assert run(other.read(LATEST)) == run(EverlogStorage(ours.store).read(LATEST)) == data
 
 
+def test_a_session_that_is_deleted_while_it_is_looked_at_is_made_again(ours, monkeypatch):
+    run(EverlogStorage(ours.store).write(LATEST, b"{}"))
+    refresh = Session.refresh
+
+    def deleted(self):
+        monkeypatch.setattr(Session, "refresh", refresh)
+        run(EverlogStorage(ours.store).delete(LATEST))
+        return refresh(self)
+
+    monkeypatch.setattr(Session, "refresh", deleted)
+    run(ours.write(LATEST, b"[]"))
+    assert run(ours.read(LATEST)) == b"[]"
+
+
 def test_the_save_that_is_begun_last_is_the_latest():
     async def saved_at_once(storage):
         for number in range(400):

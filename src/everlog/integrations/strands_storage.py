@@ -166,24 +166,25 @@ class EverlogStorage(Storage):
     def _write(self, turn: Turn, home: _Home, data: bytes) -> None:
         with turn:
             for _ in range(_TRIES):
-                session, known = self._seen.pop(home.name, None) or self._looked_at(self._made(home))
-                events, after = saved(known, data, actor=home.actor, body_bytes_max=self.store.settings.body_bytes_max)
-                if home.kept is not None:
-                    events[-1] = replace(events[-1], key=_key_of(home.kept, session.head.size))
-                try:
-                    self._holding.hold(session)
-                    for start in range(0, len(events), _APPENDED_MAX):
-                        recorded = session.extend(events[start : start + _APPENDED_MAX], expected=session.head)
-                        if recorded[0].repeated:  # by another writer, and maybe more behind it: the head is not ours
-                            break
-                    else:
-                        self._keep(home.name, session, after)
+                with suppress(ConflictError, KeyReusedError, NotFoundError):  # another was faster, or deleted it
+                    if self._saved(home, data):
                         return
-                except (ConflictError, KeyReusedError, NotFoundError):
-                    pass  # another writer was faster, or it was deleted: look again
         raise BusyError(
             f"{home.key!r:.100} was saved by others {_TRIES} times in a row; nothing was written; try again"
         )
+
+    def _saved(self, home: _Home, data: bytes) -> bool:
+        """Save a value behind what is known; tell whether it was: what another recorded alike may have more of theirs behind it."""
+        session, known = self._seen.pop(home.name, None) or self._looked_at(self._made(home))
+        events, after = saved(known, data, actor=home.actor, body_bytes_max=self.store.settings.body_bytes_max)
+        if home.kept is not None:
+            events[-1] = replace(events[-1], key=_key_of(home.kept, session.head.size))
+        self._holding.hold(session)
+        for start in range(0, len(events), _APPENDED_MAX):
+            if session.extend(events[start : start + _APPENDED_MAX], expected=session.head)[0].repeated:
+                return False
+        self._keep(home.name, session, after)
+        return True
 
     def _read(self, key: str, at: PlaceLike) -> bytes | None:
         home = _home(key)
