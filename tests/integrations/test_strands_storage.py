@@ -13,7 +13,7 @@ from core.secrets_made import TOKENS, drawn
 from databases import address
 
 pytest.importorskip("strands.storage")
-pytest.importorskip("strands.session.snapshot_session_manager", reason="Strands had storages before it had these")
+pytest.importorskip("strands.session.snapshot_session_manager", reason="Strands has these from 1.51 on")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

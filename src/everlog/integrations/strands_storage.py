@@ -301,7 +301,7 @@ def _fresh(session: Session) -> int:
 
 
 def _save(session: Session, home: _Home, at: PlaceLike = "end") -> Event | None:
-    """Give the save whose value a key has at a place; None where it has none, or it was erased."""
+    """Give the save whose value a key has at a place; None where it has none. Of one that was erased: of the own key the one before it, else None."""
     if home.kept is None:
         found = next((event for event in _saves(session, at) if event.key is None), None)
     else:
