@@ -33,7 +33,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def shorten(record: Mapping[str, Any]) -> dict[str, Any]:
     """Give a checkpoint's record as it is stored.
 
-    record: id, ns, parent, where, late and early, where there are such; `checkpoint`, `metadata` and `values` as JSON.
+    record: id, ns, parent, where, late, early and waiting, where there are such; `checkpoint`, `metadata` and `values` as JSON.
     """
     short = {name: item for name, item in record.items() if name not in ("checkpoint", "metadata", "values")}
     return short | _short_fields(record) | _short_metadata(record["metadata"])
