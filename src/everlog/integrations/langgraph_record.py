@@ -232,3 +232,11 @@ def in_order(events: Sequence[Event]) -> list[Write]:
             if replaces or (task, index) not in made:
                 made[task, index] = Write(path, task, index, channel, event, tree)
     return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
+
+
+def indexes_of(writes: Iterable[Write]) -> dict[str, set[int]]:
+    """Give the indexes that each task wrote."""
+    made: dict[str, set[int]] = {}
+    for write in writes:
+        made.setdefault(write.task_id, set()).add(write.index)
+    return made

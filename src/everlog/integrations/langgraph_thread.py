@@ -53,6 +53,7 @@ from everlog.integrations.langgraph_record import (
     checkpoint_of,
     first_of_each,
     in_order,
+    indexes_of,
     shorten,
     shorten_items,
     writes_of,
@@ -98,7 +99,8 @@ class Log:
         # Namespaces whose values are those of a checkpoint that was put, or is the parent of one.
         self._begun: set[str] = set()
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
-        self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
+        # Of the checkpoints that were written after lately: the indexes that each task wrote.
+        self._tasks: OrderedDict[tuple[str, str], dict[str, set[int]]] = OrderedDict()
         # Checkpoints that are not recorded, while writes after them are: where the first of those stand.
         self._early: dict[tuple[str, str], int] = {}
         self._pruned: list[tuple[int, dict[str, Any]]] = []
@@ -241,7 +243,7 @@ class Log:
                     self._newest = max(self._newest, record["id"])
                     self._early.pop(place, None)
                     if "early" not in marks and place not in self._tasks:
-                        self._tasks[place] = set()
+                        self._tasks[place] = {}
                         self._limit_tasks()
                     return
         raise _busy(self.session)
@@ -252,12 +254,14 @@ class Log:
 
     def put_writes(
         self,
-        record: dict[str, Any],
+        place: tuple[str, str],
+        task: str,
+        path: str,
         writes: Sequence[tuple[int, str, tuple[str, bytes]]],
         *,
         replaces: bool,
     ) -> bool:
-        """Record pending writes: (index, channel, value); False where there was nothing new.
+        """Record pending writes: (index, channel, value); False where there was nothing new. place: the checkpoint they are after.
 
         replaces: what has the same task and index, else it counts no more.
 
@@ -265,20 +269,16 @@ class Log:
         recorded yet, those in the writes wait for it, so that the conversation is recorded in its order: where the checkpoint before it
         has no writes from which it follows, or the task is what takes in the graph's input.
         """
-        place = (record.get("ns", ""), record["id"])
         with self._lock:
             joins = False
             for tried in range(_TRIES):
                 self._ready()
-                known = self._tasks.get(place)
-                if known is None:
-                    before = [] if self._is_to_come(place) else self.writes_after(*place)
-                    known = {(write.task_id, write.index) for write in before}
-                new = (
-                    writes
-                    if replaces
-                    else first_of_each(writes, {index for task, index in known if task == record["task"]})
-                )
+                tasks = self._tasks.get(place)
+                if tasks is None:
+                    tasks = indexes_of([] if self._is_to_come(place) else self.writes_after(*place))
+                indexes = set(tasks.get(task, ()))
+                first = first_of_each(writes, indexes)
+                new = writes if replaces else first
                 if not new:
                     if tried:
                         return False
@@ -286,13 +286,15 @@ class Log:
                     continue
                 at = self._position(place)
                 early = at is None
-                speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
+                speaks = not early or (self._last_has_writes and not path.endswith(_INPUT_TASK))
                 draft = Draft(self._size, self._remembered, readable=self._readable, speaks=speaks, joins=joins)
-                items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
-                made, key = record | {"items": items}, None
-                if at == self._last[0]:
-                    made = {name: item for name, item in made.items() if name not in ("id", "ns")}
-                else:
+                made: dict[str, Any] = {"task": task, "path": path} if path else {"task": task}
+                made["items"] = shorten_items([(index, channel, draft.tree(*typed)) for index, channel, typed in new])
+                key = None
+                if at != self._last[0]:
+                    made["id"] = place[1]
+                    if place[0]:
+                        made["ns"] = place[0]
                     key = key_of("e" if early else "w", *place)
                 appended = self._append(draft, WRITES, made, key)
                 joins = joins or appended is None
@@ -300,7 +302,8 @@ class Log:
                     self._last_has_writes = self._last_has_writes or key is None
                     if early:
                         self._early.setdefault(place, self._size - 1)
-                    self._tasks[place] = known | {(record["task"], each[0]) for each in new}
+                    tasks[task] = indexes
+                    self._tasks[place] = tasks
                     self._limit_tasks()
                     return True
         raise _busy(self.session)
