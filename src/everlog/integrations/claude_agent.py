@@ -37,7 +37,7 @@ from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX
 from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
 from everlog.integrations.threads import finished, in_thread, read_in_thread, submitted
 from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
 from everlog.reader import PlaceLike
@@ -46,6 +46,7 @@ from everlog.session import Session
 
 _MAIN: Final = "claude/"
 _SUB: Final = "claude-sub/"
+_LABELS: Final = {FRAMEWORK_LABEL: "claude-agent-sdk"}
 _MEMBER: Final = "claude_agent_sdk"  # of a session's metadata
 _SUMMARY_BYTES_MAX: Final = METADATA_BYTES_MAX // 2  # with a longer one, its session is listed by being loaded
 _CHUNK: Final = 1_000  # entries of one append; an entry may be several events
@@ -236,7 +237,7 @@ class EverlogSessionStore(SessionStore):
         self.store.create(
             _name(key),
             title=title_of(entries),
-            labels={"source": "claude-agent-sdk", "project": project if fits else id_part(project, 0)},
+            labels=_LABELS | {"project": project if fits else id_part(project, 0)},
             metadata={_MEMBER: own},
             events=events,
         )
@@ -257,7 +258,8 @@ class EverlogSessionStore(SessionStore):
             "summary": None,
         }  # which would be of the entries that are left, too: it is listed by being loaded
         metadata = {**info.metadata, _MEMBER: own}
-        session.fork(cut, id=_name(made), title=info.title, labels=info.labels, metadata=metadata, reason=reason)
+        labels = info.labels | _LABELS
+        session.fork(cut, id=_name(made), title=info.title, labels=labels, metadata=metadata, reason=reason)
 
     def _load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         try:

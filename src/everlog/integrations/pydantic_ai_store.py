@@ -38,13 +38,14 @@ from everlog.errors import (
 )
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title, with_key
-from everlog.integrations.places import Place, id_part, store_at
-from everlog.integrations.pydantic_ai import erased_message, plain_of, read_message, recorded_of, without_empty
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
+from everlog.integrations.pydantic_ai import FORMAT, erased_message, plain_of, read_message, recorded_of, without_empty
 from everlog.integrations.threads import in_thread, read_in_thread
 from everlog.session import Branch, Session, SessionInfo
 
 RECORD: Final = "x.pydantic_ai.record"
 _MEMBER: Final = "pydantic_ai"  # of a session's metadata
+_SCOPE: Final = "scope"  # a label
 _PREFIX: Final = "pydantic-ai/"
 _KEY: Final = re.compile(r"entry:(.+?)(?::(\d+))?")
 _RECORDS: Final = pydantic.TypeAdapter(
@@ -154,7 +155,7 @@ class EverlogConversationStore(ConversationStore):
         return _newest(found)[:limit]
 
     def _infos(self, scope: str | None) -> Iterator[SessionInfo]:
-        query = None if scope is None else Query((Term("label", (Exact(_label(scope)),), ("scope",)),))
+        query = None if scope is None else Query((Term("label", (Exact(_label(scope)),), (_SCOPE,)),))
         last = None
         while page := self.store.sessions(query, prefix=_PREFIX, order="-updated", limit=SESSIONS_PAGE_MAX, after=last):
             yield from page
@@ -184,7 +185,8 @@ class EverlogConversationStore(ConversationStore):
             except KeyReusedError as error:
                 raise ConversationConflict(record.conversation_id) from error
             if seen is not None and stored is not None and stored.scope != record.scope:
-                seen.session_here.update(labels=_labels(record))
+                kept = {name: text for name, text in seen.session_here.info().labels.items() if name != _SCOPE}
+                seen.session_here.update(labels=kept | _labels(record))
             return
         raise BusyError(
             f"conversation {record.conversation_id!r} was written by others {_TRIES} times in a row; nothing was written; try again"
@@ -390,7 +392,7 @@ def _name(conversation_id: str) -> str:
 
 
 def _labels(record: ConversationRecord) -> dict[str, str]:
-    return {"source": "pydantic-ai"} | ({} if record.scope is None else {"scope": _label(record.scope)})
+    return {FRAMEWORK_LABEL: FORMAT} | ({} if record.scope is None else {_SCOPE: _label(record.scope)})
 
 
 def _label(scope: str) -> str:

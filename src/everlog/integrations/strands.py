@@ -32,7 +32,7 @@ from everlog.core.event import Event, Head, NewEvent
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
 from everlog.integrations.strands_messages import (
     UPDATED,
     groups,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from strands.multiagent import MultiAgentBase
 
 _MEMBER: Final = "strands"  # of a session's metadata
-_LABELS: Final = {"source": "strands"}
+_LABELS: Final = {FRAMEWORK_LABEL: "strands"}
 _TRIES: Final = 100  # of an append that others overtake
 _SEEN_MAX: Final = 100  # agents whose head is remembered
 
