@@ -104,6 +104,23 @@ def test_a_scope_of_anyio_that_is_over_neither_hides_what_was_written_nor_keeps_
     assert len(waits) < 5
 
 
+def test_what_is_dropped_with_its_loop_says_nothing_of_it():
+    pytest.importorskip("anyio", reason="anyio is not installed")
+    ends = threading.Event()
+
+    async def main():
+        loop.call_soon(loop.stop)
+        await in_thread(ends.wait, 5)
+
+    loop, going = asyncio.new_event_loop(), main()
+    task = loop.create_task(going)
+    loop.run_forever()
+    loop.close()
+    going.close()  # raises nothing
+    task._log_destroy_pending = False
+    ends.set()
+
+
 def test_programs_of_trio_wait_in_the_same_threads_and_learn_of_a_cancellation_as_those_of_asyncio():
     trio = pytest.importorskip("trio", reason="trio is not installed")
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future as Submitted
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -97,10 +97,17 @@ async def until_done(running: asyncio.Future[Any]) -> asyncio.CancelledError | N
     return cancelled
 
 
-def _no_scope_cancels() -> AbstractContextManager[Any]:
+@contextmanager
+def _no_scope_cancels() -> Generator[None]:
     """Keep out the scopes of anyio's; where nobody imported it, there are none."""
     anyio: Any = sys.modules.get("anyio")
-    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    scope = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    scope.__enter__()
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # where this is dropped, its loop may be gone
+            scope.__exit__(None, None, None)
 
 
 def _trio_here() -> Any:
