@@ -131,9 +131,8 @@ class EverlogSessionStore(SessionStore):
         Raises FencedError while another holds the session's lease; in this and all others but OutcomeUnknownError
         nothing of the thousand was recorded. Append them again: what is recorded is left out.
         """
-        with (
-            self._order
-        ):  # of threads as of turns, also from two loops: else the first might wait for a thread of those behind it
+        # Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it.
+        with self._order:
             turn = self._turns.take(_name(key))
             try:
                 running = submitted(self._append_all, turn, key, entries)
