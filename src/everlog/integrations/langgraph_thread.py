@@ -66,9 +66,7 @@ _TRIES: Final = 100  # of an append that others were faster than; each try takes
 _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
-_WAITING_MAX: Final = (
-    16  # checkpoints that a record says are waited for, of which some never come: a process died before
-)
+_WAITING_MAX: Final = 16  # checkpoints that a record says are waited for; some never come: a process died before
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _HOT_EVENTS: Final = 16  # at the end of a thread, which are never packed while it grows
 _PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
