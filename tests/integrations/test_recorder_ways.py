@@ -507,7 +507,7 @@ def test_a_call_that_takes_too_long_raises_what_it_would(slow, session, api, str
         return list(resource.create(**given, stream=True)) if stream else resource.create(**given)
 
     clients = (client_of(slow, api, asynchronous=asynchronous, timeout=0.1) for _ in range(2))
-    assert compare(slow, session, 1, way, clients, tried_later if asynchronous else tried) == ["error"]
+    assert compare(slow, session, 1, way, clients, tried_later if asynchronous else tried) == ["timeout"]
     assert "Timeout" in session.last("model.response").data["error"]["kind"]
 
 

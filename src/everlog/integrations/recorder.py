@@ -42,6 +42,7 @@ _STRICT: Final = "_strict_response_validation"  # of a client: what `copy()` of 
 _KEYS: Final = ("api_key", "auth_token", "admin_api_key")  # of a client
 _SECRET: Final = re.compile("auth|key|token|secret|cookie|signature|credential", re.IGNORECASE)  # in a header's name
 _SECRET_CHARACTERS_MIN: Final = 6  # of a header's value: a shorter one is taken out of too much
+_TIMEOUTS: Final = {"APITimeoutError", "TimeoutException", "TimeoutError"}  # of a client, what it sends with, Python
 _log: Final = logging.getLogger("everlog.recorder")
 C = TypeVar("C")
 T = TypeVar("T")
@@ -181,7 +182,8 @@ class Recorder:
 
     def _failed(self, call: Call | None, error: BaseException, client: Any) -> None:
         if call is not None:
-            outcome: Outcome = "error" if isinstance(error, Exception) else "cancelled"
+            late = any(each.__name__ in _TIMEOUTS for each in type(error).__mro__)
+            outcome: Outcome = "timeout" if late else "error" if isinstance(error, Exception) else "cancelled"
             self.guarded(lambda: self._calls.fail(call, error, outcome=outcome, secrets=_secrets_of(client, error)))
 
     def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
