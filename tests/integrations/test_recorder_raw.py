@@ -35,7 +35,7 @@ class Sent:
         content = PACKED[packing](content) if packing else content
         self.pieces = [content[at : at + size] for at in range(0, len(content), size)]
         self.raising = raising
-        self.given = 0
+        self.given = self.ended = 0
 
     def each(self):
         for piece in self.pieces:
@@ -45,8 +45,11 @@ class Sent:
             raise self.raising
 
     async def each_later(self):
-        for piece in self.each():
-            yield piece
+        try:
+            for piece in self.each():
+                yield piece
+        finally:
+            self.ended += 1
 
     def client(self, api, *, asynchronous=False):
         def handle(request):
@@ -151,11 +154,12 @@ def test_nothing_is_read_ahead_and_what_is_left_early_is_recorded_as_far_as_it_c
                 assert whole.given == number
                 await anext(taken)
             await taken.aclose()
-        return [raw, whole.given, raw.is_closed]
+            ended = whole.ended  # by who ended the reading, and not later by the loop
+        return [raw, whole.given, ended, raw.is_closed]
 
     trying, way = (tried_later, way_later) if asynchronous else (tried, way)
     theirs = trying(way, whole.client(api, asynchronous=asynchronous))
-    whole.given = 0
+    whole.given = whole.ended = 0
     recording = record(session, whole.client(api, asynchronous=asynchronous))
     with recording as client:
         assert trying(way, client) == theirs
@@ -279,6 +283,65 @@ def test_a_client_that_is_made_otherwise_gives_what_it_would(session, monkeypatc
     assert recording.failures == []
     last = session.last("model.response")
     assert (last.data.get("unread"), last.outcome) == ((True, None) if lost == "stream" else (None, "ok"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_raw_answer_that_came_at_once_is_recorded(session, stream):
+    """As a transport gives it that is put in the place of a server."""
+    body = sent("chat", stream)
+    body.each = lambda: b"".join(body.pieces)
+    with record(session, body.client("openai")) as client:
+        if stream:
+            assert len(list(client.chat.completions.with_raw_response.create(**C, stream=True).parse())) == 5
+        else:
+            with client.chat.completions.with_streaming_response.create(**C) as raw:
+                assert raw.json()
+    assert (session.last("model.response").outcome, session.count(types="agent.message")) == ("ok", 1)
+
+
+def test_a_stream_that_is_made_when_some_bytes_were_read_leaves_these_recorded(session):
+    with record(session, sent("chat", True).client("openai")) as client:
+        raw = client.chat.completions.with_raw_response.create(**C, stream=True)
+        taken = raw.http_response.iter_raw()
+        assert len([next(taken) for _ in range(20)]) == 20
+        with pytest.raises(http_of(openai).StreamConsumed):
+            list(raw.parse())
+    assert session.last("model.response").outcome == "cancelled"
+    assert "Said" in session.last("agent.message").data["content"]
+
+
+def test_bytes_that_cannot_be_unpacked_raise_what_they_would(session):
+    body = sent("chat", True, packing="gzip")
+    body.pieces[0] = b"no gzip"
+
+    def way(client):
+        with client.chat.completions.with_streaming_response.create(**C, stream=True) as raw:
+            return list(raw.iter_lines())
+
+    theirs = tried(way, body.client("openai"))
+    recording = record(session, body.client("openai"))
+    with recording as client:
+        assert tried(way, client) == theirs
+    assert "DecodingError" in str(theirs)
+    assert recording.failures == []
+    assert session.last("model.response").outcome == "cancelled"
+
+
+def test_a_stream_that_was_handed_over_is_read_without_us(session):
+    with record(session, sent("chat", True).client("openai")) as client:
+        raw = client.chat.completions.with_raw_response.create(**C, stream=True)
+        assert "each" in repr(iter(raw.http_response.stream))
+        raw.parse()
+        assert "each" not in repr(iter(raw.http_response.stream))
+
+    async def story():
+        async with record(session, sent("chat", True).client("openai", asynchronous=True)) as client:
+            raw = await client.chat.completions.with_raw_response.create(**C, stream=True)
+            watched = repr(aiter(raw.http_response.stream))
+            raw.parse()
+            return ["each_async" in each for each in (watched, repr(aiter(raw.http_response.stream)))]
+
+    assert asyncio.run(story()) == [True, False]
 
 
 def test_bytes_without_end_are_held_up_to_a_bound(session, monkeypatch):

@@ -86,7 +86,13 @@ def seen(value):
     if hasattr(value, "http_response"):
         response = value.http_response
         held = [sorted(vars(each)) for each in (value, response, value._options)]
-        return [type(value), repr(value), held, type(response.stream).__name__, len(pickle.dumps(response)) > 0]
+        return [
+            type(value),
+            repr(value),
+            held,
+            type(copy.copy(response.stream)).__name__,
+            len(pickle.dumps(response)) > 0,
+        ]
     if isinstance(value, (list, tuple)):
         return [seen(each) for each in value]
     if isinstance(value, dict):
