@@ -3,12 +3,13 @@
 import asyncio
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import pytest
 
 import everlog
-from everlog.integrations import recorder
+from everlog.integrations import recorder, recorder_answers
 from everlog.integrations.recorder import record
 from integrations import providers
 from integrations.test_recorder_ways import HI, KEY, C, M, R, anthropic, http_of, openai, seen, tried, tried_later
@@ -403,3 +404,18 @@ def test_two_sessions_may_record_one_raw_answer(session, way):
             assert len(list(raw.parse() if way == "parse" else raw.http_response.iter_lines())) > 4
         for each in (session, other):
             assert (each.last("model.response").outcome, each.count(types="agent.message")) == ("ok", 1)
+
+
+def test_of_bytes_that_unpack_to_more_than_is_held_only_that_is_unpacked(session, monkeypatch):
+    monkeypatch.setattr(recorder_answers, "UNPACKED_BYTES_MAX", 1_000_000)
+    whole = b'{"id": "r", "model": "m", "choices": [{"message": {"role": "assistant", "content": "' + b"x" * 50_000_000
+    body = Sent(whole + b'"}}]}', "application/json", packing="gzip", size=10_000)
+    tracemalloc.start()
+    with (
+        record(session, body.client("openai")) as client,
+        client.chat.completions.with_streaming_response.create(**C) as raw,
+    ):
+        assert sum(len(each) for each in raw.iter_bytes()) > 50_000_000
+    assert tracemalloc.get_traced_memory()[1] < len(whole)
+    tracemalloc.stop()
+    assert session.last("model.response").data["unread"] is True

@@ -261,6 +261,9 @@ class ItemPieces:
 _MAKERS: Final = {ANTHROPIC: AnthropicPieces, CHAT: ChatPieces}
 
 
+UNPACKED_BYTES_MAX: Final = 256 * 1024 * 1024  # of bytes that came packed: a few kilobytes may say gigabytes
+
+
 class Body:
     """The bytes of an answer: JSON, or a stream's events."""
 
@@ -294,8 +297,13 @@ class Body:
         if "content-encoding" not in self._headers:
             return self._parts
         unpacked: list[bytes] = []
+        size = 0
         with suppress(Exception):  # they were cut: what came before is there
-            unpacked.extend(self._kind(200, headers=self._headers, content=iter(self._parts)).iter_bytes())
+            for piece in self._kind(200, headers=self._headers, content=iter(self._parts)).iter_bytes():
+                size += len(piece)
+                if size > UNPACKED_BYTES_MAX:
+                    break
+                unpacked.append(piece)
         return unpacked
 
 
