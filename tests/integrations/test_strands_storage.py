@@ -352,6 +352,7 @@ def test_an_agent_goes_on_where_it_ended_as_with_their_own(ours):
     assert session.count(types="agent.tool_use") == session.count(types="agent.tool_result") == 3
     assert len(session.state("messages").value) == 9  # a result is its tool's
     assert session.last("agent.message").actor == "a"
+    assert [info.id for info in ours.store.sessions("label.framework:strands")] == [session.id]
     assert session.verify().ok
     assert run(ours.list("session/s/")) == run(theirs.list("session/s/")) == [LATEST]
 

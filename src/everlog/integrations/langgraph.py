@@ -40,7 +40,7 @@ from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log
-from everlog.integrations.places import Place, hashed_id, id_of, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, hashed_id, id_of, store_at
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
 from everlog.session import Session, SessionInfo
@@ -49,7 +49,7 @@ from everlog.stores.sqlite.store import SqliteStorage
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-LABEL: Final = "framework"
+LABEL: Final = FRAMEWORK_LABEL
 LABELLED: Final = "langgraph"
 _LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
@@ -213,14 +213,14 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         thread, namespace, checkpoint_id = _named(config)
         if checkpoint_id is None:
             raise KeyError("the config has no checkpoint_id; nothing was written; give the config that `put` gave")
-        record = _writes_record(namespace, checkpoint_id, task_id, task_path)
+        place = namespace, checkpoint_id
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         with self._turns.take(thread):
             made = [
                 (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
                 for index, (channel, value) in enumerate(writes)
             ]
-            self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
+            self._write(thread, lambda log: log.put_writes(place, task_id, task_path, made, replaces=replaces))
 
     def delete_thread(self, thread_id: str) -> None:
         """End a thread: what only it holds is destroyed. Where others were copied from it, they keep it, and it is hidden here."""
@@ -334,9 +334,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         write: tuple[int, str, tuple[str, bytes]],
     ) -> bool:
         """Record a pending write that was stored elsewhere: (index, channel, value); False where there is one of its task and index."""
-        record = _writes_record(namespace, id, task_id, task_path)
         new: list[bool] = []
-        self._write(thread, lambda log: new.append(log.put_writes(record, [write], replaces=False)))
+
+        def put(log: Log) -> None:
+            new.append(log.put_writes((namespace, id), task_id, task_path, [write], replaces=False))
+
+        self._write(thread, put)
         return new[-1]
 
     # --- the same, on an event loop ---
@@ -568,11 +571,6 @@ def _checkpoint_record(
     if parent:
         record["parent"] = parent
     return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
-
-
-def _writes_record(namespace: str, id: str, task_id: str, task_path: str) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": id, "task": task_id}
-    return record | ({"ns": namespace} if namespace else {}) | ({"path": task_path} if task_path else {})
 
 
 def _typed(value: Any) -> tuple[str, bytes]:

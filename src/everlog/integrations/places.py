@@ -1,4 +1,4 @@
-"""Which store an integration keeps its sessions in: a place, which it opens and closes, or an open store, which it only uses."""
+"""Which store an integration keeps its sessions in, and what they are called there: a place, which it opens and closes, or an open store, which it only uses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
 from everlog.errors import InvalidPlaceError, UnavailableError
 from everlog.open import open_store
 from everlog.store import Store
+
+# The label of every session that an integration makes, or an importer makes for it; its value names the framework, as the extra does.
+FRAMEWORK_LABEL: Final = "framework"
 
 Place = str | os.PathLike[str] | Store | AsyncStore
 HASHED: Final = "sha256-"  # how the id of what cannot be one begins

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import chain, takewhile
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
@@ -36,7 +36,7 @@ from everlog.errors import (
 )
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import ATTACHMENT
-from everlog.integrations.places import HASHED, Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, HASHED, Place, id_part, store_at
 from everlog.integrations.strands_messages import groups, key_of, text_of
 from everlog.integrations.strands_snapshots import (
     DELETED,
@@ -53,13 +53,13 @@ from everlog.integrations.strands_snapshots import (
     saved_again,
     spans_of,
 )
-from everlog.integrations.threads import in_thread
+from everlog.integrations.threads import in_thread, read_in_thread
 from everlog.integrations.turns import Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.session import Session
 
 _ROOT: Final = "strands-storage/"
-_LABELS: Final = {"source": "strands"}
+_LABELS: Final = {FRAMEWORK_LABEL: "strands"}
 _MEMBER: Final = "strands"  # of a session's metadata
 _LATEST: Final = "snapshot_latest.json"
 _KEPT: Final = re.compile(r"(.*/snapshots/)immutable_history/snapshot_([\w-]{1,128})\.json", re.ASCII | re.DOTALL)
@@ -122,7 +122,7 @@ class EverlogStorage(Storage):
 
         Raises StorageError where there is no such place.
         """
-        return await _asked(self._read, key, at)
+        return await _asked(read_in_thread(self._read, key, at))
 
     async def delete(self, key: str) -> None:
         """Delete the value of a key, where there is one. The bodies are destroyed once its session has no other."""
@@ -130,7 +130,7 @@ class EverlogStorage(Storage):
 
     async def list(self, query: str = "") -> list[str]:
         """Give the keys that begin so, in their order."""
-        return await _asked(self._list, query)
+        return await _asked(read_in_thread(self._list, query))
 
     # --- what Everlog adds ---
     def session(self, key: str) -> Session:
@@ -159,7 +159,7 @@ class EverlogStorage(Storage):
         """Change a session after all that was begun before: the last save that is begun is the latest."""
         turn = self._turns.take(home.name)
         try:
-            await _asked(call, turn, home, *args, **keywords)
+            await _asked(in_thread(call, turn, home, *args, **keywords))
         finally:
             turn.leave()  # where it was cancelled before it began
 
@@ -253,10 +253,10 @@ class EverlogStorage(Storage):
             self._seen.pop(next(iter(list(self._seen))), None)
 
 
-async def _asked(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-    """Do what blocks in a thread; raise what Everlog refuses as Strands' error."""
+async def _asked(running: Awaitable[T]) -> T:
+    """Wait for what a thread does; raise what Everlog refuses as Strands' error."""
     try:
-        return await in_thread(call, *args, **keywords)
+        return await running
     except EverlogError as error:
         raise StorageError(str(error)) from error
 
