@@ -26,6 +26,7 @@ from strands.types.exceptions import StorageError
 
 import everlog
 from everlog.errors import FencedError, LimitError, NotFoundError, SessionExistsError, UnavailableError
+from everlog.integrations import strands_storage
 from everlog.integrations.strands_storage import EverlogStorage
 from everlog.session import Session
 
@@ -637,6 +638,28 @@ def test_what_is_erased_says_so_and_the_rest_stays(ours):
     session = ours.session(LATEST)
     session.erase([session.last(("state.set", "state.patch")).position], reason="asked for")
     assert json.loads(run(EverlogStorage(ours.store).read(LATEST)))["data"]["messages"] == read[:3]
+
+
+@pytest.mark.parametrize("warm_by", ["write", "read"])
+def test_a_save_after_what_was_saved_was_erased_is_whole(ours, warm_by):
+    said = [message(0)]
+    for number in range(3):
+        run(ours.write(LATEST, snapshot(said, state={"n": number, "long": "x" * 2_000})))
+    warm = ours if warm_by == "write" else EverlogStorage(ours.store)
+    run(warm.read(LATEST))
+    session = ours.session(LATEST)
+    session.erase([event.position for event in session.events(types=("state.set", "state.patch"))], reason="old")
+    run(warm.write(LATEST, snapshot(said, state={"n": 3, "long": "x" * 2_000})))
+    assert run(EverlogStorage(ours.store).read(LATEST)) == snapshot(said, state={"n": 3, "long": "x" * 2_000})
+
+
+def test_what_is_remembered_of_agents_is_bounded_by_bytes(ours, monkeypatch):
+    monkeypatch.setattr(strands_storage, "_SEEN_BYTES_MAX", 100_000)
+    for number in range(5):
+        run(ours.write(f"k{number}", json.dumps({"long": "x" * 10_000}).encode()))
+    assert list(ours._seen) == ["strands-storage/k3", "strands-storage/k4"]
+    run(ours.write("k5", json.dumps({"long": "x" * 200_000}).encode()))
+    assert list(ours._seen) == ["strands-storage/k5"]
 
 
 def test_an_agent_that_another_holds_is_not_saved(ours):

@@ -26,6 +26,7 @@ VALUE: Final = "x.strands.value"  # keeps bytes that are no JSON object
 DELETED: Final = "x.strands.value_deleted"
 SAVES: Final = ("state.set", "state.patch", VALUE, DELETED)
 _MEMBER: Final = "strands"  # of a save's metadata
+_MESSAGE_BYTES: Final = 100  # that a hash and a number take
 _NEAR: Final = 200  # messages that are rather read than stepped over
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -49,6 +50,11 @@ class Known:
     hashes: Sequence[bytes] = ()
     numbers: Sequence[int] = ()
     fresh: int = 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes all this takes, about: of a document as JSON, which takes some four times as much."""
+        return 4 * len(dumped(self.document)) + _MESSAGE_BYTES * len(self.hashes)
 
 
 def hash_of(text: bytes) -> bytes:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import chain, takewhile
+from threading import Lock
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from msgspec.structs import replace
@@ -67,6 +68,7 @@ _AGENT: Final = re.compile(r"/scopes/agent/([^/]+)/snapshots/")
 _KEY_CHARACTERS_MAX: Final = 200  # of a key that stands in its session's id
 _TRIES: Final = 100  # of an append that others overtake
 _SEEN_MAX: Final = 100  # sessions of which is remembered what they hold
+_SEEN_BYTES_MAX: Final = 64 * 1024 * 1024  # that this takes; of one session, any
 _APPENDED_MAX: Final = 5_000  # events of one append: a longer first snapshot takes several, the save in the last
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +87,20 @@ class _Home(NamedTuple):
         return _ROOT + id_part(self.key, _KEY_CHARACTERS_MAX, slashes=True)
 
 
+class _Seen(NamedTuple):
+    """What a session held at the head that its handle saw. erasures: of its line, so far; held: bytes that this takes."""
+
+    session: Session
+    known: Known
+    erasures: int
+    held: int
+
+    @property
+    def stands(self) -> bool:
+        """Whether nothing was erased since, which changes the document and leaves the head."""
+        return _erasures(self.session) == self.erasures
+
+
 class EverlogStorage(Storage):
     """A `Storage` that keeps what Strands saves in Everlog: `SnapshotSessionManager("s1", storage=EverlogStorage("agent.db"))`.
 
@@ -97,7 +113,8 @@ class EverlogStorage(Storage):
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._turns = Turns()
-        self._seen: dict[str, tuple[Session, Known]] = {}
+        self._lock = Lock()
+        self._seen: dict[str, _Seen] = {}
 
     def __repr__(self) -> str:
         return f"<EverlogStorage {self.store.url}>"
@@ -175,7 +192,10 @@ class EverlogStorage(Storage):
 
     def _saved(self, home: _Home, data: bytes) -> bool:
         """Save a value behind what is known; tell whether it was: what another recorded alike may have more of theirs behind it."""
-        session, known = self._seen.pop(home.name, None) or self._looked_at(self._made(home))
+        seen = self._forgotten(home.name)
+        if seen is None or not seen.stands:
+            seen = self._looked_at(self._made(home))
+        session, known = seen.session, seen.known
         events, after = saved(known, data, actor=home.actor, body_bytes_max=self.store.settings.body_bytes_max)
         if home.kept is not None:
             events[-1] = replace(events[-1], key=_key_of(home.kept, session.head.size))
@@ -183,7 +203,7 @@ class EverlogStorage(Storage):
         for start in range(0, len(events), _APPENDED_MAX):
             if session.extend(events[start : start + _APPENDED_MAX], expected=session.head)[0].repeated:
                 return False
-        self._keep(home.name, session, after)
+        self._keep(home.name, session, after, seen.erasures)
         return True
 
     def _read(self, key: str, at: PlaceLike) -> bytes | None:
@@ -199,13 +219,14 @@ class EverlogStorage(Storage):
             return None
         if save.type == VALUE:
             return save.attachment(ATTACHMENT)
+        erasures = _erasures(session)
         known, texts = _known(session, save.position + 1)
         if len(texts) != sum(count for _, count in runs_in(known.document)):
             raise CorruptionError(
                 f"session {session.id!r} lacks a message that its save at {save.position} names; nothing was changed; see `everlog verify`"
             )
         if save.position + 1 == session.head.size:  # what is saved next need not read it again
-            self._keep(home.name, session, dataclasses.replace(known, fresh=fresh_of(save)))
+            self._keep(home.name, session, dataclasses.replace(known, fresh=fresh_of(save)), erasures)
         return joined(known.document, texts)
 
     def _delete(self, turn: Turn, home: _Home) -> None:
@@ -213,7 +234,7 @@ class EverlogStorage(Storage):
             session = self.store.session(home.name)
             if _save(session, home) is None:
                 return
-            self._seen.pop(home.name, None)
+            self._forgotten(home.name)
             if _alone(session, home):
                 with suppress(SessionExistsError):  # a fork shares it: it is only hidden
                     self.store.delete(home.name, reason="deleted through Strands")
@@ -240,17 +261,29 @@ class EverlogStorage(Storage):
     def _made(self, home: _Home) -> Session:
         return self.store.get_or_create(home.name, labels=_LABELS, metadata=_metadata(home))
 
-    def _looked_at(self, session: Session) -> tuple[Session, Known]:
+    def _looked_at(self, session: Session) -> _Seen:
+        erasures = _erasures(session)  # before the document is read, so that it is never older than what is known
         known, _ = _known(session, session.refresh().size)
         fresh = _fresh(session)
         while session.find(key_of(fresh)) is not None:  # recorded by a save that was interrupted
             fresh += 1
-        return session, dataclasses.replace(known, fresh=fresh)
+        return _Seen(session, dataclasses.replace(known, fresh=fresh), erasures, 0)
 
-    def _keep(self, name: str, session: Session, known: Known) -> None:
-        self._seen[name] = session, known
-        while len(self._seen) > _SEEN_MAX:
-            self._seen.pop(next(iter(list(self._seen))), None)
+    def _forgotten(self, name: str) -> _Seen | None:
+        """Take what is remembered of a session: a handle is used by one at a time."""
+        with self._lock:
+            return self._seen.pop(name, None)
+
+    def _keep(self, name: str, session: Session, known: Known, erasures: int) -> None:
+        with self._lock:
+            self._seen[name] = _Seen(session, known, erasures, known.held)
+            held = sum(each.held for each in self._seen.values())
+            while len(self._seen) > _SEEN_MAX or (held > _SEEN_BYTES_MAX and len(self._seen) > 1):
+                held -= self._seen.pop(next(iter(self._seen))).held
+
+
+def _erasures(session: Session) -> int:
+    return session.storage.erasures(session.view().branch.key)
 
 
 async def _asked(running: Awaitable[T]) -> T:
