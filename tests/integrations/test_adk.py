@@ -668,6 +668,12 @@ async def test_state_that_is_no_json_is_kept_as_what_it_prints(service):
 
 @contract(*OURS)
 async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
+    def answered(text):
+        event = said("x")
+        answer = types.FunctionResponse(id="c", name="f", response={"half": text})
+        event.content.parts = [types.Part(function_response=answer)]
+        return event
+
     session = await service.create_session(**WHO)
     nameless = said("x")
     nameless.id = ""
@@ -678,11 +684,55 @@ async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
         said("x", timestamp=float("nan")),
         said("x", timestamp=float("inf")),
         said("half \ud83d"),
+        said("half \ud83d" * 2_000_000),
+        answered("half \ud83d"),
         said("x", delta={"k": 2**64}),
     ):
         with pytest.raises(InvalidEventError, match="nothing was written"):
             await service.append_event(session, refused)
     assert (await got(service, session)).events == session.events == []
+
+
+def nested(levels):
+    value = "x"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@contract(*ALL)
+async def test_large_and_deep_events_are_read_as_they_were_appended(service):
+    session = await service.create_session(**WHO)
+    picture = types.Part(inline_data=types.Blob(mime_type="image/png", data=bytes(9_000_000)))
+    hard = [types.Part(text="x" * 4_200_000), picture, types.Part(text="x" * 8_388_500)]
+    hard += [
+        types.Part(function_call=types.FunctionCall(id="c", name="f", args=nested(deep))) for deep in range(55, 72)
+    ]
+    for number, part in enumerate(hard):
+        event = said("", author="agent", timestamp=1_700_000_000.25 + number)
+        event.content.parts = [part]
+        await service.append_event(session, event)
+    assert (await got(service, session)).events == session.events
+    assert len(session.events) == len(hard)
+
+
+@contract(*OURS)
+async def test_what_an_event_says_beyond_the_log_is_kept_beside_it(service):
+    session = await service.create_session(**WHO)
+    for odd in (
+        said("x" * 9_000_000, delta={"k": 1}),
+        said("y" * 9_000_000, timestamp=-1.5, author="not an actor\n"),
+    ):
+        odd.custom_metadata = {"many": 2**80}
+        await service.append_event(session, odd)
+    read = await got(service, session)
+    assert read.events == session.events
+    assert read.state == {"k": 1}
+    recent = GetSessionConfig(num_recent_events=1, after_timestamp=-2.0)
+    assert len((await service.get_session(**WHO, session_id=session.id, config=recent)).events) == 1
+    service.store.session(session_name("trips", "u7", session.id)).erase([0], reason="asked for")
+    first, second = texts(await got(service, session))
+    assert (first, second[:2]) == ("[erased]", "yy")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "~", "tab\there", "é\u2028", "%2F", " lead"])

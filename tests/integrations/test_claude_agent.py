@@ -326,6 +326,12 @@ def test_what_the_log_cannot_say_comes_back_all_the_same(kept):
         entry(3, "z" * 5_000_000),
         entry(4, "nul \x00 there"),
     ]
+    for levels in range(55, 68):
+        deep = "x"
+        for _ in range(levels):
+            deep = [deep]
+        hard.append(entry(len(hard), "d", toolUseResult=deep))
+        hard.append(entry(len(hard), message={"role": "user", "content": {"deep": deep}}))
     run(kept.append(KEY, hard))
     assert same(run(kept.load(KEY)), hard)
 

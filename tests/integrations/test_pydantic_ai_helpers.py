@@ -38,6 +38,19 @@ def test_a_history_is_saved_by_its_new_messages_or_as_a_whole(tmp_path):
         assert len(session.branches()) == 2
 
 
+def test_messages_that_are_nested_as_deep_as_the_log_goes_come_back(tmp_path):
+    with everlog.open(tmp_path / "s.db") as store:
+        for levels in range(55, 68):
+            deep = "x"
+            for _ in range(levels):
+                deep = [deep]
+            said = answered("hi")
+            said.provider_details = {"deep": deep}
+            session = store.create(f"s{levels}")
+            add_messages(session, [said])
+            assert load_messages(session) == [said]
+
+
 def test_a_history_that_another_saved_meanwhile_is_a_conflict(tmp_path, monkeypatch):
     with everlog.open(tmp_path / "s.db") as store:
         one, other = store.create("s"), store.session("s")

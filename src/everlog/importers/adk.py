@@ -145,10 +145,11 @@ class _Taken:
         )
         from everlog.integrations.adk import json_of
 
+        limit = self.store.settings.body_bytes_max
         for row in rows:
             raw = _raw(row)
             try:
-                key, events = encode_event(json_of(_event(row)), self.name)
+                key, events = encode_event(json_of(_event(row)), self.name, body_bytes_max=limit)
             except Exception as error:  # noqa: BLE001  # ADK's own models, and what was pickled, raise what they like
                 yield self._refused(row["id"], raw, f"is kept as its bytes, since ADK does not read it: {error!s:.300}")
             else:

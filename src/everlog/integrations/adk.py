@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -321,7 +322,7 @@ class EverlogSessionService(BaseSessionService):
         None where the object holds the event already.
         """
         name = session_name(session.app_name, session.user_id, session.id)
-        key, events = encode_event(json_of(event), name)
+        key, events = encode_event(json_of(event), name, body_bytes_max=self.store.settings.body_bytes_max)
         try:
             opened = self.store.session(name)
             self._holding.hold(opened, anew=True)
@@ -515,7 +516,11 @@ class _Told:
 
 
 def _event_of(group: list[EverlogEvent]) -> Event:
-    return Event.model_validate_json(msgspec.json.encode(decode_group(group)))
+    item = decode_group(group)
+    try:
+        return Event.model_validate_json(msgspec.json.encode(item))
+    except OverflowError:  # an integer of 2^64, in one that is kept beside its body
+        return Event.model_validate_json(json.dumps(item))
 
 
 def _made_at(info: SessionInfo) -> float:

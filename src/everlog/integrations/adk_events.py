@@ -12,16 +12,20 @@ Works on the JSON of ADK's events and imports nothing of ADK.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import KEY_BYTES_MAX, SAFE_INTEGER_MAX
 from everlog.core.standard import ACTOR_PATTERN
+from everlog.errors import InvalidEventError
+from everlog.integrations.items import ATTACHMENT, can_say, fit, with_parts
 
 FORMAT: Final = "adk"
 KEY: Final = "adk:"
@@ -33,6 +37,7 @@ USER: Final = "user:"
 TEMP: Final = "temp:"
 ERASED_TEXT: Final = "[erased]"
 _OPAQUE: Final = "x.adk."
+_MESSAGE: Final = f"{_OPAQUE}message"  # says something, and is kept beside its body
 Item = dict[str, Any]
 
 
@@ -82,8 +87,12 @@ def key_of(event_id: str) -> str:
     return key
 
 
-def encode_event(item: Item, session: str) -> tuple[str, list[NewEvent]]:
-    """Give an ADK event's JSON as a key and the events of one append. session: the id of Everlog's session it goes to."""
+def encode_event(item: Item, session: str, *, body_bytes_max: int) -> tuple[str, list[NewEvent]]:
+    """Give an ADK event's JSON as a key and the events of one append. session: the id of Everlog's session it goes to.
+
+    What JSON says of its content and the log does not (integers of 2^64, what is deep or large) is attached. Raises InvalidEventError for
+    half characters.
+    """
     rest = dict(item)
     key = key_of(item["id"])
     micros = round(item["timestamp"] * 1_000_000) if isfinite(item["timestamp"]) else -1
@@ -96,31 +105,45 @@ def encode_event(item: Item, session: str) -> tuple[str, list[NewEvent]]:
         del rest["author"]
     if occurred is not None and occurred / 1_000_000 == item["timestamp"]:
         del rest["timestamp"]
-    made = _content_events(item, rest)
     delta = _take_delta(rest)
-    if delta:
-        made.append(("state.patch", patch_of(split_state(delta, f"{session}\n{item['id']}\n{item['timestamp']!r}"))))
+    patches = [patch_of(split_state(delta, f"{session}\n{item['id']}\n{item['timestamp']!r}"))] if delta else []
+    if can_say(rest, bytes_max=body_bytes_max // 2):
+        events = _said_events(item, dict(rest), patches)
+        fits = fit(events[: len(events) - len(patches)], body_bytes_max=body_bytes_max)
+    else:
+        events, fits = [], False
+    if not fits:
+        events = [_whole(rest), *(NewEvent("state.patch", patch) for patch in patches)]
+    return key, [replace(event, actor=actor, occurred_at=occurred) for event in with_parts(events)]
+
+
+def _said_events(item: Item, rest: Item, patches: Sequence[Item]) -> list[NewEvent]:
+    """Give the events that say an ADK event, and beside the first what they leave out. rest: of the event, without what these all say."""
+    made = [*_content_events(item, rest), *(("state.patch", patch) for patch in patches)]
     if not made or (made[0][0] == "state.patch" and rest.get("actions")):
         made.insert(0, (_opaque_type(rest), rest))
-    events = [
+    first = None if made[0][1] is rest else {"native": {"format": FORMAT, "item": rest}}
+    return [
         NewEvent(
             kind,
             data,
-            actor=actor,
-            occurred_at=occurred,
             outcome="error" if data.get("is_error") is True else None,
-            metadata=_metadata(rest if index == 0 and data is not rest else None, index, len(made)),
+            metadata=first if index == 0 else None,
         )
         for index, (kind, data) in enumerate(made)
     ]
-    return key, events
 
 
-def _metadata(rest: Item | None, index: int, count: int) -> Item | None:
-    metadata: Item = {} if rest is None else {"native": {"format": FORMAT, "item": rest}}
-    if count > 1:
-        metadata["part"] = [index, count]
-    return metadata or None
+def _whole(rest: Item) -> NewEvent:
+    """Give the event that keeps an ADK event beside its body."""
+    native: Item = {"format": FORMAT, "attachment": ATTACHMENT}
+    native |= {"timestamp": rest["timestamp"]} if "timestamp" in rest else {}  # which is asked for by itself
+    kind = _MESSAGE if rest.get("content") else _opaque_type(rest)
+    try:
+        content = json.dumps(rest, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError("the event holds half a character, which no JSON has; nothing was written") from None
+    return NewEvent(kind, metadata={"native": native}, attachments={ATTACHMENT: content})
 
 
 def _opaque_type(rest: Item) -> str:
@@ -285,7 +308,7 @@ def decode_group(group: Sequence[Event]) -> Item:
     for event in group:
         if event.type == "state.patch" and event.raw is not None:
             item["actions"] = {**item.get("actions", {}), "state_delta": _delta_of(cast("Item", event.data))}
-        elif event.raw is None and not event.type.startswith(("state.", _OPAQUE)):
+        elif event.raw is None and (event.type == _MESSAGE or not event.type.startswith(("state.", _OPAQUE))):
             parts.append({"text": ERASED_TEXT})
         else:
             parts.extend(_parts_of(event.type, cast("Item", event.data)))
@@ -300,15 +323,22 @@ def decode_group(group: Sequence[Event]) -> Item:
 def time_of(group: Sequence[Event]) -> float:
     """Give the time of the ADK event that a group says, in seconds; when it was recorded, where it is erased and the log has no such time."""
     first = group[0]
-    given = _rest_of(first).get("timestamp")
+    native = _native_of(first)
+    given = (native if "attachment" in native else _rest_of(first)).get("timestamp")
     if given is not None:
         return given
     return (first.recorded_micros if first.occurred_micros is None else first.occurred_micros) / 1_000_000
 
 
 def _rest_of(first: Event) -> Item:
+    """Give what the events of a group do not say of the ADK event."""
     if first.raw is None:
         return {}
-    if first.type.startswith(_OPAQUE):
-        return cast("Item", first.data)
-    return cast("Item", (first.metadata or {})["native"]["item"])
+    native = _native_of(first)
+    if "attachment" in native:
+        return json.loads(first.attachment(ATTACHMENT))
+    return cast("Item", first.data if first.type.startswith(_OPAQUE) else native["item"])
+
+
+def _native_of(first: Event) -> Item:
+    return cast("Item", (first.metadata or {}).get("native", {}))

@@ -20,6 +20,7 @@ from everlog.integrations.items import (
     attached,
     can_say,
     canonical,
+    fit,
     fit_key,
     opaque_type,
     parse_moment,
@@ -44,9 +45,16 @@ def recorded_of(entry: dict[str, Any], *, body_bytes_max: int) -> list[NewEvent]
     JSON attached.
     """
     moment, key = parse_moment(entry.get("timestamp")), key_of(entry)
-    if not can_say(entry, bytes_max=body_bytes_max // 2):
-        whole = replace(attached(FORMAT, entry.get("type"), entry), occurred_at=moment)
-        return [whole] if key is None else with_key([whole], key)
+    if can_say(entry, bytes_max=body_bytes_max // 2):
+        made = _said_events(entry, moment, key)
+        if fit(made, body_bytes_max=body_bytes_max):
+            return made
+    whole = replace(attached(FORMAT, entry.get("type"), entry), occurred_at=moment)
+    return [whole] if key is None else with_key([whole], key)
+
+
+def _said_events(entry: dict[str, Any], moment: datetime | None, key: str | None) -> list[NewEvent]:
+    """Give the events that say an entry, and beside the first what they leave out."""
     made, _ = events_of(entry, FORMAT)
     if moment is not None:
         made = [replace(event, occurred_at=moment) for event in made]

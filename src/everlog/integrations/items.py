@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -21,6 +21,7 @@ from everlog.core.values import check_value
 from everlog.errors import EverlogError
 
 ATTACHMENT = "native.json"  # its name, where an item is kept as one
+_FRAME_BYTES = 100  # of an event's body, around its data and metadata
 TITLE_READ = 2_000  # characters of what a title is made of
 _TITLE_CHARACTERS = 120
 
@@ -32,6 +33,11 @@ def can_say(value: object, *, bytes_max: int) -> bool:
         return len(msgspec.json.encode(value)) <= bytes_max
     except (EverlogError, UnicodeEncodeError):
         return False
+
+
+def fit(events: Iterable[NewEvent], *, body_bytes_max: int) -> bool:
+    """Tell whether the log takes events that were made of an item, which may say it twice, or deeper than it was."""
+    return all(can_say([event.data, event.metadata], bytes_max=body_bytes_max - _FRAME_BYTES) for event in events)
 
 
 def attached(format: str, name: object, value: object) -> NewEvent:

@@ -22,7 +22,7 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import BODY_BYTES_MAX
 from everlog.errors import InvalidPlaceError
-from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_parts
+from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, fit, parse_moment, with_parts
 from everlog.reducers.spoken import groups
 from everlog.session import Session
 
@@ -111,10 +111,17 @@ def recorded_of(message: ModelMessage, beside: dict[str, Any], *, body_bytes_max
     """Give the events that keep one message. beside: members of `metadata.native` of its own."""
     whole: dict[str, Any] = ModelMessagesTypeAdapter.dump_python([message], mode="json")[0]
     moment = parse_moment(whole.get("timestamp"))
-    if not can_say(whole, bytes_max=body_bytes_max // 2):
-        kept = attached(FORMAT, "message", whole)
-        native: dict[str, Any] = {**(kept.metadata or {})["native"], **beside}
-        return [replace(kept, occurred_at=moment, metadata={"native": native})]
+    if can_say(whole, bytes_max=body_bytes_max // 2):
+        made = _said_events(whole, moment, beside)
+        if fit(made, body_bytes_max=body_bytes_max):
+            return made
+    kept = attached(FORMAT, "message", whole)
+    native: dict[str, Any] = {**(kept.metadata or {})["native"], **beside}
+    return [replace(kept, occurred_at=moment, metadata={"native": native})]
+
+
+def _said_events(whole: dict[str, Any], moment: datetime | None, beside: dict[str, Any]) -> list[NewEvent]:
+    """Give the events that say a message, and beside the first what they leave out."""
     plain = _shorter(whole)
     if canonical(ModelMessagesTypeAdapter.dump_python([read_message(plain)], mode="json")[0]) != canonical(whole):
         plain = whole  # a member that was left out has another meaning than the one left out

@@ -20,6 +20,7 @@ from everlog.integrations.items import (
     attached,
     can_say,
     canonical,
+    fit,
     opaque_type,
     parse_moment,
     with_key,
@@ -31,7 +32,6 @@ UPDATED: Final = "x.strands.message_updated"
 ERASED_TEXT: Final = "[erased]"
 _KEY: Final = re.compile(r"message:(-?\d+)(?::\d+)?", re.ASCII)
 _BYTES: Final = "__bytes_encoded__"  # how Strands marks base64
-_FRAME_BYTES: Final = 100  # of an event's body, around its data and metadata
 
 
 def key_of(message_id: int) -> str:
@@ -51,13 +51,13 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     native = {"format": FORMAT, **({"item": message} if left is None else {"rest": left})}
     usage = _usage_of(said)
     made[0] = replace(made[0], metadata={"native": native, **({"usage": usage} if usage else {})})
-    return with_parts(made) if _fit(made, body_bytes_max) else _whole(message)
+    return with_parts(made) if fit(made, body_bytes_max=body_bytes_max) else _whole(message)
 
 
 def exactly_recorded_of(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
     """Give the events that keep a message's JSON, which `text_of` gives again to the byte. actor: as of `recorded_of`."""
     made = _made_exactly(text, message_id, actor=actor, body_bytes_max=body_bytes_max)
-    if made and _fit(made, body_bytes_max):
+    if made and fit(made, body_bytes_max=body_bytes_max):
         return made
     metadata = {"native": {"format": FORMAT, "attachment": ATTACHMENT}}
     kept = NewEvent(opaque_type(FORMAT, "message"), metadata=metadata, attachments={ATTACHMENT: text})
@@ -91,11 +91,6 @@ def _whole(message: dict[str, Any]) -> list[NewEvent]:
     """Give the event that keeps a message beside its body."""
     kept = replace(attached(FORMAT, "message", message), occurred_at=parse_moment(message.get("created_at")))
     return with_key([kept], key_of(message["message_id"]))
-
-
-def _fit(events: Iterable[NewEvent], body_bytes_max: int) -> bool:
-    """Tell whether the log takes events that say a message twice, or deeper than it was."""
-    return all(can_say([event.data, event.metadata], bytes_max=body_bytes_max - _FRAME_BYTES) for event in events)
 
 
 def text_of(group: Sequence[Event]) -> bytes:
