@@ -37,6 +37,7 @@ from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX
 from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import Place, id_part, store_at
 from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
@@ -69,6 +70,10 @@ class _LastSeen:
     """The sessions that were appended to last. One is taken out to append to it, so that no two threads hold it."""
 
     def __init__(self) -> None:
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._kept: dict[str, _Seen] = {}
         self._lock = Lock()
 

@@ -35,6 +35,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from everlog.errors import InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
@@ -86,9 +87,13 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         storage = self.store.storage
         self._packs = compact and isinstance(storage, SqliteStorage) and not storage.wrapping_keys()
         self._readable = type(self.serde) is JsonPlusSerializer
+        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
-        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
 
     def close(self) -> None:
         """Give back the leases that were taken here; close the store, where this saver opened it."""

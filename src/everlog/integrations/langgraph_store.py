@@ -47,6 +47,7 @@ from everlog.core.limits import SESSION_ID_CHARACTERS_MAX, TITLE_CHARACTERS_MAX
 from everlog.core.position import from_micros
 from everlog.core.values import encode_json
 from everlog.errors import NotFoundError
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.places import Place, store_at
 from everlog.integrations.threads import in_thread
 from everlog.session import Session, SessionInfo
@@ -129,6 +130,10 @@ class EverlogStore(BaseStore):
         self.store, self._own = store_at(store)
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
         self._fields: Sequence[str] = ["$"] if index is None else (index.get("fields") or ["$"])
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._shelves: OrderedDict[Namespace, _Shelf] = OrderedDict()
         self._lock = threading.Lock()
 
