@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,6 +162,47 @@ def test_entries_are_recorded_in_the_order_in_which_append_was_called(kept, thei
     calls = run(work())
     assert calls == sorted(calls)
     assert set(calls) >= set(range(60)) - {50}
+
+
+def test_appends_from_two_loops_never_wait_for_a_thread_that_those_behind_them_hold(kept, monkeypatch):
+    """Else the first of all, whose loop was held up, has no thread, and those that have one wait for it."""
+    taken, go_on, take = threading.Event(), threading.Event(), kept._turns.take
+    kept._turns._seconds = 2
+
+    def slow(name):
+        turn = take(name)
+        if not taken.is_set():
+            taken.set()
+            go_on.wait(0.5)  # until all others are begun, where they can be
+        return turn
+
+    async def many():
+        calls = [asyncio.ensure_future(kept.append(KEY, [{"type": "x", "call": call}])) for call in range(1, 40)]
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*calls)
+
+    monkeypatch.setattr(kept._turns, "take", slow)
+    first = threading.Thread(target=run, args=(kept.append(KEY, [{"type": "x", "call": 0}]),))
+    first.start()
+    assert taken.wait(5)
+    run(many())
+    first.join(10)
+    assert [each["call"] for each in run(kept.load(KEY))] == list(range(40))
+
+
+def test_a_program_of_trio_keeps_its_transcripts_here_too(kept):
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+
+    async def main():
+        await kept.append(KEY, [entry(0, "a")])
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 30):
+                nursery.start_soon(kept.append, KEY, [entry(number, "b")])
+        assert len(await kept.list_sessions(KEY["project_key"])) == 1
+        return await kept.load(KEY)
+
+    assert len(trio.run(main)) == 30
 
 
 class Both:

@@ -408,6 +408,36 @@ def test_a_page_of_a_long_history_reads_only_that_page(tmp_path, monkeypatch):
         assert sum(len(page.events) for page in read) < 100
 
 
+def test_messages_and_states_that_follow_one_another_are_a_write_each_and_no_read(ours, monkeypatch):
+    begin(ours, 2)
+    ours.update_agent("s", agent())
+    storage, calls = ours.store.storage, []
+    for name in ("write", "read", "peek", "session", "find", "find_key", "sessions", "lineage", "snapshot_chain"):
+        kept = getattr(storage, name)
+        monkeypatch.setattr(storage, name, lambda *given, kept=kept, name=name: calls.append(name) or kept(*given))
+    for number in range(2, 6):
+        ours.create_message("s", "a", message(number))
+        ours.update_agent("s", agent(state={"k": number}))
+    assert calls == ["write"] * 8
+
+
+def test_a_state_that_another_recorded_anew_meanwhile_is_gone_on_from(ours):
+    begin(ours, 1)
+    ours.update_agent("s", agent())
+    other = EverlogSessionRepository(ours.store)
+    again = agent(created_at="2020-01-01T00:00:00+00:00")
+    other.create_agent("s", again)
+    ours.update_agent("s", agent(state={"k": "w"}))
+    found = ours.read_agent("s", "a")
+    assert (found.created_at, found.state) == (again.created_at, {"k": "w"})
+    other.delete_session("s")
+    with pytest.raises(SessionException):
+        ours.update_agent("s", agent())
+    begin(other)
+    ours.update_agent("s", agent(state={"k": "x"}))
+    assert other.read_agent("s", "a").state == {"k": "x"}
+
+
 def test_a_redacted_message_keeps_its_original_in_the_log_unless_it_is_to_be_erased(ours):
     begin(ours)
     erasing = EverlogSessionRepository(ours.store, erase_redacted=True)

@@ -11,7 +11,7 @@ from functools import wraps
 
 import pytest
 
-from everlog.integrations.threads import begun, in_thread
+from everlog.integrations.threads import begun, in_thread, read_in_thread
 
 who = ContextVar("who", default="nobody")
 
@@ -83,6 +83,66 @@ async def test_who_writes_learns_of_a_cancellation_once_it_is_done_and_who_reads
         assert done or not waits
 
 
+def test_a_scope_of_anyio_that_is_over_neither_hides_what_was_written_nor_keeps_the_loop_turning(monkeypatch):
+    anyio = pytest.importorskip("anyio", reason="anyio is not installed")
+    waited, waits, ends = asyncio.wait, [], threading.Event()
+
+    async def counted(*given, **named):
+        waits.append(given)
+        return await waited(*given, **named)
+
+    async def write():
+        with anyio.move_on_after(0.01):
+            threading.Timer(0.2, ends.set).start()
+            assert await in_thread(ends.wait, 5)
+            await asyncio.sleep(5)
+            pytest.fail("the scope is over")
+        return "went on"
+
+    monkeypatch.setattr(asyncio, "wait", counted)
+    assert asyncio.run(write()) == "went on"
+    assert len(waits) < 5
+
+
+def test_what_is_dropped_with_its_loop_says_nothing_of_it():
+    pytest.importorskip("anyio", reason="anyio is not installed")
+    ends = threading.Event()
+
+    async def main():
+        loop.call_soon(loop.stop)
+        await in_thread(ends.wait, 5)
+
+    loop, going = asyncio.new_event_loop(), main()
+    task = loop.create_task(going)
+    loop.run_forever()
+    loop.close()
+    going.close()  # raises nothing
+    task._log_destroy_pending = False
+    ends.set()
+
+
+def test_programs_of_trio_wait_in_the_same_threads_and_learn_of_a_cancellation_as_those_of_asyncio():
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+
+    async def main():
+        token = who.set("ada")
+        assert await in_thread(who.get) == await read_in_thread(who.get) == "ada"
+        who.reset(token)
+        with pytest.raises(ZeroDivisionError):
+            await in_thread(divmod, 7, 0)
+        name = await in_thread(lambda: threading.current_thread().name)
+        assert name.startswith("everlog-integration")
+        for call, waits in ((in_thread, True), (read_in_thread, False)):
+            ends, told = threading.Event(), []
+            with trio.move_on_after(0.01):
+                threading.Timer(0.2, ends.set).start()
+                told.append(await call(ends.wait, 5))
+            assert told == ([True] if waits else [])
+            ends.wait(5)
+
+    trio.run(main)
+
+
 def test_a_forked_child_has_threads_of_its_own():
     program = """
 import asyncio, os, sys
@@ -121,3 +181,23 @@ async def test_frameworks_record_where_a_program_has_filled_the_threads_of_async
     assert [item["content"] for item in items] == ["hello"]
     saver.close()
     session.close()
+
+
+@on_a_loop
+async def test_a_transcript_is_appended_to_where_a_program_has_filled_the_threads_of_anyio(tmp_path):
+    pytest.importorskip("claude_agent_sdk")
+    anyio = pytest.importorskip("anyio")
+    from everlog.integrations.claude_agent import EverlogSessionStore
+
+    kept, done = EverlogSessionStore(tmp_path / "s.db"), threading.Event()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    async with anyio.create_task_group() as group:
+        for _ in range(int(limiter.total_tokens)):
+            group.start_soon(anyio.to_thread.run_sync, done.wait, 30)
+        try:
+            async with asyncio.timeout(10):
+                await kept.append({"project_key": "p", "session_id": "s"}, [{"type": "user"}])
+                assert await kept.load({"project_key": "p", "session_id": "s"}) == [{"type": "user"}]
+        finally:
+            done.set()
+    await kept.close()

@@ -22,7 +22,7 @@ from everlog.importers.lines import Line
 from everlog.importers.record import Imported, Item, Recorder, Target, digest, first_words, make_item, unreadable
 from everlog.integrations.items import text_of
 from everlog.integrations.openai_native import FORMAT, event_of
-from everlog.integrations.places import id_of
+from everlog.integrations.places import FRAMEWORK_LABEL, id_of
 from everlog.reducers.spoken import NothingSaidError, message_of
 from everlog.store import Store
 
@@ -56,7 +56,7 @@ def import_database(store: Store, path: Path) -> Iterator[Imported]:
         structured = bool(columns_of(source, "message_structure"))
         by_time = source.execute(_BY_TIME).fetchone() is not None
         for session, created, branch in source.execute(_BRANCHES if structured else _SESSIONS).fetchall():
-            recorder = Recorder(store, FORMAT, path)
+            recorder = Recorder(store, FORMAT, path, labels={FRAMEWORK_LABEL: FORMAT})
             for target, item in _items(source, session, created, branch, by_time=by_time):
                 recorder.add(target, item)
             recorder.flush()

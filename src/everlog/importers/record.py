@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -111,12 +111,13 @@ class Item:
 
 
 class Recorder:
-    """Records the items of one file."""
+    """Records the items of one file. labels: of the sessions that it makes, beside that of the format."""
 
-    def __init__(self, store: Store, format: str, path: Path) -> None:
+    def __init__(self, store: Store, format: str, path: Path, *, labels: Mapping[str, str] | None = None) -> None:
         self.store = store
         self._redactor = store.settings.redactor
         self.format = format
+        self.labels = {"source": format, **(labels or {})}
         self.path = path
         self.events = 0
         self.known = 0
@@ -234,7 +235,7 @@ class Recorder:
         return self.store.get_or_create(
             name,
             title=as_title(target.title() if self._redactor is None else self._redactor.marked(target.title())),
-            labels={"source": self.format},
+            labels=self.labels,
             metadata={"file": self.path.name, "source": identity},
             parent=target.parent(),
         )

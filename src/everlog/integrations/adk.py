@@ -37,6 +37,7 @@ from everlog.errors import (
 )
 from everlog.integrations.adk_events import (
     APP,
+    FORMAT,
     SHARED,
     TEMP,
     USER,
@@ -49,7 +50,7 @@ from everlog.integrations.adk_events import (
 )
 from everlog.integrations.adk_lines import SHORT, choose, document_at, look, marker_of
 from everlog.integrations.holding import Holding, LeaseLike, extend_past_leases
-from everlog.integrations.places import LazyStore, Place, id_part
+from everlog.integrations.places import FRAMEWORK_LABEL, LazyStore, Place, id_part
 from everlog.integrations.threads import begun, until_done
 from everlog.integrations.turns import Turn, Turns
 from everlog.integrations.versions import require
@@ -522,7 +523,8 @@ def _made_at(info: SessionInfo) -> float:
 
 
 def labels_of(app_name: str, user_id: str | None) -> dict[str, str]:
-    named = {"adk.app": app_name} | ({} if user_id is None else {"adk.user": user_id})
+    """Give the labels of a session: whose it is, and the names of app and user where a label takes them."""
+    named = {FRAMEWORK_LABEL: FORMAT, "adk.app": app_name} | ({} if user_id is None else {"adk.user": user_id})
     return {
         name: text for name, text in named.items() if len(text) <= LABEL_VALUE_CHARACTERS_MAX and text.isprintable()
     }

@@ -10,11 +10,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, cast
 from uuid import uuid4
 
 from everlog.integrations.versions import require
@@ -22,7 +22,6 @@ from everlog.integrations.versions import require
 require("claude-agent-sdk", "claude-agent-sdk", oldest="0.1.66", below="0.3")
 
 import msgspec
-from anyio import to_thread
 from claude_agent_sdk import (
     SessionKey,
     SessionListSubkeysKey,
@@ -39,7 +38,8 @@ from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
+from everlog.integrations.threads import finished, in_thread, read_in_thread, submitted
 from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.reducers.spoken import groups
@@ -47,13 +47,12 @@ from everlog.session import Session
 
 _MAIN: Final = "claude/"
 _SUB: Final = "claude-sub/"
+_LABELS: Final = {FRAMEWORK_LABEL: "claude-agent-sdk"}
 _MEMBER: Final = "claude_agent_sdk"  # of a session's metadata
 _SUMMARY_BYTES_MAX: Final = METADATA_BYTES_MAX // 2  # with a longer one, its session is listed by being loaded
 _CHUNK: Final = 1_000  # entries of one append; an entry may be several events
 _SEEN_MAX: Final = 100  # sessions whose head is remembered
 _TRIES: Final = 100  # of an append that others overtake
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +69,6 @@ class _LastSeen:
     """The sessions that were appended to last. One is taken out to append to it, so that no two threads hold it."""
 
     def __init__(self) -> None:
-        begin_in_each_process(self._begin)
-
-    def _begin(self) -> None:
-        """Remember nothing."""
         self._kept: dict[str, _Seen] = {}
         self._lock = Lock()
 
@@ -99,8 +94,13 @@ class EverlogSessionStore(SessionStore):
     def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
-        self._seen = _LastSeen()
         self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
+        self._seen = _LastSeen()
+        self._order = Lock()
 
     def __repr__(self) -> str:
         return f"<EverlogSessionStore {self.store.url}>"
@@ -108,10 +108,10 @@ class EverlogSessionStore(SessionStore):
     async def close(self) -> None:
         """Give back the leases that were taken here; close the store, where it was opened here."""
         try:
-            await _in_thread(self._holding.release)
+            await in_thread(self._holding.release)
         finally:
             if self._owned:
-                await _in_thread(self.store.close)
+                await in_thread(self.store.close)
 
     def session(self, key: SessionKey) -> Session:
         """Open the Everlog session of a transcript, to read, search, fork or prove; NotFoundError."""
@@ -126,7 +126,7 @@ class EverlogSessionStore(SessionStore):
         is shared, the last one by default. Raises NotFoundError, also for an entry; SessionExistsError where there is one of that id.
         """
         made: SessionKey = {"project_key": key["project_key"], "session_id": session_id or str(uuid4())}
-        await _in_thread(self._fork, key, made, up_to, reason)
+        await in_thread(self._fork, key, made, up_to, reason)
         return made
 
     # --- the contract ---
@@ -136,25 +136,29 @@ class EverlogSessionStore(SessionStore):
         Raises FencedError while another holds the session's lease; in this and all others but OutcomeUnknownError
         nothing of the thousand was recorded. Append them again: what is recorded is left out.
         """
-        turn = self._turns.take(_name(key))
-        try:
-            await _in_thread(self._append_all, turn, key, entries)
-        finally:
-            turn.leave()  # where it was cancelled before it began
+        # Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it.
+        with self._order:
+            turn = self._turns.take(_name(key))
+            try:
+                running = submitted(self._append_all, turn, key, entries)
+            except BaseException:
+                turn.leave()
+                raise
+        await finished(running)
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """Give all entries of a transcript as they were appended; None for one that was never written. Erased ones are left out."""
-        return await _in_thread(self._load, key)
+        return await read_in_thread(self._load, key)
 
     async def list_sessions(self, project_key: str) -> list[SessionStoreListEntry]:
         """Give a project's sessions, without their sub-agents, in one read for each thousand."""
-        return await _in_thread(
+        return await read_in_thread(
             lambda: [{"session_id": id, "mtime": mtime} for id, mtime, _ in self._listed(project_key)]
         )
 
     async def list_session_summaries(self, project_key: str) -> list[SessionSummaryEntry]:
         """Give the summaries of a project's sessions, in one read for each thousand; a session without one is left out."""
-        return await _in_thread(
+        return await read_in_thread(
             lambda: [
                 {"session_id": id, "mtime": mtime, "data": data}
                 for id, mtime, data in self._listed(project_key)
@@ -167,11 +171,11 @@ class EverlogSessionStore(SessionStore):
 
         Raises SessionExistsError, which names them, while sessions forked from it by Everlog live; HeldError where a policy holds it.
         """
-        await _in_thread(self._delete, key)
+        await in_thread(self._delete, key)
 
     async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
         """Give the subpaths of a session's sub-agents."""
-        return await _in_thread(lambda: [subpath for _, subpath in self._subs(key)])
+        return await read_in_thread(lambda: [subpath for _, subpath in self._subs(key)])
 
     # --- the same, in a thread ---
     def _append_all(self, turn: Turn, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> None:
@@ -237,7 +241,7 @@ class EverlogSessionStore(SessionStore):
         self.store.create(
             _name(key),
             title=title_of(entries),
-            labels={"source": "claude-agent-sdk", "project": project if fits else id_part(project, 0)},
+            labels=_LABELS | {"project": project if fits else id_part(project, 0)},
             metadata={_MEMBER: own},
             events=events,
         )
@@ -258,7 +262,8 @@ class EverlogSessionStore(SessionStore):
             "summary": None,
         }  # which would be of the entries that are left, too: it is listed by being loaded
         metadata = {**info.metadata, _MEMBER: own}
-        session.fork(cut, id=_name(made), title=info.title, labels=info.labels, metadata=metadata, reason=reason)
+        labels = info.labels | _LABELS
+        session.fork(cut, id=_name(made), title=info.title, labels=labels, metadata=metadata, reason=reason)
 
     def _load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         try:
@@ -343,7 +348,3 @@ def _main(key: SessionKey | SessionListSubkeysKey) -> str:
 
 def _project(project_key: str) -> str:
     return id_part(project_key, 110)
-
-
-async def _in_thread(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-    return await to_thread.run_sync(lambda: call(*args, **keywords))

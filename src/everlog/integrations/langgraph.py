@@ -41,7 +41,7 @@ from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
 from everlog.integrations.langgraph_thread import Log
-from everlog.integrations.places import Place, hashed_id, id_of, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, hashed_id, id_of, store_at
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
 from everlog.session import Session, SessionInfo
@@ -50,7 +50,7 @@ from everlog.stores.sqlite.store import SqliteStorage
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-LABEL: Final = "framework"
+LABEL: Final = FRAMEWORK_LABEL
 LABELLED: Final = "langgraph"
 _LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once

@@ -48,13 +48,13 @@ from everlog.core.position import from_micros
 from everlog.core.values import encode_json
 from everlog.errors import NotFoundError
 from everlog.integrations.forked import begin_in_each_process
-from everlog.integrations.places import Place, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, store_at
 from everlog.integrations.threads import in_thread
 from everlog.session import Session, SessionInfo
 
 PUT: Final = "memory.put"
 DELETED: Final = "memory.deleted"
-LABELS: Final = {"framework": "langgraph-store"}
+LABELS: Final = {FRAMEWORK_LABEL: "langgraph-store"}
 _NAMED: Final = "langgraph-store:"  # and the namespace's labels, with dots between, as none holds one
 _HASHED: Final = "langgraph-store#"
 _SHELVES_MAX: Final = 256  # namespaces whose items are remembered

@@ -23,7 +23,7 @@ from everlog.core.limits import LOCK_SECONDS_MAX
 from everlog.errors import BusyError, ConflictError, NotFoundError, UnavailableError
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.openai_native import event_of, item_of, title_of
-from everlog.integrations.places import LazyStore, Place, id_of
+from everlog.integrations.places import FRAMEWORK_LABEL, LazyStore, Place, id_of
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.versions import require
 from everlog.reducers.spoken import NothingSaidError
@@ -156,7 +156,7 @@ class EverlogSession:
         """The conversation as Everlog's session, made where there is none: to fork, rewind, search, lease or prove it."""
         session = self._session
         if session is None:
-            name, given = id_of(self.session_id), {"labels": {"framework": FRAMEWORK}}
+            name, given = id_of(self.session_id), {"labels": {FRAMEWORK_LABEL: FRAMEWORK}}
             if name != self.session_id:
                 given |= {"title": title_of(self.session_id)}
             session = self._session = self.store.get_or_create(name, **given)

@@ -1,10 +1,11 @@
-"""Which store an integration keeps its sessions in: a place, which it opens and closes, or an open store, which it only uses."""
+"""Which store an integration keeps its sessions in, and what they are called there: a place, which it opens and closes, or an open store, which it only uses."""
 
 from __future__ import annotations
 
 import os
 from hashlib import sha256
 from threading import Lock
+from typing import Final
 
 from everlog.aio.store import AsyncStore
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
@@ -12,6 +13,9 @@ from everlog.errors import InvalidPlaceError, UnavailableError
 from everlog.integrations.forked import begin_in_each_process
 from everlog.open import open_store
 from everlog.store import Store
+
+# The label of every session that an integration makes, or an importer makes for it; its value names the framework, as the extra does.
+FRAMEWORK_LABEL: Final = "framework"
 
 Place = str | os.PathLike[str] | Store | AsyncStore
 _HASHED = "sha256-"

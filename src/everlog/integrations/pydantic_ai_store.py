@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pydantic
-from anyio import to_thread
 from pydantic_ai.conversation_store import (
     ConversationConflict,
     ConversationEntry,
@@ -39,12 +38,14 @@ from everlog.errors import (
 )
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title, with_key
-from everlog.integrations.places import Place, id_part, store_at
-from everlog.integrations.pydantic_ai import erased_message, plain_of, read_message, recorded_of, without_empty
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
+from everlog.integrations.pydantic_ai import FORMAT, erased_message, plain_of, read_message, recorded_of, without_empty
+from everlog.integrations.threads import in_thread, read_in_thread
 from everlog.session import Branch, Session, SessionInfo
 
 RECORD: Final = "x.pydantic_ai.record"
 _MEMBER: Final = "pydantic_ai"  # of a session's metadata
+_SCOPE: Final = "scope"  # a label
 _PREFIX: Final = "pydantic-ai/"
 _KEY: Final = re.compile(r"entry:(.+?)(?::(\d+))?")
 _RECORDS: Final = pydantic.TypeAdapter(
@@ -52,7 +53,6 @@ _RECORDS: Final = pydantic.TypeAdapter(
 )
 _AHEAD_MICROS: Final = 5 * 60 * 1_000_000  # by which a writer's clock may be ahead of the store's
 _TRIES: Final = 100  # of a write that others overtake
-T = TypeVar("T")
 
 
 class EverlogConversationStore(ConversationStore):
@@ -73,10 +73,10 @@ class EverlogConversationStore(ConversationStore):
     async def close(self) -> None:
         """Give back the leases that were taken here; close the store, where it was opened here."""
         try:
-            await _in_thread(self._holding.release)
+            await in_thread(self._holding.release)
         finally:
             if self._owned:
-                await _in_thread(self.store.close)
+                await in_thread(self.store.close)
 
     def session(self, conversation_id: str) -> Session:
         """Open the Everlog session of a conversation, to read, search, rewind or prove; NotFoundError."""
@@ -85,14 +85,14 @@ class EverlogConversationStore(ConversationStore):
     # --- the primitives ---
     async def read_record(self, conversation_id: str) -> ConversationRecord | None:
         """Give a conversation's record; None where there is none."""
-        return await _in_thread(lambda: _record_of(self._looked_at(conversation_id), conversation_id))
+        return await read_in_thread(lambda: _record_of(self._looked_at(conversation_id), conversation_id))
 
     async def read_records(self, *, scope: str | None = None, limit: int | None = None) -> Sequence[ConversationRecord]:
         """Give records, the newest `updated_at` first. With a limit, only as many conversations are read as that takes.
 
         For this a record's `updated_at` may be at most five minutes ahead of the store's clock.
         """
-        return await _in_thread(lambda: self._records(scope, limit))
+        return await read_in_thread(lambda: self._records(scope, limit))
 
     async def write_record(
         self,
@@ -102,24 +102,24 @@ class EverlogConversationStore(ConversationStore):
         expected_revision: str | None,
     ) -> None:
         """Record a conversation's new entries and its record, durably, all or none. Raises ConversationConflict."""
-        await _in_thread(lambda: self._write(record, new_entries, expected_revision))
+        await in_thread(lambda: self._write(record, new_entries, expected_revision))
 
     async def delete_record(self, conversation_id: str, *, expected_revision: str) -> None:
         """Delete a conversation; the bodies of its entries are destroyed, unless a fork of it lives: then when the last of those is deleted.
 
         Raises ConversationConflict; HeldError where a retention policy holds it: it is deleted then, and its bodies stay.
         """
-        await _in_thread(lambda: self._delete(conversation_id, expected_revision))
+        await in_thread(lambda: self._delete(conversation_id, expected_revision))
 
     async def read_entry(self, entry_id: str) -> ConversationEntry:
         """Give an entry of any conversation. Raises LookupError."""
-        return await _in_thread(lambda: self._entry(entry_id))
+        return await read_in_thread(lambda: self._entry(entry_id))
 
     async def read_history(self, head_id: str | None, *, limit: int | None = None) -> list[ConversationEntry]:
         """Give the entries up to `head_id`, in order, or only the last `limit`, in one read for each page. Raises LookupError."""
         if head_id is None or (limit is not None and limit <= 0):
             return []
-        found, parent = await _in_thread(lambda: self._line(head_id, limit))
+        found, parent = await read_in_thread(lambda: self._line(head_id, limit))
         if parent is None or len(found) == limit:
             return found
         rest = None if limit is None else limit - len(found)
@@ -155,7 +155,7 @@ class EverlogConversationStore(ConversationStore):
         return _newest(found)[:limit]
 
     def _infos(self, scope: str | None) -> Iterator[SessionInfo]:
-        query = None if scope is None else Query((Term("label", (Exact(_label(scope)),), ("scope",)),))
+        query = None if scope is None else Query((Term("label", (Exact(_label(scope)),), (_SCOPE,)),))
         last = None
         while page := self.store.sessions(query, prefix=_PREFIX, order="-updated", limit=SESSIONS_PAGE_MAX, after=last):
             yield from page
@@ -185,7 +185,8 @@ class EverlogConversationStore(ConversationStore):
             except KeyReusedError as error:
                 raise ConversationConflict(record.conversation_id) from error
             if seen is not None and stored is not None and stored.scope != record.scope:
-                seen.session_here.update(labels=_labels(record))
+                kept = {name: text for name, text in seen.session_here.info().labels.items() if name != _SCOPE}
+                seen.session_here.update(labels=kept | _labels(record))
             return
         raise BusyError(
             f"conversation {record.conversation_id!r} was written by others {_TRIES} times in a row; nothing was written; try again"
@@ -391,13 +392,9 @@ def _name(conversation_id: str) -> str:
 
 
 def _labels(record: ConversationRecord) -> dict[str, str]:
-    return {"source": "pydantic-ai"} | ({} if record.scope is None else {"scope": _label(record.scope)})
+    return {FRAMEWORK_LABEL: FORMAT} | ({} if record.scope is None else {_SCOPE: _label(record.scope)})
 
 
 def _label(scope: str) -> str:
     """Give what a scope is listed by: itself, else its hash."""
     return id_part(scope, LABEL_VALUE_CHARACTERS_MAX, slashes=True)
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await to_thread.run_sync(call)

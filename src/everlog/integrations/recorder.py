@@ -28,7 +28,7 @@ from everlog.errors import LimitError
 from everlog.integrations.recorder_answers import pieces_of
 from everlog.integrations.recorder_bodies import ReadOnceError, dumped, readable_again
 from everlog.integrations.recorder_calls import Call, Calls, format_of
-from everlog.integrations.threads import begun, settled
+from everlog.integrations.threads import finished, submitted
 from everlog.reducers.spoken import ANTHROPIC
 from everlog.session import Session
 
@@ -393,12 +393,12 @@ def _wrapped(
 
 
 async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
-    """Do in a thread what blocks; under another event loop than asyncio's, where it is."""
+    """Do in a thread what blocks; under another event loop than asyncio's or trio's, where it is."""
     try:
-        wrote = begun(write, *given, **named)
+        wrote = submitted(write, *given, **named)
     except RuntimeError:  # there is no such loop, or the interpreter ends
         return write(*given, **named)
-    return await settled(wrote)
+    return await finished(wrote)
 
 
 async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +32,7 @@ from everlog.core.event import Event, Head, NewEvent
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
 from everlog.integrations.strands_messages import (
     UPDATED,
     groups,
@@ -48,19 +48,23 @@ if TYPE_CHECKING:
     from strands.multiagent import MultiAgentBase
 
 _MEMBER: Final = "strands"  # of a session's metadata
-_LABELS: Final = {"source": "strands"}
+_LABELS: Final = {FRAMEWORK_LABEL: "strands"}
 _TRIES: Final = 100  # of an append that others overtake
 _SEEN_MAX: Final = 100  # agents whose head is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An agent's session as it was at a head. last: the id of the message that was recorded last, where that is known."""
+    """An agent's session as it was at a head.
+
+    last: the id of the message that was recorded last; created_at: of the agent's state; each where it is known.
+    """
 
     session: Session
     head: Head
     metadata: dict[str, Any]
     last: int | None = None
+    created_at: str | None = None
 
     def says(self, name: str) -> bool:
         return bool(self.metadata.get(_MEMBER, {}).get(name))
@@ -160,7 +164,7 @@ class EverlogSessionRepository(SessionRepository):
     # --- agents ---
     def create_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Record an agent's state; that of one that is there is left for it."""
-        self._set_agent(self._made(_name(session_id, session_agent.agent_id)), session_agent)
+        self._made(_name(session_id, session_agent.agent_id)).extend([_state_of(session_agent)])
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Give an agent's state; None where none was recorded."""
@@ -170,16 +174,23 @@ class EverlogSessionRepository(SessionRepository):
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Record an agent's state anew; when it was created stays, also in what is given. SessionException where there is none."""
         name = _name(session_id, session_agent.agent_id)
-        before = self._document(name).get("agent")
-        if before is None:
-            raise SessionException(
-                f"agent {session_agent.agent_id!r} of session {session_id!r} does not exist; nothing was written"
-            )
-        session_agent.created_at = before["created_at"]
-        self._set_agent(self._held(self.store.session(name)), session_agent)
-
-    def _set_agent(self, session: Session, agent: SessionAgent) -> None:
-        session.append("state.set", {"path": "/agent", "value": json.loads(json.dumps(agent.to_dict()))})
+        with suppress(NotFoundError):
+            for _ in range(_TRIES):
+                seen = self._seen.pop(name, None) or self._looked_at(self.store.session(name))
+                with suppress(ConflictError, NotFoundError):  # another writer was faster, or it was deleted: look again
+                    self._holding.hold(seen.session)
+                    created_at = seen.created_at or self._created_at(seen)
+                    if created_at is None:
+                        break
+                    session_agent.created_at = created_at
+                    seen.session.extend([_state_of(session_agent)], expected=seen.head)
+                    self._keep(name, replace(seen, head=seen.session.head, created_at=created_at))
+                    return
+            else:
+                raise _overtaken(name)
+        raise SessionException(
+            f"agent {session_agent.agent_id!r} of session {session_id!r} does not exist; nothing was written"
+        )
 
     # --- messages ---
     def create_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
@@ -199,7 +210,7 @@ class EverlogSessionRepository(SessionRepository):
                     f"message {message_id} of agent {agent_id!r} in session {session_id!r} was recorded by another writer; "
                     "nothing was written; make a session manager anew, which reads it"
                 ) from error
-            self._keep(name, _Seen(seen.session, seen.session.head, seen.metadata, message_id))
+            self._keep(name, replace(seen, head=seen.session.head, last=message_id))
             return
         raise _overtaken(name)
 
@@ -303,10 +314,14 @@ class EverlogSessionRepository(SessionRepository):
 
     def _document(self, name: str) -> dict[str, Any]:
         try:
-            document = self.store.session(name).state("document").value
+            return _members(self.store.session(name).state("document").value)
         except NotFoundError:
             return {}
-        return document if isinstance(document, dict) else {}
+
+    def _created_at(self, seen: _Seen) -> str | None:
+        """Give when an agent's state was recorded first; None where none was."""
+        agent = _members(seen.session.state("document", at=seen.head.size).value).get("agent")
+        return None if agent is None else agent["created_at"]
 
     def _looked_at(self, session: Session) -> _Seen:
         head = session.refresh()  # before the metadata is read, so that this is never older than what is expected
@@ -350,6 +365,15 @@ class EverlogSessionManager(RepositorySessionManager):
     def close(self) -> None:
         """Give back the leases that were taken here; close the store, where it was opened here."""
         self.session_repository.close()
+
+
+def _state_of(agent: SessionAgent) -> NewEvent:
+    """Give the event that records an agent's state."""
+    return NewEvent("state.set", {"path": "/agent", "value": json.loads(json.dumps(agent.to_dict()))})
+
+
+def _members(document: Any) -> dict[str, Any]:
+    return document if isinstance(document, dict) else {}
 
 
 def _name(session_id: str, agent_id: str | None = None) -> str:

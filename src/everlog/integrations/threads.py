@@ -2,14 +2,20 @@
 
 1. They are one process's: a child that is forked has none of them, and begins anew.
 2. Whoever is cancelled while something is written learns of it once that is done, one way or the other. Who reads learns of it at once.
+3. A scope of anyio's cancels again at every turn of its loop, so it is kept out until what is written is done; the next `await` behind that
+   tells of it.
+4. Trio's programs wait in the same threads. No integration brings trio: where there is a task of its, it is there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from concurrent.futures import Future as Submitted
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -34,16 +40,40 @@ _threads = _Threads()
 os.register_at_fork(after_in_child=_threads.begin)
 
 
+def submitted(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> Submitted[T]:
+    """Begin a blocking call in a thread, in the caller's context. They get threads in this order.
+
+    RuntimeError, and nothing was begun: neither asyncio's loop nor trio's runs here, or the interpreter ends.
+    """
+    if _trio_here() is None:
+        asyncio.get_running_loop()
+    return _threads.pool.submit(copy_context().run, partial(call, *args, **keywords))
+
+
 def begun(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> asyncio.Future[T]:
-    """Begin a blocking call in a thread, in the caller's context. RuntimeError: no loop runs, or the interpreter ends."""
-    work = partial(copy_context().run, call, *args, **keywords)
-    return asyncio.get_running_loop().run_in_executor(_threads.pool, work)
+    """As `submitted`, on asyncio's loop: for what only reads, as whoever is cancelled learns of it at once."""
+    return asyncio.wrap_future(submitted(call, *args, **keywords))
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
     """Give what a blocking call gives that runs in a thread; raise CancelledError only once it is done."""
+    return await finished(submitted(call, *args, **keywords))
+
+
+async def read_in_thread(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+    """As `in_thread`, of what only reads: whoever is cancelled learns of it at once."""
+    running = submitted(call, *args, **keywords)
+    trio = _trio_here()
+    return await (asyncio.wrap_future(running) if trio is None else _on_trio(trio, running))
+
+
+async def finished(running: Submitted[T]) -> T:
+    """Give what comes of something that was submitted; raise CancelledError only once it is done."""
     # No task, as `to_thread` needs one: those are all cancelled where a loop ends.
-    return await settled(begun(call, *args, **keywords))
+    if (trio := _trio_here()) is None:
+        return await settled(asyncio.wrap_future(running))
+    with trio.CancelScope(shield=True):
+        return await _on_trio(trio, running)
 
 
 async def settled(running: asyncio.Future[T]) -> T:
@@ -58,9 +88,41 @@ async def settled(running: asyncio.Future[T]) -> T:
 async def until_done(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     """Wait until something is done; give with what the caller was cancelled meanwhile, which is then to be raised."""
     cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait([running])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
+    with _no_scope_cancels():
+        while not running.done():
+            try:
+                await asyncio.wait([running])
+            except asyncio.CancelledError as error:
+                cancelled = cancelled or error
     return cancelled
+
+
+@contextmanager
+def _no_scope_cancels() -> Generator[None]:
+    """Keep out the scopes of anyio's; where nobody imported it, there are none."""
+    anyio: Any = sys.modules.get("anyio")
+    scope = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    scope.__enter__()
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # where this is dropped, its loop may be gone
+            scope.__exit__(None, None, None)
+
+
+def _trio_here() -> Any:
+    """Give trio, where the caller is a task of its; None on any other loop, also on one that trio is a guest of."""
+    trio: Any = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_task() else None
+
+
+async def _on_trio(trio: Any, running: Submitted[T]) -> T:
+    token, done = trio.lowlevel.current_trio_token(), trio.Event()
+
+    def tell(_: Any) -> None:
+        with suppress(trio.RunFinishedError):  # nobody waits any more
+            token.run_sync_soon(done.set)
+
+    running.add_done_callback(tell)
+    await done.wait()
+    return running.result()
