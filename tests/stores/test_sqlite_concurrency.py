@@ -138,6 +138,28 @@ def until(is_so):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
+def test_a_store_that_an_event_loop_drops_open_gives_back_its_files_and_threads(path):
+    async def story():
+        store = await everlog.open_async(path)
+        session = await store.create("s")
+        for _ in range(2):
+            await asyncio.gather(*(session.append("note", {"content": "x"}) for _ in range(8)))
+            await asyncio.to_thread(until, lambda: "everlog-commit" not in names_of_threads())
+        return await session.size()
+
+    def names_of_threads():
+        return [thread.name for thread in threading.enumerate()]
+
+    def all_is_gone():
+        gc.collect()
+        return not (open_files(path) or set(threading.enumerate()) - before)
+
+    before = set(threading.enumerate())
+    assert asyncio.run(story()) == 16
+    until(all_is_gone)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
 @pytest.mark.parametrize("waited", [False, True])
 def test_a_store_that_is_dropped_open_gives_back_its_files_and_threads(path, waited):
     before = set(threading.enumerate())
