@@ -188,6 +188,23 @@ def test_what_was_written_first_counts_also_where_it_stands_long_before_the_end(
         assert written(saver.get_tuple(thread("9"))) == ["first", "new", "two"]
 
 
+@pytest.mark.parametrize("id", ["0", "9"])
+def test_what_was_written_long_before_its_checkpoint_is_listed_with_it(tmp_path, id):
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        saver.put_writes(thread(id), [("n", "early")], "one")
+        saver.put_writes(thread("8"), [("n", "never put")], "one")
+        for number in range(100):
+            put(saver, {"n": number}, id=f"1{number:03}")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        for number in range(100, 200):
+            put(saver, {"n": number}, id=f"1{number:03}")
+    with EverlogSaver(tmp_path / "s.db") as saver:
+        put(saver, {"n": 200}, id=id)
+        listed = {each.checkpoint["id"]: written(each) for each in saver.list(thread())}
+        assert listed == {id: ["early"]} | {f"1{number:03}": [] for number in range(200)}
+        assert id == "0" or written(saver.get_tuple(thread())) == ["early"]
+
+
 def test_special_writes_that_came_with_ordinary_ones_replace_nothing_also_where_what_they_repeat_stands_long_before(
     tmp_path,
 ):

@@ -16,6 +16,8 @@ import threading
 import warnings
 import weakref
 from collections import deque
+from datetime import timedelta
+from itertools import islice
 
 import pytest
 
@@ -30,12 +32,15 @@ from integrations.providers import serving
 anthropic = pytest.importorskip("anthropic")
 openai = pytest.importorskip("openai")
 pydantic = pytest.importorskip("pydantic")
-http = importlib.import_module(
-    next(each for each in anthropic.DefaultHttpxClient.__mro__ if each.__name__ == "Client").__module__.partition(".")[
-        0
-    ]
-)
 
+
+def http_of(module):
+    """Give what a client sends with."""
+    made = next(each for each in module.DefaultHttpxClient.__mro__ if each.__name__ == "Client")
+    return importlib.import_module(made.__module__.partition(".")[0])
+
+
+http = http_of(anthropic)
 KEY = "the-key-of-the-client"
 HI = [{"role": "user", "content": "hi"}]
 M = {"model": "m", "max_tokens": 9, "messages": HI}
@@ -78,6 +83,16 @@ def seen(value):
         private = value.__pydantic_private__ or {}
         said = value.model_dump(mode="json", warnings=False)
         return [type(value), said, sorted(value.model_fields_set), sorted(private), getattr(value, "_request_id", None)]
+    if hasattr(value, "http_response"):
+        response = value.http_response
+        held = [sorted(vars(each)) for each in (value, response, value._options)]
+        return [
+            type(value),
+            repr(value),
+            held,
+            type(copy.copy(response.stream)).__name__,
+            len(pickle.dumps(response)) > 0,
+        ]
     if isinstance(value, (list, tuple)):
         return [seen(each) for each in value]
     if isinstance(value, dict):
@@ -208,23 +223,63 @@ def picture():
     ]  # fmt: skip
 
 
-def raw_of(open_raw):
+def raw_of(open_raw, count=None):
     def way(client):
         raw = open_raw(client)
         parsed = raw.parse()
-        return [raw, raw.status_code, parsed, list(parsed) if "Stream" in type(parsed).__name__ else None]
+        given = [raw, raw.status_code, parsed, raw.parse() is parsed]
+        if "Stream" in type(parsed).__name__:
+            given += [
+                [*islice(parsed, count)],
+                raw.http_response.is_closed,
+                parsed.close(),
+                raw.http_response.is_closed,
+            ]
+        return given
 
     return way
 
 
-def streaming(open_raw, *how):
+def unparsed(open_raw, how=None, count=None):
+    def way(client):
+        response = open_raw(client).http_response
+        given = [[*islice(getattr(response, how)(), count)]] if how else []
+        return [*given, response.is_closed, response.close(), response.is_closed]
+
+    return way
+
+
+def raw_dropped(client):
+    raw = client.messages.with_raw_response.create(**M, stream=True)
+    alive = [weakref.ref(raw), weakref.ref(raw.http_response), weakref.ref(raw.parse())]
+    gone = [alive[2]() is None]
+    del raw
+    return [*gone, *(each() is None for each in alive)]
+
+
+def parsed_twice(client):
+    raw = client.messages.with_raw_response.create(**M, stream=True)
+    first, second = raw.parse(), raw.parse(to=anthropic.Stream[anthropic.types.RawMessageStreamEvent])
+    return [first is second, list(second), list(first)]
+
+
+def with_headers(client):
+    """As LangChain asks for an answer with its headers."""
+    raw = client.chat.completions.with_raw_response.create(**C, stream=True)
+    with raw.parse() as chunks:
+        return [raw.headers["content-type"], list(chunks)]
+
+
+def streaming(open_raw, *ways, count=None):
     def way(client):
         with open_raw(client) as raw:
-            return [
-                raw,
-                list(getattr(raw, how[0])()) if how[0] != "parse" else raw.parse(),
-                raw.http_response.is_closed,
-            ]
+            given = [raw]
+            for each in ways:
+                made = getattr(raw, each)()
+                given += [[*islice(made, count)] if hasattr(made, "__next__") else made, raw.http_response.is_closed]
+            if "json" in ways:
+                given.append(pickle.loads(pickle.dumps(raw.http_response)).json())
+        return [*given, raw.http_response.is_closed, raw.http_response.elapsed > timedelta(0)]
 
     return way
 
@@ -276,9 +331,22 @@ ANTHROPIC = {
     "thread": (thread_of_messages, ["ok", "ok"]),
     "raw": (raw_of(lambda c: c.messages.with_raw_response.create(**M)), ["ok"]),
     "raw, of the client": (raw_of(lambda c: c.with_raw_response.messages.create(**M)), ["ok"]),
-    "raw, a stream": (raw_of(lambda c: c.messages.with_raw_response.create(**M, stream=True)), [True]),
-    "streaming": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "parse"), [True]),
-    "streaming, its lines": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "iter_lines"), [True]),
+    "raw, a stream": (raw_of(lambda c: c.messages.with_raw_response.create(**M, stream=True)), ["ok"]),
+    "raw, a stream that is left": (raw_of(lambda c: c.messages.with_raw_response.create(**M, stream=True), 2), ["cancelled"]),
+    "raw, a stream that is closed": (raw_of(lambda c: c.messages.with_raw_response.create(**M, stream=True), 0), ["cancelled"]),
+    "raw, a stream that is dropped": (raw_dropped, ["cancelled"]),
+    "raw, a stream of another type": (parsed_twice, ["ok"]),
+    "raw, a stream's lines": (unparsed(lambda c: c.messages.with_raw_response.create(**M, stream=True), "iter_lines"), ["ok"]),
+    "raw, a stream nobody reads": (unparsed(lambda c: c.beta.messages.with_raw_response.create(**M, stream=True)), [True]),
+    "streaming": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "parse", "json", "parse"), ["ok"]),
+    "streaming, its lines": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "iter_lines"), ["ok"]),
+    "streaming, its bytes": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "iter_bytes"), ["ok"]),
+    "streaming, its text": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "text", "iter_text"), ["ok"]),
+    "streaming, unread": (streaming(lambda c: c.messages.with_streaming_response.create(**M)), [True]),
+    "streaming, read twice": (streaming(lambda c: c.messages.with_streaming_response.create(**M), "iter_text", "read"), ["ok"]),
+    "streaming, a stream": (streaming(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "parse"), ["ok"]),
+    "streaming, a stream's bytes": (streaming(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "read"), ["ok"]),
+    "streaming, a stream that is left": (streaming(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "parse", count=2), ["cancelled"]),
     "options": (lambda c: c.with_options(timeout=9).copy(max_retries=1).messages.create(**M), ["ok"]),
     "another key": (lambda c: c.with_options(api_key="another-key").messages.create(**M), ["ok"]),
     "middleware": (of_middleware, ["ok"]),
@@ -287,6 +355,7 @@ ANTHROPIC = {
     "copied": (lambda c: copy.copy(c).messages.create(**M), ["ok"]),
     "post": (lambda c: c.post("/v1/messages", cast_to=object, body=M), ["ok"]),
     "post, its response": (lambda c: c.post("/v1/messages", cast_to=http.Response, body=M).json(), ["ok"]),
+    "post, its response, open": (lambda c: list(c.post("/v1/messages", cast_to=http.Response, body={**M, "stream": True}, stream=True).iter_lines()), ["ok"]),
     "tokens, counted": (lambda c: c.messages.count_tokens(model="m", messages=HI), []),
     "batches": (lambda c: c.messages.batches.create(requests=[{"custom_id": "1", "params": M}]), []),
 }  # fmt: skip
@@ -310,9 +379,20 @@ OPENAI = {
     "response, of a stored prompt": (lambda c: c.responses.create(prompt={"id": "p"}), ["ok"]),
     "raw": (raw_of(lambda c: c.chat.completions.with_raw_response.create(**C)), ["ok"]),
     "raw, parsed": (raw_of(lambda c: c.chat.completions.with_raw_response.parse(**C)), ["ok"]),
-    "raw, a stream": (raw_of(lambda c: c.responses.with_raw_response.create(**R, stream=True)), [True]),
-    "streaming": (streaming(lambda c: c.responses.with_streaming_response.create(**R), "parse"), [True]),
-    "streaming, its lines": (streaming(lambda c: c.chat.completions.with_streaming_response.create(**C), "iter_lines"), [True]),
+    "raw, a stream": (raw_of(lambda c: c.responses.with_raw_response.create(**R, stream=True)), ["ok"]),
+    "raw, a stream that is left": (raw_of(lambda c: c.responses.with_raw_response.create(**R, stream=True), 3), ["cancelled"]),
+    "raw, a stream's lines": (unparsed(lambda c: c.chat.completions.with_raw_response.create(**C, stream=True), "iter_lines"), ["ok"]),
+    "raw, a stream nobody reads": (unparsed(lambda c: c.responses.with_raw_response.create(**R, stream=True)), [True]),
+    "raw, as LangChain asks": (with_headers, ["ok"]),
+    "streaming": (streaming(lambda c: c.responses.with_streaming_response.create(**R), "parse", "json"), ["ok"]),
+    "streaming, parsed": (streaming(lambda c: c.chat.completions.with_streaming_response.parse(**C), "parse"), ["ok"]),
+    "streaming, parsed in vain": (streaming(lambda c: c.chat.completions.with_streaming_response.parse(**C, response_format=Number), "parse"), ["ok"]),
+    "streaming, its lines": (streaming(lambda c: c.chat.completions.with_streaming_response.create(**C), "iter_lines"), ["ok"]),
+    "streaming, its bytes": (streaming(lambda c: c.responses.with_streaming_response.create(**R), "iter_bytes", "text"), ["ok"]),
+    "streaming, unread": (streaming(lambda c: c.responses.with_streaming_response.create(**R)), [True]),
+    "streaming, a stream": (streaming(lambda c: c.chat.completions.with_streaming_response.create(**C, stream=True), "parse"), ["ok"]),
+    "streaming, a stream's lines": (streaming(lambda c: c.responses.with_streaming_response.create(**R, stream=True), "iter_lines"), ["ok"]),
+    "streaming, a stream that is left": (streaming(lambda c: c.responses.with_streaming_response.create(**R, stream=True), "parse", count=3), ["cancelled"]),
     "options": (lambda c: c.with_options(timeout=9).with_options(max_retries=1).responses.create(**R), ["ok"]),
     "its block": (lambda c: [c.__enter__() is c, c.responses.create(**R), c.close(), c.is_closed()], ["ok"]),
     "copied": (lambda c: copy.copy(c).responses.create(**R), ["ok"]),
@@ -363,10 +443,45 @@ def help_later(open_stream, final):
     return way
 
 
-def raw_later(open_raw):
+async def taken(made, count):
+    if inspect.isawaitable(made):
+        made = await made
+    if not hasattr(made, "__aiter__"):
+        return made
+    items = []
+    async for each in made:
+        items.append(each)
+        if len(items) == count:
+            break
+    return items
+
+
+def raw_later(open_raw, *ways, count=None):
     async def way(client):
         async with open_raw(client) as raw:
-            return [raw, await raw.parse(), raw.http_response.is_closed]
+            given = [[await taken(getattr(raw, each)(), count), raw.http_response.is_closed] for each in ways]
+        return [raw, given, raw.http_response.is_closed, raw.http_response.elapsed > timedelta(0)]
+
+    return way
+
+
+def raw_stream_later(open_raw, count=None):
+    async def way(client):
+        raw = await open_raw(client)
+        stream = raw.parse()
+        stream = await stream if inspect.isawaitable(stream) else stream
+        given = [raw, stream, await taken(stream, count), raw.http_response.is_closed]
+        return [*given, await stream.close(), raw.http_response.is_closed]
+
+    return way
+
+
+def unparsed_later(count=None):
+    async def way(client):
+        response = (await client.messages.with_raw_response.create(**M, stream=True)).http_response
+        lines = response.aiter_lines()
+        given = [await taken(lines, count), await lines.aclose(), response.is_closed]
+        return [*given, await response.aclose(), response.is_closed]
 
     return way
 
@@ -390,6 +505,22 @@ async def dropped_later(client):
     return response.is_closed
 
 
+def raw_dropped_later(how):
+    async def way(client):
+        raw = await client.messages.with_raw_response.create(**M, stream=True)
+        response, stream = raw.http_response, raw.parse() if how == "parse" else None
+        stream = await stream if inspect.isawaitable(stream) else stream
+        async for _ in stream or response.aiter_bytes():
+            break
+        del raw, stream, _
+        gc.collect()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return response.is_closed
+
+    return way
+
+
 async def parsed_raw(client):
     raw = await client.messages.with_raw_response.create(**M)
     parsed = raw.parse()
@@ -405,13 +536,27 @@ ASYNC = {
     "stream, dropped": ("anthropic", dropped_later, ["cancelled"]),
     "helper": ("anthropic", help_later(lambda c: c.messages.stream(**M), "get_final_message"), ["ok"]),
     "raw": ("anthropic", parsed_raw, ["ok"]),
-    "streaming": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M)), [True]),
+    "raw, a stream": ("anthropic", raw_stream_later(lambda c: c.messages.with_raw_response.create(**M, stream=True)), ["ok"]),
+    "raw, a stream that is left": ("anthropic", raw_stream_later(lambda c: c.messages.with_raw_response.create(**M, stream=True), 2), ["cancelled"]),
+    "raw, a stream's lines": ("anthropic", unparsed_later(), ["ok"]),
+    "raw, a stream that is dropped": ("anthropic", raw_dropped_later("parse"), ["cancelled"]),
+    "streaming": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M), "parse", "json"), ["ok"]),
+    "streaming, its bytes": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M), "iter_bytes"), ["ok"]),
+    "streaming, unread": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M)), [True]),
+    "streaming, a stream": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "parse"), ["ok"]),
+    "streaming, a stream's lines": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "iter_lines"), ["ok"]),
+    "streaming, a stream that is left": ("anthropic", raw_later(lambda c: c.messages.with_streaming_response.create(**M, stream=True), "parse", count=2), ["cancelled"]),
     "completion": ("openai", lambda c: c.chat.completions.create(**C), ["ok"]),
     "completion, streamed": ("openai", read_later(lambda c: c.chat.completions.create(**C, stream=True)), ["ok"]),
     "completion, by its helper": ("openai", help_later(lambda c: c.chat.completions.stream(**C), "get_final_completion"), ["ok"]),
     "response": ("openai", lambda c: c.with_options(timeout=9).responses.create(**R), ["ok"]),
     "response, by its helper": ("openai", help_later(lambda c: c.responses.stream(**R), "get_final_response"), ["ok"]),
-    "response, streaming": ("openai", raw_later(lambda c: c.responses.with_streaming_response.create(**R)), [True]),
+    "completion, raw, a stream": ("openai", raw_stream_later(lambda c: c.chat.completions.with_raw_response.create(**C, stream=True)), ["ok"]),
+    "response, raw, a stream": ("openai", raw_stream_later(lambda c: c.responses.with_raw_response.create(**R, stream=True)), ["ok"]),
+    "response, raw, a stream that is left": ("openai", raw_stream_later(lambda c: c.responses.with_raw_response.create(**R, stream=True), 3), ["cancelled"]),
+    "response, streaming": ("openai", raw_later(lambda c: c.responses.with_streaming_response.create(**R), "parse"), ["ok"]),
+    "response, streaming, its text": ("openai", raw_later(lambda c: c.responses.with_streaming_response.create(**R), "text", "json"), ["ok"]),
+    "response, streaming, a stream's lines": ("openai", raw_later(lambda c: c.responses.with_streaming_response.create(**R, stream=True), "iter_lines"), ["ok"]),
     "embeddings": ("openai", lambda c: c.embeddings.create(model="e", input="x", encoding_format="float"), []),
 }  # fmt: skip
 
@@ -462,11 +607,21 @@ def called(api):
     return (lambda c: c.messages.create(**M)) if api == "anthropic" else (lambda c: c.responses.create(**R))
 
 
-def streamed(api, read):
+def streamed(api, read, how="stream"):
     async def way(client):
         resource, given = (client.messages, M) if api == "anthropic" else (client.responses, R)
-        async for _ in await resource.create(**given, stream=True):
-            read.set()
+        if how == "body":
+            async with resource.with_streaming_response.create(**given, stream=True) as raw:
+                async for _ in raw.iter_bytes():
+                    read.set()
+        elif how == "raw":
+            raw = await resource.with_raw_response.create(**given, stream=True)
+            stream = raw.parse()
+            async for _ in await stream if inspect.isawaitable(stream) else stream:
+                read.set()
+        else:
+            async for _ in await resource.create(**given, stream=True):
+                read.set()
 
     return way
 
@@ -481,11 +636,11 @@ async def cancelled(way, client, begun):
 
 
 @pytest.mark.parametrize("api", ["anthropic", "openai"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, "stream", "raw", "body"])
 def test_a_call_that_is_cancelled_is_cancelled_and_recorded_as_far_as_it_came(slow, session, api, stream):
     def way(client):
         read = threading.Event()
-        return cancelled(streamed(api, read) if stream else called(api), client, read if stream else slow.asked)
+        return cancelled(streamed(api, read, stream) if stream else called(api), client, read if stream else slow.asked)
 
     clients = (client_of(slow, api, asynchronous=True) for _ in range(2))
 
@@ -497,17 +652,22 @@ def test_a_call_that_is_cancelled_is_cancelled_and_recorded_as_far_as_it_came(sl
 
 
 @pytest.mark.parametrize("api", ["anthropic", "openai"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, "stream", "raw", "body"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_call_that_takes_too_long_raises_what_it_would(slow, session, api, stream, asynchronous):
     def way(client):
         if asynchronous:
-            return (streamed(api, threading.Event()) if stream else called(api))(client)
+            return (streamed(api, threading.Event(), stream) if stream else called(api))(client)
         resource, given = (client.messages, M) if api == "anthropic" else (client.responses, R)
+        if stream == "raw":
+            return list(resource.with_raw_response.create(**given, stream=True).parse())
+        if stream == "body":
+            with resource.with_streaming_response.create(**given) as raw:
+                return raw.parse()
         return list(resource.create(**given, stream=True)) if stream else resource.create(**given)
 
     clients = (client_of(slow, api, asynchronous=asynchronous, timeout=0.1) for _ in range(2))
-    assert compare(slow, session, 1, way, clients, tried_later if asynchronous else tried) == ["error"]
+    assert compare(slow, session, 1, way, clients, tried_later if asynchronous else tried) == ["timeout"]
     assert "Timeout" in session.last("model.response").data["error"]["kind"]
 
 

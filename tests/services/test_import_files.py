@@ -102,6 +102,12 @@ BAD = [
 ]
 
 
+def test_the_originals_of_what_was_not_imported_so_are_refused(store):
+    session = store.create("made", labels={"source": "elsewhere"})
+    with pytest.raises(NotFoundError, match="nothing was read"):
+        next(originals(session))
+
+
 @pytest.mark.parametrize("bad", BAD, ids=range(len(BAD)))
 @pytest.mark.parametrize("format", ["claude-code", "codex", "openai", "jsonl"])
 def test_a_bad_line_in_the_middle_is_kept_and_reported_and_stops_nothing(store, tmp_path, format, bad):

@@ -218,14 +218,14 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         thread, namespace, checkpoint_id = _named(config)
         if checkpoint_id is None:
             raise KeyError("the config has no checkpoint_id; nothing was written; give the config that `put` gave")
-        record = _writes_record(namespace, checkpoint_id, task_id, task_path)
+        place = namespace, checkpoint_id
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         with self._turns.take(thread):
             made = [
                 (WRITES_IDX_MAP.get(channel, index), channel, self.serde.dumps_typed(value))
                 for index, (channel, value) in enumerate(writes)
             ]
-            self._write(thread, lambda log: log.put_writes(record, made, replaces=replaces))
+            self._write(thread, lambda log: log.put_writes(place, task_id, task_path, made, replaces=replaces))
 
     def delete_thread(self, thread_id: str) -> None:
         """End a thread: what only it holds is destroyed. Where others were copied from it, they keep it, and it is hidden here."""
@@ -339,9 +339,12 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         write: tuple[int, str, tuple[str, bytes]],
     ) -> bool:
         """Record a pending write that was stored elsewhere: (index, channel, value); False where there is one of its task and index."""
-        record = _writes_record(namespace, id, task_id, task_path)
         new: list[bool] = []
-        self._write(thread, lambda log: new.append(log.put_writes(record, [write], replaces=False)))
+
+        def put(log: Log) -> None:
+            new.append(log.put_writes((namespace, id), task_id, task_path, [write], replaces=False))
+
+        self._write(thread, put)
         return new[-1]
 
     # --- the same, on an event loop ---
@@ -573,11 +576,6 @@ def _checkpoint_record(
     if parent:
         record["parent"] = parent
     return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
-
-
-def _writes_record(namespace: str, id: str, task_id: str, task_path: str) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": id, "task": task_id}
-    return record | ({"ns": namespace} if namespace else {}) | ({"path": task_path} if task_path else {})
 
 
 def _typed(value: Any) -> tuple[str, bytes]:

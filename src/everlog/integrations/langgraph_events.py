@@ -418,6 +418,11 @@ def digest_of(name: str) -> str:
     return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:15] if name else ""
 
 
+def key_of(kind: str, namespace: str, id: str) -> str:
+    """Give what the keys of a checkpoint, or of the writes after it, begin with."""
+    return f"{kind}.{digest_of(namespace)}.{digest_of(id)}."
+
+
 def digest_parts(parts: Sequence[tuple[str, Any]]) -> bytes:
     """Give what stands for what a message says; the id that it has, or gets, counts for nothing."""
     said = [

@@ -33,7 +33,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def shorten(record: Mapping[str, Any]) -> dict[str, Any]:
     """Give a checkpoint's record as it is stored.
 
-    record: id, ns, parent, where, late and early, where there are such; `checkpoint`, `metadata` and `values` as JSON.
+    record: id, ns, parent, where, late, early and waiting, where there are such; `checkpoint`, `metadata` and `values` as JSON.
     """
     short = {name: item for name, item in record.items() if name not in ("checkpoint", "metadata", "values")}
     return short | _short_fields(record) | _short_metadata(record["metadata"])
@@ -232,3 +232,11 @@ def in_order(events: Sequence[Event]) -> list[Write]:
             if replaces or (task, index) not in made:
                 made[task, index] = Write(path, task, index, channel, event, tree)
     return sorted(made.values(), key=lambda write: (write.task_path, write.task_id, write.index))
+
+
+def indexes_of(writes: Iterable[Write]) -> dict[str, set[int]]:
+    """Give the indexes that each task wrote."""
+    made: dict[str, set[int]] = {}
+    for write in writes:
+        made.setdefault(write.task_id, set()).add(write.index)
+    return made

@@ -9,7 +9,8 @@
    or is long, is `$t`: its type, and its bytes as base64 or where they are attached: `$a`, and `at` which of it where others are there too.
 4. A record is `early` where writes after its checkpoint may stand before it: they are then looked up, else those that follow it are
    all. A record is `late` where the thread had a checkpoint with a greater id before it. So, read backwards, every record that is not
-   late has a greater id than all before it, and the newest are found without reading the rest.
+   late has a greater id than all before it, and the newest are found without reading the rest. What was written before it and still
+   waits for its checkpoint, such a record names by position in `waiting`: whoever opens the thread at its end learns of it there.
 5. Most records need no key, and have none. A checkpoint of the graph's own namespace with a greater id than all before it is found by
    halving; writes without an id belong to the checkpoint recorded last before them. Others have a key of digests of namespace and
    checkpoint id, and of their position: `c.` of checkpoints, `w.` of writes, `e.` of writes that are recorded before their checkpoint.
@@ -20,8 +21,8 @@
 
 from __future__ import annotations
 
-import heapq
 import threading
+from bisect import insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +42,7 @@ from everlog.integrations.langgraph_events import (
     Value,
     digest_of,
     digest_parts,
+    key_of,
     positions_of,
     read_line,
 )
@@ -51,6 +53,7 @@ from everlog.integrations.langgraph_record import (
     checkpoint_of,
     first_of_each,
     in_order,
+    indexes_of,
     shorten,
     shorten_items,
     writes_of,
@@ -63,6 +66,7 @@ _TRIES: Final = 100  # of an append that others were faster than; each try takes
 _FIRST_EVENTS: Final = 16  # that are read at once, backwards
 _COLD_EVENTS: Final = 64  # that are looked at for messages when a thread is opened
 _MESSAGES_KNOWN: Final = 256
+_WAITING_MAX: Final = 16  # checkpoints that a record says are waited for; some never come: a process died before
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _HOT_EVENTS: Final = 16  # at the end of a thread, which are never packed while it grows
 _PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
@@ -93,8 +97,10 @@ class Log:
         # Namespaces whose values are those of a checkpoint that was put, or is the parent of one.
         self._begun: set[str] = set()
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
-        self._tasks: OrderedDict[tuple[str, str], set[tuple[str, int]]] = OrderedDict()
-        self._early: set[tuple[str, str]] = set()  # checkpoints that are not recorded, while writes after them are
+        # Of the checkpoints that were written after lately: the indexes that each task wrote.
+        self._tasks: OrderedDict[tuple[str, str], dict[str, set[int]]] = OrderedDict()
+        # Checkpoints that are not recorded, while writes after them are: where the first of those stand.
+        self._early: dict[tuple[str, str], int] = {}
         self._pruned: list[tuple[int, dict[str, Any]]] = []
         self._packed = 0  # events before this position are packed, or are not to be tried again
 
@@ -120,14 +126,18 @@ class Log:
         self._pruned = [(event.position, event.data or {}) for event in self.session.events(keys="d.*", stop=size)]
         self._pruned.sort(key=lambda each: each[0])
         last: list[Event] = []
+        waiting: list[int] = []
         for event in self._events_backwards(0, size):
             last.append(event)
             record = checkpoint_of(event)
             if record is not None and not self._newest and not record.get("late"):
-                self._newest = record["id"]
+                self._newest, waiting = record["id"], record.get("waiting", waiting)
             if self._newest and len(last) >= _COLD_EVENTS:
                 break
         last.reverse()
+        for position in waiting:
+            if position < last[0].position:
+                self._note_record(*read_line(self.session, self._branch, position, position + 1))
         for event in last:
             self._note_record(event)
         self._note_messages(last)
@@ -147,14 +157,14 @@ class Log:
             place = (record.get("ns", ""), record["id"])
             self._note_last(event.position, place)
             self._newest = max(self._newest, place[1])
-            self._early.discard(place)
+            self._early.pop(place, None)
         if writes is not None:
             place = self._place_of(writes)
             self._last_has_writes = self._last_has_writes or "id" not in writes
             if place is not None:
                 self._tasks.pop(place, None)
                 if str(event.key).startswith("e."):
-                    self._early.add(place)
+                    self._early.setdefault(place, event.position)
 
     def _place_of(self, writes: Mapping[str, Any]) -> tuple[str, str] | None:
         """Give the checkpoint that writes belong to, which are the last that was recorded."""
@@ -213,22 +223,25 @@ class Log:
                     else:
                         new[channel] = draft.value((namespace, channel), type_, data, known)
                 place = (namespace, record["id"])
-                marks = {"late": True} if self._newest > record["id"] else {}
+                waiting = [position for early, position in self._early.items() if early != place]
+                marks: dict[str, Any] = {"waiting": waiting[-_WAITING_MAX:]} if waiting else {}
+                if self._newest > record["id"]:
+                    marks = {"late": True}
                 if place in self._early or (restored and self._keyed_writes(*place, "e")) or self._again(place):
                     marks["early"] = True
                 made = record | ({"where": where} if where else {}) | ({"values": new} if new else {}) | marks
                 at = None if parent is None else self._places.get((namespace, parent))
                 if at is not None:
                     made["parent"] = draft.position - at
-                key = _key("c", *place) if namespace or self._newest >= record["id"] else None
+                key = key_of("c", *place) if namespace or self._newest >= record["id"] else None
                 appended = self._append(draft, CHECKPOINT, shorten(made), key)
                 joins = joins or appended is None
                 if appended:
                     self._note_last(draft.position, place)
                     self._newest = max(self._newest, record["id"])
-                    self._early.discard(place)
+                    self._early.pop(place, None)
                     if "early" not in marks and place not in self._tasks:
-                        self._tasks[place] = set()
+                        self._tasks[place] = {}
                         self._limit_tasks()
                     return
         raise _busy(self.session)
@@ -239,12 +252,14 @@ class Log:
 
     def put_writes(
         self,
-        record: dict[str, Any],
+        place: tuple[str, str],
+        task: str,
+        path: str,
         writes: Sequence[tuple[int, str, tuple[str, bytes]]],
         *,
         replaces: bool,
     ) -> bool:
-        """Record pending writes: (index, channel, value); False where there was nothing new.
+        """Record pending writes: (index, channel, value); False where there was nothing new. place: the checkpoint they are after.
 
         replaces: what has the same task and index, else it counts no more.
 
@@ -252,20 +267,16 @@ class Log:
         recorded yet, those in the writes wait for it, so that the conversation is recorded in its order: where the checkpoint before it
         has no writes from which it follows, or the task is what takes in the graph's input.
         """
-        place = (record.get("ns", ""), record["id"])
         with self._lock:
             joins = False
             for tried in range(_TRIES):
                 self._ready()
-                known = self._tasks.get(place)
-                if known is None:
-                    before = [] if self._is_to_come(place) else self.writes_after(*place)
-                    known = {(write.task_id, write.index) for write in before}
-                new = (
-                    writes
-                    if replaces
-                    else first_of_each(writes, {index for task, index in known if task == record["task"]})
-                )
+                tasks = self._tasks.get(place)
+                if tasks is None:
+                    tasks = indexes_of([] if self._is_to_come(place) else self.writes_after(*place))
+                indexes = set(tasks.get(task, ()))
+                first = first_of_each(writes, indexes)
+                new = writes if replaces else first
                 if not new:
                     if tried:
                         return False
@@ -273,21 +284,24 @@ class Log:
                     continue
                 at = self._position(place)
                 early = at is None
-                speaks = not early or (self._last_has_writes and not record.get("path", "").endswith(_INPUT_TASK))
+                speaks = not early or (self._last_has_writes and not path.endswith(_INPUT_TASK))
                 draft = Draft(self._size, self._remembered, readable=self._readable, speaks=speaks, joins=joins)
-                items = shorten_items((index, channel, draft.tree(*typed)) for index, channel, typed in new)
-                made, key = record | {"items": items}, None
-                if at == self._last[0]:
-                    made = {name: item for name, item in made.items() if name not in ("id", "ns")}
-                else:
-                    key = _key("e" if early else "w", *place)
+                made: dict[str, Any] = {"task": task, "path": path} if path else {"task": task}
+                made["items"] = shorten_items([(index, channel, draft.tree(*typed)) for index, channel, typed in new])
+                key = None
+                if at != self._last[0]:
+                    made["id"] = place[1]
+                    if place[0]:
+                        made["ns"] = place[0]
+                    key = key_of("e" if early else "w", *place)
                 appended = self._append(draft, WRITES, made, key)
                 joins = joins or appended is None
                 if appended:
                     self._last_has_writes = self._last_has_writes or key is None
                     if early:
-                        self._early.add(place)
-                    self._tasks[place] = known | {(record["task"], each[0]) for each in new}
+                        self._early.setdefault(place, self._size - 1)
+                    tasks[task] = indexes
+                    self._tasks[place] = tasks
                     self._limit_tasks()
                     return True
         raise _busy(self.session)
@@ -411,7 +425,7 @@ class Log:
         if not id:
             return []
         first = None if namespace else self._search(id)
-        keyed = [event for event in self.session.events(keys=f"{_key('c', namespace, id)}*") if event != first]
+        keyed = [event for event in self.session.events(keys=f"{key_of('c', namespace, id)}*") if event != first]
         found = keyed if first is None else [first, *keyed]
         return [event for event in found if _is_of(checkpoint_of(event), namespace, id)]
 
@@ -470,7 +484,7 @@ class Log:
 
     def _keyed_writes(self, namespace: str, id: str, kind: str) -> list[Event]:
         """Give the events of a checkpoint's writes that have a key. kind: "e" for those that came before it, else "w"."""
-        events = self.session.events(keys=f"{_key(kind, namespace, id)}*")
+        events = self.session.events(keys=f"{key_of(kind, namespace, id)}*")
         return [event for event in events if _is_of(writes_of(event), namespace, id)]
 
     def _following_writes(self, start: int) -> list[Event]:
@@ -488,19 +502,18 @@ class Log:
 
     def checkpoints(self, namespace: str | None, *, before: str | None = None) -> Iterator[Record]:
         """Give the checkpoints, of one namespace or all, greatest id first (law 4). before: only those with a smaller id."""
-        waiting: list[tuple[_Reversed, int, Record]] = []
+        waiting: list[Record] = []
         seen: set[tuple[str, str]] = set()
         for record in self._backwards(f"c.{digest_of(namespace)}.*" if namespace else None):
             if (record.namespace, record.id) in seen or namespace not in (None, record.namespace):
                 continue
             seen.add((record.namespace, record.id))
             if before is None or record.id < before:
-                heapq.heappush(waiting, (_Reversed(record.id), -record.position, record))
+                insort(waiting, record, key=lambda each: (each.id, each.position))
             if not record.data.get("late"):
-                while waiting and waiting[0][0].id >= record.id:
-                    yield heapq.heappop(waiting)[2]
-        while waiting:
-            yield heapq.heappop(waiting)[2]
+                while waiting and waiting[-1].id >= record.id:
+                    yield waiting.pop()
+        yield from reversed(waiting)
 
     def _backwards(self, keys: str | None) -> Iterator[Record]:
         """Give the checkpoints that are not hidden, the last recorded first. keys: of a namespace other than the graph's own."""
@@ -567,30 +580,8 @@ def _hides(pruned: Mapping[str, Any], position: int) -> bool:
     return position not in pruned["kept"] if "kept" in pruned else position in pruned.get("dropped", ())
 
 
-def _key(kind: str, namespace: str, id: str) -> str:
-    """Give what the keys of a checkpoint, or of the writes after it, begin with."""
-    return f"{kind}.{digest_of(namespace)}.{digest_of(id)}."
-
-
 def _is_of(record: Mapping[str, Any] | None, namespace: str, id: str) -> bool:
     return record is not None and record["id"] == id and record.get("ns", "") == namespace
-
-
-class _Reversed:
-    """An id that the greater comes first of."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-
-    def __lt__(self, other: _Reversed) -> bool:
-        return self.id > other.id
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reversed) and self.id == other.id
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _busy(session: Session) -> BusyError:

@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, suppress
-from functools import wraps
+from functools import cache, wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 from weakref import ref
@@ -25,14 +25,13 @@ from weakref import ref
 from everlog.aio import AsyncSession
 from everlog.core.event import Outcome
 from everlog.errors import LimitError
-from everlog.integrations.recorder_answers import pieces_of
+from everlog.integrations.recorder_answers import Body, pieces_of
 from everlog.integrations.recorder_bodies import ReadOnceError, dumped, readable_again
 from everlog.integrations.recorder_calls import Call, Calls, format_of
 from everlog.integrations.threads import finished, submitted
 from everlog.reducers.spoken import ANTHROPIC
 from everlog.session import Session
 
-_RAW: Final = "x-stainless-raw-response"  # the header by which both clients ask themselves for an answer's bytes
 _RECORDER: Final = "_everlog_recorder"  # of a copy: what records its calls
 _FAILURES_MAX: Final = 100
 STREAM_CHARACTERS_MAX: Final = (
@@ -42,6 +41,7 @@ _STRICT: Final = "_strict_response_validation"  # of a client: what `copy()` of 
 _KEYS: Final = ("api_key", "auth_token", "admin_api_key")  # of a client
 _SECRET: Final = re.compile("auth|key|token|secret|cookie|signature|credential", re.IGNORECASE)  # in a header's name
 _SECRET_CHARACTERS_MIN: Final = 6  # of a header's value: a shorter one is taken out of too much
+_TIMEOUTS: Final = {"APITimeoutError", "TimeoutException", "TimeoutError"}  # of a client, what it sends with, Python
 _log: Final = logging.getLogger("everlog.recorder")
 C = TypeVar("C")
 T = TypeVar("T")
@@ -127,8 +127,8 @@ class Recorder:
             except BaseException as error:
                 self._failed(call, error, client)
                 raise
-            if call is not None:
-                self._answered(call, answer, named, client)
+            if call is not None and not self._listens(call, answer, named, client):
+                self._answered(call, answer)
             return answer
 
         return recorded
@@ -142,18 +142,16 @@ class Recorder:
             except BaseException as error:
                 await _told(error, self._failed, call, error, client)
                 raise
-            if call is not None and named.get("stream") and not _raw_of(named):
-                self._answered(call, answer, named, client)  # a stream is listened to: nothing is written yet
-            elif call is not None:
-                await self._kept(call, answer, named, client)
+            if call is not None and not self._listens(call, answer, named, client):
+                await self._kept(call, answer)
             return answer
 
         return recorded
 
-    async def _kept(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
+    async def _kept(self, call: Call, answer: Any) -> None:
         """Record an answer; where the caller is cancelled meanwhile, who would close what is still open of it never gets it."""
         try:
-            await _aside(self._answered, call, answer, named, client)
+            await _aside(self._answered, call, answer)
         except asyncio.CancelledError:
             response = getattr(answer, "http_response", None)
             if response is not None:
@@ -181,15 +179,28 @@ class Recorder:
 
     def _failed(self, call: Call | None, error: BaseException, client: Any) -> None:
         if call is not None:
-            outcome: Outcome = "error" if isinstance(error, Exception) else "cancelled"
+            late = any(each.__name__ in _TIMEOUTS for each in type(error).__mro__)
+            outcome: Outcome = "timeout" if late else "error" if isinstance(error, Exception) else "cancelled"
             self.guarded(lambda: self._calls.fail(call, error, outcome=outcome, secrets=_secrets_of(client, error)))
 
-    def _answered(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> None:
+    def _listens(self, call: Call, answer: Any, named: Mapping[str, Any], client: Any) -> bool | None:
+        """Begin to listen to an answer that is still to be read; tell whether it is. Nothing is written."""
+
+        def begin() -> bool:
+            if named.get("stream") and hasattr(answer, "_iterator"):
+                _Tap(self, call, client).listen(answer)
+                return True
+            response = getattr(answer, "http_response", answer)
+            closed = getattr(response, "is_closed", None)
+            if closed is False or (closed is not None and named.get("stream")):
+                return _BytesTap(self, call, client).watch(answer, response)
+            return False
+
+        return self.guarded(begin)
+
+    def _answered(self, call: Call, answer: Any) -> None:
         def read() -> object:
-            raw = _raw_of(named)
-            if named.get("stream") and not raw:
-                return _Tap(self, call, client).listen(answer)
-            said = None if named.get("stream") or raw == "stream" else _said(answer)
+            said = _said(answer)
             return self._calls.unread(call) if said is None else self._calls.answer(call, said)
 
         self.guarded(read)
@@ -214,9 +225,16 @@ class Recorder:
         return self._open.pop(id(tap), None) is not None
 
     def said(self, tap: _Tap, outcome: Outcome) -> None:
-        """Record what came of a stream."""
-        known = None if tap.cut else outcome
-        self.guarded(lambda: self._calls.answer(tap.call, tap.pieces.said(), streamed=True, outcome=known))
+        """Record what came of a stream, or of bytes. outcome: where their own end did not come."""
+
+        def write() -> object:
+            said = tap.pieces.said()
+            if said is None and (tap.ran_out or not tap.seen):
+                return self._calls.unread(tap.call)
+            known: Outcome | None = None if tap.cut else "ok" if tap.pieces.complete else outcome
+            return self._calls.answer(tap.call, said or {}, streamed=tap.streamed, outcome=known)
+
+        self.guarded(write)
 
     def broke(self, tap: _Tap, error: BaseException, client: Any) -> None:
         """Record that a stream raised."""
@@ -232,19 +250,21 @@ class _Tap:
     def __init__(self, recorder: Recorder, call: Call, client: Any) -> None:
         self.call = call
         self.pieces = pieces_of(call.format)
+        self.streamed = True
+        self.seen = 0  # characters, or bytes
+        self.ran_out = False
+        self.cut = False  # it is longer than what is held of one
         self._recorder = recorder
         self._client = client
-        self._seen = 0
-        self.cut = False  # it is longer than what is held of one
         self._stepping = False
-        self._told = False  # what came was recorded, though its reader may go on
+        self.told = False  # what came was recorded, or another hears it, though its reader may go on
 
     def listen(self, stream: Any) -> None:
         """Begin: the stream's own iterator, and the closing of its response, pass by here from now on."""
         inner = stream._iterator
         self._response = ref(stream.response)
         self._recorder.opened(self)
-        stream._iterator = self._each_async(inner) if hasattr(inner, "__anext__") else self._each(inner)
+        stream._iterator = self.each_async(inner) if hasattr(inner, "__anext__") else self.each(inner)
 
     @property
     def left(self) -> bool:
@@ -255,15 +275,17 @@ class _Tap:
     def end(self, outcome: Outcome) -> None:
         """Record what came, once. outcome: where the stream's own end did not come."""
         if self._recorder.ended(self):
-            self._told = True
-            self._recorder.said(self, "ok" if self.pieces.complete else outcome)
+            self.told = True
+            self._recorder.said(self, outcome)
 
-    def _each(self, inner: Iterator[Any]) -> Iterator[Any]:
+    def each(self, inner: Iterator[Any]) -> Iterator[Any]:
+        """Give the pieces as they are taken."""
         while True:
             self._stepping = True
             try:
                 piece = next(inner)
             except StopIteration:
+                self.ran_out = True
                 self.end("cancelled")
                 return
             except BaseException as error:
@@ -274,12 +296,14 @@ class _Tap:
             self._take(piece)
             yield piece
 
-    async def _each_async(self, inner: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def each_async(self, inner: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        """Give the pieces as they are taken."""
         while True:
             self._stepping = True
             try:
                 piece = await anext(inner)
             except StopAsyncIteration:
+                self.ran_out = True
                 await _aside(self.end, "cancelled")
                 return
             except BaseException as error:
@@ -291,12 +315,13 @@ class _Tap:
             yield piece
 
     def _take(self, piece: Any) -> None:
-        if not self._told and not self.cut:
-            self._recorder.guarded(lambda: self._hold(dumped(piece)))
+        if not self.told and not self.cut:
+            self._recorder.guarded(lambda: self._hold(piece))
 
-    def _hold(self, piece: dict[str, Any]) -> None:
-        self._seen += len(str(piece))
-        if self._seen > STREAM_CHARACTERS_MAX:
+    def _hold(self, given: Any) -> None:
+        piece = given if isinstance(given, bytes) else dumped(given)
+        self.seen += len(piece if isinstance(piece, bytes) else str(piece))
+        if self.seen > STREAM_CHARACTERS_MAX:
             self.cut = True
             raise LimitError(
                 f"a stream has more than {STREAM_CHARACTERS_MAX} characters, which is the most that is held of one; the call goes "
@@ -307,8 +332,86 @@ class _Tap:
     def _broke(self, error: BaseException) -> None:
         """Record what came before a stream raised, and that it did."""
         if self._recorder.ended(self):
-            self._told = True
+            self.told = True
             self._recorder.broke(self, error, self._client)
+
+
+class _BytesTap(_Tap):
+    """Stands between a response and its bytes. Where a stream is made of them before any was read, that is listened to in its place."""
+
+    def watch(self, answer: Any, response: Any) -> bool:
+        """Begin: the response's bytes pass by here from now on. False: it is none that can be watched, and is as it was."""
+        stream = getattr(response, "stream", None)
+        kind = _bytes_kind(type(stream))
+        if kind is None:
+            return False
+        self._newest: _Tap = self
+        self._response = ref(response)
+        self.pieces = Body(self.call.format, response)
+        self.streamed = self.pieces.streamed
+        options = getattr(answer, "_options", None)
+        theirs = getattr(options, "post_parser", None)  # what the client itself does with what it parsed
+
+        def parsed(made: Any) -> Any:
+            made = theirs(made) if callable(theirs) else made
+            self._recorder.guarded(lambda: self._hand_over(made))
+            return made
+
+        if theirs is not None:
+            cast("Any", options).post_parser = parsed
+        response.stream = kind(stream, self)
+        self._recorder.opened(self)
+        return True
+
+    def _hand_over(self, made: Any) -> None:
+        if hasattr(made, "_iterator") and not self._newest.seen and self._recorder.ended(self._newest):
+            self._newest.told = True
+            self._newest = _Tap(self._recorder, self.call, self._client)
+            self._newest.listen(made)
+
+    async def each_async(self, inner: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        """Give the bytes as they are taken. Who ends it early ends what is below in the same task, as the clients do."""
+        async with aclosing(super().each_async(inner)) as pieces:
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                if isinstance(inner, AsyncGenerator):
+                    await inner.aclose()
+
+
+class _Bytes:
+    """A response's bytes, which pass by a tap. In all else they are what they were."""
+
+    def __init__(self, passed: Any, tap: _BytesTap) -> None:
+        self._passed = passed
+        self._tap = tap
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_passed":
+            raise AttributeError(name)
+        return getattr(self._passed, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        inner = iter(self._passed)
+        return inner if self._tap.told else self._tap.each(inner)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        inner = aiter(self._passed)
+        return inner if self._tap.told else self._tap.each_async(inner)
+
+    def close(self) -> None:
+        self._passed.close()
+
+    async def aclose(self) -> None:
+        await self._passed.aclose()
+
+
+@cache
+def _bytes_kind(kind: type) -> type[_Bytes] | None:
+    """Give what stands for bytes of this kind: a response asks whether they are read with or without `await`. None: neither."""
+    bases = [each for each in kind.__mro__ if each.__name__ in ("SyncByteStream", "AsyncByteStream")]
+    return type(kind.__name__, (_Bytes, *bases), {}) if bases else None
 
 
 def record(session: Session | AsyncSession, client: Any, *, actor: str | None = None) -> Recorder:
@@ -409,17 +512,13 @@ async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **
 def _secrets_of(client: Any, error: BaseException) -> tuple[str, ...]:
     """Give what a message must not show: the client's keys as they are now, and what the request that failed logged in with."""
     found = [getattr(client, name, None) for name in _KEYS]
-    headers = getattr(getattr(error, "request", None), "headers", None) or {}
+    headers: Mapping[str, str] = {}
+    with suppress(RuntimeError):  # an error of what the clients send with, which has not been told its request yet
+        headers = getattr(getattr(error, "request", None), "headers", None) or {}
     for name, value in headers.items():
         if _SECRET.search(name) and len(value) >= _SECRET_CHARACTERS_MIN:
             found += [value, value.rpartition(" ")[2]]
     return tuple(sorted({each for each in found if isinstance(each, str) and each}, key=len, reverse=True))
-
-
-def _raw_of(named: Mapping[str, Any]) -> str | None:
-    """Tell whether the caller asked for an answer's bytes: None, or how."""
-    headers = cast("Mapping[str, Any]", named.get("options", {}).get("headers") or {})
-    return next((str(value) for name, value in headers.items() if name.lower() == _RAW), None)
 
 
 def _body_of(named: Mapping[str, Any]) -> dict[str, Any]:

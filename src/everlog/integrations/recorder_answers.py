@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
@@ -86,12 +87,12 @@ class Pieces(Protocol):
 
     complete: bool
 
-    def add(self, piece: dict[str, Any]) -> None:
+    def add(self, piece: Any) -> None:
         """Take a piece."""
         ...
 
-    def said(self) -> dict[str, Any]:
-        """Give the response, as far as it came, in the shape of one that came at once."""
+    def said(self) -> dict[str, Any] | None:
+        """Give the response, as far as it came, in the shape of one that came at once; None where that is nothing that can be told."""
         ...
 
 
@@ -258,3 +259,69 @@ class ItemPieces:
 
 
 _MAKERS: Final = {ANTHROPIC: AnthropicPieces, CHAT: ChatPieces}
+
+
+UNPACKED_BYTES_MAX: Final = 256 * 1024 * 1024  # of bytes that came packed: a few kilobytes may say gigabytes
+
+
+class Body:
+    """The bytes of an answer: JSON, or a stream's events."""
+
+    def __init__(self, format: str, response: Any) -> None:
+        self.complete = False
+        self._format = format
+        self._kind, self._headers = type(response), response.headers
+        self.streamed = str(response.headers.get("content-type", "")).startswith("text/event-stream")
+        self._parts: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        """Take bytes, as they were sent."""
+        self._parts.append(piece)
+
+    def said(self) -> dict[str, Any] | None:
+        """Give the response; None of JSON that did not come whole, and of all else."""
+        content = b"".join(self._unpacked())
+        if not self.streamed or not content:
+            said = _parsed_bytes(content)
+            self.complete = said is not None
+            return said
+        pieces, failed = pieces_of(self._format), {}
+        for event in _events_of(content):
+            pieces.add(event)
+            failed = {"error": event["error"]} if isinstance(event.get("error"), dict) else failed
+        self.complete = pieces.complete
+        return {**(pieces.said() or {}), **failed}
+
+    def _unpacked(self) -> list[bytes]:
+        """Give the bytes as their reader had them, by a response of the same kind."""
+        if "content-encoding" not in self._headers:
+            return self._parts
+        unpacked: list[bytes] = []
+        size = 0
+        with suppress(Exception):  # they were cut: what came before is there
+            for piece in self._kind(200, headers=self._headers, content=iter(self._parts)).iter_bytes():
+                size += len(piece)
+                if size > UNPACKED_BYTES_MAX:
+                    break
+                unpacked.append(piece)
+        return unpacked
+
+
+def _events_of(content: bytes) -> Iterator[dict[str, Any]]:
+    """Give the JSON of a stream's events."""
+    data: list[bytes] = []
+    for line in [*content.splitlines(), b""]:
+        if line.startswith(b"data:"):
+            data.append(line[5:])
+        elif not line:
+            event, data = _parsed_bytes(b"\n".join(data)), []
+            if event is not None:
+                yield event
+
+
+def _parsed_bytes(content: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(content)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None

@@ -136,7 +136,7 @@ class Calls:
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
             kept["status"] = status
-        data = {"request": call.request.id, "is_error": True, "error": kept}
+        data = {"request": call.request.id, "error": kept, **({"is_error": True} if outcome == "error" else {})}
         return self._end(call, [NewEvent("model.response", data, actor=self._actor, outcome=outcome)], None, [])
 
     def unread(self, call: Call) -> Event:
