@@ -40,7 +40,7 @@ from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
-from everlog.integrations.langgraph_thread import Log
+from everlog.integrations.langgraph_thread import Log, forget_oldest
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, hashed_id, id_of, store_at
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 LABEL: Final = FRAMEWORK_LABEL
 LABELLED: Final = "langgraph"
-_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
@@ -436,6 +435,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             log = self._logs.get(thread)
             if log is not None and (log.listed or not make):
                 self._logs.move_to_end(thread)
+                forget_oldest(self._logs)
                 return log
         session = self._opened(thread) if make else self.store.session(session_id(thread))
         with self._lock:
@@ -443,8 +443,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             if log is None or log.session.uuid != session.uuid:
                 log = self._logs[thread] = Log(session, readable=self._readable)
             log.listed = log.listed or make
-            while len(self._logs) > _LOGS_MAX:
-                self._logs.popitem(last=False)
+            self._logs.move_to_end(thread)
+            forget_oldest(self._logs)
             return log
 
     def _opened(self, thread: str) -> Session:
