@@ -17,7 +17,7 @@ OURS = {
     "openai_agents": "agents",
     "pydantic_ai": "pydantic_ai",
     "recorder": None,
-    "strands": "strands",
+    "strands, everlog.integrations.strands_storage": "strands",
 }
 PROGRAM = "import sys, {}; print(*(name for name in {!r} if name in sys.modules))"
 

@@ -135,6 +135,20 @@ def test_a_message_is_read_as_it_was_recorded(either):
     assert either.list_messages("s", "a") == [given]
 
 
+def test_a_message_is_recorded_however_deep_it_is_and_however_small_its_parts(either):
+    begin(either)
+    deep = 1
+    made = [message(0, {"toolResult": {"toolUseId": "", "status": "error", "content": [{"text": ""}] * 330_000}})]
+    for _ in range(66):
+        deep = [deep]
+        made.append(message(len(made), {"toolUse": {"toolUseId": "x", "name": "y", "input": deep, "more": 1}}))
+        made.append(message(len(made)))
+        made[-1].message["metadata"] = deep
+    for each in made:
+        either.create_message("s", "a", each)
+    assert either.list_messages("s", "a") == made
+
+
 def test_a_message_id_is_an_integer(either):
     begin(either, 1)
     with pytest.raises(ValueError, match="message"):

@@ -18,7 +18,7 @@ from everlog.store import Store
 FRAMEWORK_LABEL: Final = "framework"
 
 Place = str | os.PathLike[str] | Store | AsyncStore
-_HASHED = "sha256-"
+HASHED: Final = "sha256-"  # how the id of what cannot be one begins
 
 
 def store_at(place: Place | None) -> tuple[Store, bool]:
@@ -73,11 +73,11 @@ def id_part(text: str, characters_max: int, *, slashes: bool = False) -> str:
     if not isinstance(text, str):
         raise InvalidPlaceError(f"id {text!r:.100} is no string; nothing was done; give it as one")
     plain = text.isprintable() and 0 < len(text) <= characters_max and (slashes or "/" not in text)
-    if plain and not text.startswith(_HASHED):
+    if plain and not text.startswith(HASHED):
         return text
     return hashed_id(text)
 
 
 def hashed_id(text: str) -> str:
     """Give the hash of a framework's id as a session's id, or a part of one."""
-    return f"{_HASHED}{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return f"{HASHED}{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

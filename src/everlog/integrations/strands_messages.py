@@ -15,13 +15,23 @@ from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
 from everlog.core.standard import ACTOR_PATTERN
-from everlog.integrations.items import ATTACHMENT, attached, can_say, canonical, parse_moment, with_key, with_parts
+from everlog.integrations.items import (
+    ATTACHMENT,
+    attached,
+    can_say,
+    canonical,
+    opaque_type,
+    parse_moment,
+    with_key,
+    with_parts,
+)
 
 FORMAT: Final = "strands"
 UPDATED: Final = "x.strands.message_updated"
 ERASED_TEXT: Final = "[erased]"
 _KEY: Final = re.compile(r"message:(-?\d+)(?::\d+)?", re.ASCII)
 _BYTES: Final = "__bytes_encoded__"  # how Strands marks base64
+_FRAME_BYTES: Final = 100  # of an event's body, around its data and metadata
 
 
 def key_of(message_id: int) -> str:
@@ -33,7 +43,7 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     """Give the events that keep a message. actor: the agent's id, for what it says; left out where it cannot be an actor."""
     said, key, moment = message["message"], key_of(message["message_id"]), parse_moment(message.get("created_at"))
     if not can_say(message, bytes_max=body_bytes_max // 2):
-        return with_key([replace(attached(FORMAT, "message", message), occurred_at=moment)], key)
+        return _whole(message)
     agent = actor if ACTOR_PATTERN.fullmatch(actor) else None
     made = [_event_of(block, said["role"], agent) for block in said["content"]] or [_said(said["role"], [], agent)]
     made = with_key([replace(event, occurred_at=moment) for event in made], key)
@@ -41,7 +51,67 @@ def recorded_of(message: dict[str, Any], *, actor: str, body_bytes_max: int) -> 
     native = {"format": FORMAT, **({"item": message} if left is None else {"rest": left})}
     usage = _usage_of(said)
     made[0] = replace(made[0], metadata={"native": native, **({"usage": usage} if usage else {})})
-    return with_parts(made)
+    return with_parts(made) if _fit(made, body_bytes_max) else _whole(message)
+
+
+def exactly_recorded_of(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
+    """Give the events that keep a message's JSON, which `text_of` gives again to the byte. actor: as of `recorded_of`."""
+    made = _made_exactly(text, message_id, actor=actor, body_bytes_max=body_bytes_max)
+    if made and _fit(made, body_bytes_max):
+        return made
+    metadata = {"native": {"format": FORMAT, "attachment": ATTACHMENT}}
+    kept = NewEvent(opaque_type(FORMAT, "message"), metadata=metadata, attachments={ATTACHMENT: text})
+    return with_key([kept], key_of(message_id))
+
+
+def _made_exactly(text: bytes, message_id: int, *, actor: str, body_bytes_max: int) -> list[NewEvent]:
+    """Give the events that say a message's JSON to the byte; none where they cannot."""
+    try:
+        said = json.loads(text)
+        exact = _is_message(said) and dumped(said) == text
+    except (ValueError, RecursionError):  # a number of thousands of digits, half characters, what is no UTF-8
+        return []
+    if not exact:
+        return []
+    whole = {"message_id": message_id, "redact_message": None, "message": said}
+    first, *others = recorded_of(whole, actor=actor, body_bytes_max=body_bytes_max)
+    native = (first.metadata or {})["native"]
+    if "attachment" in native:
+        return []
+    if "rest" in native:
+        shown = _shown_of(native, [first, *others])
+        if dumped(shown) != text:
+            native = {**native, "order": _orders_of(said, shown)}
+        if dumped(_shown_of(native, [first, *others])) != text:
+            native = {"format": FORMAT, "item": whole}
+    return [replace(first, metadata={**(first.metadata or {}), "native": native}), *others]
+
+
+def _whole(message: dict[str, Any]) -> list[NewEvent]:
+    """Give the event that keeps a message beside its body."""
+    kept = replace(attached(FORMAT, "message", message), occurred_at=parse_moment(message.get("created_at")))
+    return with_key([kept], key_of(message["message_id"]))
+
+
+def _fit(events: Iterable[NewEvent], body_bytes_max: int) -> bool:
+    """Tell whether the log takes events that say a message twice, or deeper than it was."""
+    return all(can_say([event.data, event.metadata], bytes_max=body_bytes_max - _FRAME_BYTES) for event in events)
+
+
+def text_of(group: Sequence[Event]) -> bytes:
+    """Give the JSON that events were recorded for; of an erased one, that it is."""
+    first = group[0]
+    if any(event.erased for event in group):
+        return dumped(message_of(group, None)["message"])
+    native = (first.metadata or {})["native"]
+    if "attachment" in native:
+        return first.attachment(ATTACHMENT)
+    return dumped(native["item"]["message"] if "item" in native else _shown_of(native, group))
+
+
+def dumped(value: object) -> bytes:
+    """Give a value's JSON as Strands writes it."""
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def updated_of(update: dict[str, Any], first: Event | None, *, body_bytes_max: int) -> NewEvent:
@@ -116,6 +186,43 @@ def _said_by(first: NewEvent | Event) -> dict[str, Any]:
     if isinstance(first.occurred_at, datetime):
         said["created_at"] = said["updated_at"] = first.occurred_at.isoformat()
     return said
+
+
+# --- to the byte ---------------------------------------------------------------------------------
+def _is_message(said: Any) -> bool:
+    if not isinstance(said, dict) or not isinstance(said.get("role"), str):
+        return False
+    content = said.get("content")
+    return isinstance(content, list) and all(isinstance(block, dict) for block in content)
+
+
+def _shown_of(native: dict[str, Any], group: Sequence[NewEvent] | Sequence[Event]) -> dict[str, Any]:
+    """Give the message of which `native` has what its events do not say, with the members of its objects in their order."""
+    orders = {frozenset(order): order for order in native.get("order", ())}
+    return _ordered({**native["rest"]["message"], "content": _blocks_of(group)}, orders)
+
+
+def _orders_of(said: Any, shown: Any) -> list[list[str]]:
+    """Give the order of members of each object that stands in another order where it is shown; the same values otherwise."""
+    found: dict[frozenset[str], list[str]] = {}
+    left = [(said, shown)]
+    while left:
+        one, other = left.pop()
+        if isinstance(one, dict):
+            if list(one) != list(other):
+                found[frozenset(one)] = list(one)
+            left += [(member, other[name]) for name, member in one.items()]
+        elif isinstance(one, list):
+            left += zip(one, other, strict=True)
+    return list(found.values())
+
+
+def _ordered(value: Any, orders: dict[frozenset[str], list[str]]) -> Any:
+    if not orders:
+        return value
+    if isinstance(value, dict):
+        return {name: _ordered(value[name], orders) for name in orders.get(frozenset(value), value)}
+    return [_ordered(each, orders) for each in value] if isinstance(value, list) else value
 
 
 # --- blocks --------------------------------------------------------------------------------------
