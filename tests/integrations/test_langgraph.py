@@ -544,6 +544,25 @@ def test_a_serializer_that_pickles_is_refused(tmp_path):
         EverlogSaver(tmp_path / "s.db", serde=JsonPlusSerializer(pickle_fallback=True))
 
 
+def test_what_channels_of_many_threads_hold_is_remembered_up_to_a_bound_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("everlog.integrations.langgraph_thread._LOGS_BYTES_MAX", 50_000)
+    with EverlogSaver(tmp_path / "graph.db") as saver:
+        configs = {}
+        for turn in range(3):
+            for number in range(10):
+                config = configs.get(number) or {"configurable": {"thread_id": f"t{number}", "checkpoint_ns": ""}}
+                said = [f"{number}.{each}" * 1_000 for each in range(turn + 1)]
+                made = empty_checkpoint() | {"channel_values": {"said": said}, "channel_versions": {"said": turn + 1}}
+                configs[number] = saver.put(config, made, {"source": "loop", "step": turn}, {"said": turn + 1})
+                assert list(saver._logs)[-1] == f"t{number}"
+                assert sum(log.held() for log in list(saver._logs.values())[:-1]) <= 50_000
+        assert 1 < len(saver._logs) < 10
+        for number in range(10):
+            values = saver.get_tuple({"configurable": {"thread_id": f"t{number}"}}).checkpoint["channel_values"]
+            assert values == {"said": [f"{number}.{each}" * 1_000 for each in range(3)]}
+            assert len(list(saver.list({"configurable": {"thread_id": f"t{number}"}}))) == 3
+
+
 def test_two_savers_on_one_thread_lose_no_turn(tmp_path):
     from threading import Thread
 

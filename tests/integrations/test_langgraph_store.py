@@ -423,6 +423,22 @@ def test_what_an_item_was_stays_and_comes_back_by_a_rewind(ours):
     assert ours.get(("n",), "k").value == {"a": 1}
 
 
+def test_what_is_remembered_is_bounded_by_its_bytes_and_what_was_asked_for_last_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("everlog.integrations.langgraph_store._SHELVES_BYTES_MAX", 20_000)
+    with EverlogStore(tmp_path / "memory.db") as store:
+        for number in range(10):
+            for key in ("a", "a", "b", "c"):
+                store.put((f"n{number}",), key, {"text": "x" * 2_000})
+            store.delete((f"n{number}",), "c")
+            assert store.get(("n0",), "a").value == {"text": "x" * 2_000}
+            assert 4_000 < store._shelves[("n0",)].held < 4_500
+        assert list(store._shelves)[-2:] == [("n9",), ("n0",)]
+        assert sum(shelf.held for shelf in store._shelves.values()) <= 20_000
+        store.put(("large",), "k", {"text": "y" * 30_000})
+        assert (store.get(("large",), "k").key, list(store._shelves)) == ("k", [("large",)])
+        assert [item.namespace for item in store.search(("n3",))] == [("n3",), ("n3",)]
+
+
 def test_another_process_sees_what_was_put_and_deleted(tmp_path, ours):
     ours.put(("n",), "k", {"a": 1})
     with everlog.open(tmp_path / "s.db") as opened:

@@ -31,6 +31,7 @@ try:
 except ModuleNotFoundError:
     ModelStep = None
 
+from everlog.integrations import openai_agents
 from everlog.integrations.openai_agents import EverlogSession
 from everlog.integrations.places import id_of
 
@@ -537,6 +538,30 @@ def test_a_subclass_is_not_bypassed(tmp_path):
     session = Own("s", tmp_path / "s.db")
     assert not run(Own._atomic_replace_items(session, []))
     assert run(session._get_compaction_snapshot(1)) is None
+
+
+@SNAPSHOTS
+def test_no_item_is_made_an_event_on_the_event_loop(tmp_path, monkeypatch):
+    where, made = [], openai_agents.event_of
+
+    def noted(item):
+        where.append(threading.current_thread())
+        return made(item)
+
+    monkeypatch.setattr(openai_agents, "event_of", noted)
+
+    async def story():
+        session = EverlogSession("s", tmp_path / "agents.db")
+        await session.add_items(numbered(3))
+        assert await session._atomic_replace_items(numbered(4))
+        snapshot = await session._get_compaction_snapshot(3)
+        assert await snapshot.replace_suffix(1, numbered(1))
+        assert await session.get_items() == [*numbered(2), *numbered(1)]
+        session.close()
+
+    run(story())
+    assert len(where) == 8
+    assert threading.main_thread() not in where
 
 
 @SNAPSHOTS

@@ -1,11 +1,13 @@
 """The threads that integrations wait for the disk in."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
-from contextlib import asynccontextmanager
+import weakref
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 
@@ -201,3 +203,96 @@ async def test_a_transcript_is_appended_to_where_a_program_has_filled_the_thread
         finally:
             done.set()
     await kept.close()
+
+
+class Entry(dict):
+    """What a call is given: a dictionary that may be referred to weakly."""
+
+
+async def still_held(call, sleep=asyncio.sleep):
+    """Tell whether what a call is given is held after it failed, while Python looks for no cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        given = Entry(type="user", role="user", content="x", bad={1})
+        held = weakref.ref(given)
+        with suppress(Exception, asyncio.CancelledError):
+            await call(given)
+        del given
+        for _ in range(100):  # the thread lets go of it a moment later
+            if held() is None:
+                return False
+            await sleep(0.01)
+        return True
+    finally:
+        gc.enable()
+
+
+def fails(_given):
+    raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("way", [in_thread, read_in_thread, begun])
+def test_what_a_call_was_given_that_failed_is_not_held_in_a_cycle(way):
+    async def failing(given):
+        await way(fails, given)
+
+    assert not asyncio.run(still_held(failing))
+    if way is not begun:
+        trio = pytest.importorskip("trio", reason="trio is not installed")
+        assert not trio.run(still_held, failing, trio.sleep)
+
+
+def test_what_a_call_was_given_that_was_cancelled_is_not_held_in_a_cycle():
+    async def cancelled(given):
+        task = asyncio.create_task(in_thread(lambda _given: ends.wait(5), given))
+        del given
+        await asyncio.sleep(0.01)
+        task.cancel()
+        ends.set()
+        await task
+
+    ends = threading.Event()
+    assert not asyncio.run(still_held(cancelled))
+
+
+@pytest.mark.parametrize("framework", ["adk", "claude_agent", "openai_agents"])
+def test_what_a_framework_could_not_record_is_not_held_in_a_cycle(tmp_path, framework):
+    async def story():
+        if framework == "adk":
+            events = pytest.importorskip("google.adk.events.event")
+            from everlog.integrations.adk import EverlogSessionService
+
+            kept = EverlogSessionService(tmp_path / "s.db")
+            session = await kept.create_session(app_name="a", user_id="u")
+
+            async def record(given):
+                event = events.Event(author="user", custom_metadata={"x": given["content"] * 10_000_000})
+                given["event"] = event
+                await kept.append_event(session, event)
+
+        elif framework == "claude_agent":
+            pytest.importorskip("claude_agent_sdk")
+            from everlog.integrations.claude_agent import EverlogSessionStore
+
+            kept = EverlogSessionStore(tmp_path / "s.db")
+
+            async def record(given):
+                await kept.append({"project_key": "p", "session_id": "s"}, [given])
+
+        else:
+            pytest.importorskip("agents")
+            from everlog.integrations.openai_agents import EverlogSession
+
+            kept = EverlogSession("s", tmp_path / "s.db")
+
+            async def record(given):
+                await kept.add_items([given])
+
+        held = await still_held(record)
+        closing = kept.close()
+        if closing is not None:
+            await closing
+        return held
+
+    assert not asyncio.run(story())

@@ -60,14 +60,14 @@ def test_a_call_waits_so_long_while_none_before_it_ends_and_then_holds_nobody_up
 
 
 def test_a_call_waits_on_while_those_before_it_end():
-    turns = Turns(0.05)
+    turns = Turns(0.4)  # less than all of them take, and far more than one does
     held = [turns.take("t") for _ in range(20)]
     last, came = turns.take("t"), []
     thread = threading.Thread(target=lambda: came.append(last.enter()))
     thread.start()
     for each in held:
         each.first.wait()
-        thread.join(0.01)
+        thread.join(0.03)
         each.leave()
     thread.join()
     assert came == [None]

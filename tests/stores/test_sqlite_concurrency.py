@@ -1,8 +1,14 @@
 """Closing, deleting and opening a store in the middle of things."""
 
 import asyncio
+import fcntl
+import gc
+import os
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,3 +119,63 @@ def test_many_that_make_one_store_at_once_all_get_it(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(lambda _: make(), range(8))) == [0] * 8
+
+
+def open_files(path):
+    """Give the open files of this process that a store of this path uses."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(str(path))]
+
+
+def until(is_so):
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
+def test_a_store_that_an_event_loop_drops_open_gives_back_its_files_and_threads(path):
+    async def story():
+        store = await everlog.open_async(path)
+        session = await store.create("s")
+        for _ in range(2):
+            await asyncio.gather(*(session.append("note", {"content": "x"}) for _ in range(8)))
+            await asyncio.to_thread(until, lambda: "everlog-commit" not in names_of_threads())
+        return await session.size()
+
+    def names_of_threads():
+        return [thread.name for thread in threading.enumerate()]
+
+    def all_is_gone():
+        gc.collect()
+        return not (open_files(path) or set(threading.enumerate()) - before)
+
+    before = set(threading.enumerate())
+    assert asyncio.run(story()) == 16
+    until(all_is_gone)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are listed in /proc")
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_store_that_is_dropped_open_gives_back_its_files_and_threads(path, waited):
+    before = set(threading.enumerate())
+    store = everlog.open(path)
+    session, appending = store.create("s"), None
+    if waited:  # for its turn: another process is writing
+        with Path(f"{path}-lock").open() as side:
+            fcntl.flock(side, fcntl.LOCK_EX)
+            appending = threading.Thread(target=session.append, args=("note", {"content": "x"}))
+            appending.start()
+            until(lambda: "everlog-turn" in [thread.name for thread in threading.enumerate()])
+        appending.join(DEADLINE_SECONDS)
+        assert not appending.is_alive()
+    assert (session.size(), bool(open_files(path))) == (int(waited), True)
+    del store, session, appending
+    until(lambda: not set(threading.enumerate()) - before)
+    gc.collect()
+    gc.collect()  # what a cycle of the first kept alive
+    assert open_files(path) == []

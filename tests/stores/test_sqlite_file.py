@@ -883,6 +883,27 @@ def test_the_write_ahead_log_starts_again_once_a_reader_lets_it(path: Path, monk
         assert len(session) == 90
 
 
+def test_the_write_ahead_log_gives_back_what_a_long_reader_made_it_take(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CHECKPOINT_PAGES", 20)
+    monkeypatch.setattr(connections, "RESTART_PAGES", 40)
+    wal = path.with_name(path.name + "-wal")
+    with everlog.open(path) as store:
+        session = store.create("s")
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchone()
+        for _ in range(60):
+            session.append("my.fill", {"x": "y" * 30_000})
+        assert wal.stat().st_size > 60 * 30_000
+        reader.close()
+        for _ in range(3):
+            session.append("note", {"content": "x"})
+        assert wal.stat().st_size <= 40 * connections.PAGE_BYTES
+        assert (len(session), store.verify().ok) == (63, True)
+
+
 def rows_written(store: everlog.Store, act: Callable[[], object]) -> int:
     connection = store.storage._connections.writer()  # type: ignore[attr-defined]
     before = connection.total_changes()

@@ -207,9 +207,12 @@ class EverlogSessionService(BaseSessionService):
                 session.events.append(event)
         finally:
             turn.leave()
-        if cancelled is not None:
-            raise cancelled
-        running.result()  # or what it raised
+        try:
+            if cancelled is not None:
+                raise cancelled
+            running.result()  # or what it raised
+        finally:
+            del running, cancelled  # see law 4 of threads.py
         return event
 
     # --- what Everlog adds ---

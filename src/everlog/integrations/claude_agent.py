@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future as Submitted
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -36,6 +37,7 @@ from everlog.core.event import Head, NewEvent
 from everlog.core.limits import LABEL_VALUE_CHARACTERS_MAX, METADATA_BYTES_MAX
 from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
 from everlog.integrations.threads import finished, in_thread, read_in_thread, submitted
@@ -93,8 +95,12 @@ class EverlogSessionStore(SessionStore):
     def __init__(self, store: Place | None = None, *, lease: LeaseLike | None = None) -> None:
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
-        self._seen = _LastSeen()
         self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
+        self._seen = _LastSeen()
         self._order = Lock()
 
     def __repr__(self) -> str:
@@ -131,15 +137,7 @@ class EverlogSessionStore(SessionStore):
         Raises FencedError while another holds the session's lease; in this and all others but OutcomeUnknownError
         nothing of the thousand was recorded. Append them again: what is recorded is left out.
         """
-        # Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it.
-        with self._order:
-            turn = self._turns.take(_name(key))
-            try:
-                running = submitted(self._append_all, turn, key, entries)
-            except BaseException:
-                turn.leave()
-                raise
-        await finished(running)
+        await finished(self._append_in_turn(key, entries))
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """Give all entries of a transcript as they were appended; None for one that was never written. Erased ones are left out."""
@@ -173,6 +171,16 @@ class EverlogSessionStore(SessionStore):
         return await read_in_thread(lambda: [subpath for _, subpath in self._subs(key)])
 
     # --- the same, in a thread ---
+    def _append_in_turn(self, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> Submitted[None]:
+        # Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it.
+        with self._order:
+            turn = self._turns.take(_name(key))
+            try:
+                return submitted(self._append_all, turn, key, entries)
+            except BaseException:
+                turn.leave()
+                raise
+
     def _append_all(self, turn: Turn, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> None:
         with turn:
             for start in range(0, len(entries), _CHUNK):

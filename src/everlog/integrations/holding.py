@@ -20,6 +20,7 @@ from everlog.aio.runs import AsyncLease
 from everlog.core.event import Event, Head, NewEvent
 from everlog.core.lease import check_terms
 from everlog.errors import BusyError, ConflictError, FencedError, InvalidEventError, NotFoundError
+from everlog.integrations.forked import begin_in_each_process
 from everlog.leases import Lease, check_timeout
 from everlog.session import Session
 
@@ -58,6 +59,10 @@ class Holding:
         if self._holder is not None:
             check_terms(self._holder.name, self._holder.ttl)
             check_timeout(self._holder.timeout)
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Hold no lease but one that was given."""
         self._places: dict[str, _Place] = {}  # by the session's uuid
         self._lock = Lock()
 

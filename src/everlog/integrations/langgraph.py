@@ -35,11 +35,12 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from everlog.errors import InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
-from everlog.integrations.langgraph_thread import Log
+from everlog.integrations.langgraph_thread import Log, forget_oldest
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, hashed_id, id_of, store_at
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 
 LABEL: Final = FRAMEWORK_LABEL
 LABELLED: Final = "langgraph"
-_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
 _PAGE: Final = 500  # sessions that are listed at once
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
@@ -86,9 +86,13 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
         storage = self.store.storage
         self._packs = compact and isinstance(storage, SqliteStorage) and not storage.wrapping_keys()
         self._readable = type(self.serde) is JsonPlusSerializer
+        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._lock = threading.Lock()
-        self._turns = Turns(WAIT_SECONDS + self._holding.timeout)
 
     def close(self) -> None:
         """Give back the leases that were taken here; close the store, where this saver opened it."""
@@ -431,6 +435,7 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             log = self._logs.get(thread)
             if log is not None and (log.listed or not make):
                 self._logs.move_to_end(thread)
+                forget_oldest(self._logs)
                 return log
         session = self._opened(thread) if make else self.store.session(session_id(thread))
         with self._lock:
@@ -438,8 +443,8 @@ class EverlogSaver(BaseCheckpointSaver[Any]):
             if log is None or log.session.uuid != session.uuid:
                 log = self._logs[thread] = Log(session, readable=self._readable)
             log.listed = log.listed or make
-            while len(self._logs) > _LOGS_MAX:
-                self._logs.popitem(last=False)
+            self._logs.move_to_end(thread)
+            forget_oldest(self._logs)
             return log
 
     def _opened(self, thread: str) -> Session:

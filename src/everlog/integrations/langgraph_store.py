@@ -47,6 +47,7 @@ from everlog.core.limits import SESSION_ID_CHARACTERS_MAX, TITLE_CHARACTERS_MAX
 from everlog.core.position import from_micros
 from everlog.core.values import encode_json
 from everlog.errors import NotFoundError
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, store_at
 from everlog.integrations.threads import in_thread
 from everlog.session import Session, SessionInfo
@@ -57,6 +58,9 @@ LABELS: Final = {FRAMEWORK_LABEL: "langgraph-store"}
 _NAMED: Final = "langgraph-store:"  # and the namespace's labels, with dots between, as none holds one
 _HASHED: Final = "langgraph-store#"
 _SHELVES_MAX: Final = 256  # namespaces whose items are remembered
+_SHELVES_BYTES_MAX: Final = (
+    64 * 1024 * 1024
+)  # of their items as they are stored, which take a few times as much; of one namespace, any
 _PAGE: Final = 500  # sessions that are listed at once
 _WORD: Final = re.compile(r"\w+")
 _BY_NUMBER: Final = {
@@ -71,9 +75,10 @@ Namespace = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An item, and the vectors of its texts."""
+    """An item, the bytes of its event, and the vectors of its texts."""
 
     item: Item
+    held: int
     vectors: Sequence[Sequence[float]] = ()
 
 
@@ -88,6 +93,7 @@ class _Shelf:
     size: int = 0
     erasures: int = 0
     kept: dict[str, _Kept] = field(default_factory=dict[str, _Kept])
+    held: int = 0  # bytes of all
 
     def read(self) -> dict[str, _Kept]:
         """Give the items as they are now."""
@@ -96,6 +102,7 @@ class _Shelf:
             erasures = self.session.storage.erasures(self.session.view().branch.key)
             if (self.session.branch_id, erasures) != (self.branch, self.erasures) or size < self.size:
                 self.branch, self.erasures, self.size, self.kept = self.session.branch_id, erasures, 0, {}
+                self.held = 0
             for event in self.session.events(start=self.size, stop=size, types=(PUT, DELETED)):
                 self._take(event)
             self.size = size
@@ -106,6 +113,7 @@ class _Shelf:
             return  # erased: what was there before it counts
         key = event.data["key"]
         before = self.kept.pop(key, None)
+        self.held -= 0 if before is None else before.held
         if event.type == PUT:
             updated = event.recorded_at
             created = updated if before is None else before.item.created_at
@@ -114,7 +122,11 @@ class _Shelf:
             item = Item(
                 value=event.data["value"], key=key, namespace=self.namespace, created_at=created, updated_at=updated
             )
-            self.kept[key] = _Kept(item, _read_vectors(event))
+            kept = _Kept(
+                item, len(event.raw or b"") + sum(each.size for each in event.attachments), _read_vectors(event)
+            )
+            self.kept[key] = kept
+            self.held += kept.held
 
 
 class EverlogStore(BaseStore):
@@ -129,6 +141,10 @@ class EverlogStore(BaseStore):
         self.store, self._own = store_at(store)
         self.embeddings = None if index is None else ensure_embeddings(index.get("embed"))
         self._fields: Sequence[str] = ["$"] if index is None else (index.get("fields") or ["$"])
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._shelves: OrderedDict[Namespace, _Shelf] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -244,8 +260,9 @@ class EverlogStore(BaseStore):
             try:
                 if shelf is None:
                     shelf = _Shelf(self.store.session(session_id(namespace)), namespace)
-                    self._remember(shelf)
-                return shelf.read()
+                kept = shelf.read()
+                self._remember(shelf)
+                return kept
             except NotFoundError:
                 with self._lock:
                     self._shelves.pop(namespace, None)
@@ -254,8 +271,10 @@ class EverlogStore(BaseStore):
     def _remember(self, shelf: _Shelf) -> None:
         with self._lock:
             self._shelves[shelf.namespace] = shelf
-            while len(self._shelves) > _SHELVES_MAX:
-                self._shelves.popitem(last=False)
+            self._shelves.move_to_end(shelf.namespace)
+            held = sum(each.held for each in self._shelves.values())
+            while len(self._shelves) > _SHELVES_MAX or (held > _SHELVES_BYTES_MAX and len(self._shelves) > 1):
+                held -= self._shelves.popitem(last=False)[1].held
 
     def _search(self, op: SearchOp, meant: Sequence[float] | None) -> list[SearchItem]:
         found = [

@@ -70,6 +70,8 @@ _WAITING_MAX: Final = 16  # checkpoints that a record says are waited for; some 
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _HOT_EVENTS: Final = 16  # at the end of a thread, which are never packed while it grows
 _PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
+_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
+_LOGS_BYTES_MAX: Final = 128 * 1024 * 1024  # of what these hold; of one thread, any
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
 
@@ -103,6 +105,9 @@ class Log:
         self._early: dict[tuple[str, str], int] = {}
         self._pruned: list[tuple[int, dict[str, Any]]] = []
         self._packed = 0  # events before this position are packed, or are not to be tried again
+
+    def held(self) -> int:
+        return sum(len(value.data) for value in list(self._values.values()))
 
     # --- what others wrote ---
     def refresh(self) -> None:
@@ -575,6 +580,12 @@ class Log:
         return 0
 
 
+def forget_oldest(logs: OrderedDict[str, Log]) -> None:
+    """Leave no more threads than are remembered, the last always."""
+    while len(logs) > 1 and (len(logs) > _LOGS_MAX or sum(map(Log.held, logs.values())) > _LOGS_BYTES_MAX):
+        logs.popitem(last=False)
+
+
 def _hides(pruned: Mapping[str, Any], position: int) -> bool:
     """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
     return position not in pruned["kept"] if "kept" in pruned else position in pruned.get("dropped", ())
@@ -585,6 +596,5 @@ def _is_of(record: Mapping[str, Any] | None, namespace: str, id: str) -> bool:
 
 
 def _busy(session: Session) -> BusyError:
-    return BusyError(
-        f"others appended to thread {session.id!r} before each of {_TRIES} tries; nothing was written; try again"
-    )
+    tried = f"others appended to thread {session.id!r} before each of {_TRIES} tries; nothing was written; try again"
+    return BusyError(tried)

@@ -121,8 +121,7 @@ class EverlogSession:
         if type(self) is not EverlogSession:
             return False
         self._check_open()
-        events = [event_of(item) for item in items]
-        await in_thread(self._retried, lambda: self._replace_all(events))
+        await in_thread(self._replace_all, list(items))
         return True
 
     async def _get_compaction_snapshot(
@@ -140,8 +139,7 @@ class EverlogSession:
         seen = found[-limit:] if limit > 0 else []
 
         async def replace_suffix(start: int, output: list[TResponseInputItem]) -> bool:
-            events = [event_of(item) for item in output]
-            return await in_thread(self._retried, lambda: self._replace_end(seen[start:], events, prune_prefix))
+            return await in_thread(self._replace_end, seen[start:], list(output), prune_prefix)
 
         return _CompactionSnapshot([item for _, item in seen], len(found) <= limit, replace_suffix)
 
@@ -237,12 +235,22 @@ class EverlogSession:
         if session is not None and self._newest(session, 1):
             session.rewind(0, reason="clear_session")
 
-    def _replace_all(self, events: list[NewEvent]) -> None:
-        if self._found() is None and not events:
-            return
-        self._held().rewind(0, reason="all items were replaced", events=events)
+    def _replace_all(self, items: list[Any]) -> None:
+        events = [event_of(item) for item in items]
+
+        def attempt() -> None:
+            if self._found() is not None or events:
+                self._held().rewind(0, reason="all items were replaced", events=events)
+
+        self._retried(attempt)
 
     def _replace_end(
+        self, seen: list[tuple[Event, Any]], items: list[Any], prune: Callable[[Any], bool] | None
+    ) -> bool:
+        events = [event_of(item) for item in items]
+        return self._retried(lambda: self._replace_if_last(seen, events, prune))
+
+    def _replace_if_last(
         self, seen: list[tuple[Event, Any]], events: list[NewEvent], prune: Callable[[Any], bool] | None
     ) -> bool:
         """Put events in the place of the last items, if they are still the last; drop those at the front that `prune` says."""

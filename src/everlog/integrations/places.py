@@ -10,6 +10,7 @@ from typing import Final
 from everlog.aio.store import AsyncStore
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
 from everlog.errors import InvalidPlaceError, UnavailableError
+from everlog.integrations.forked import begin_in_each_process
 from everlog.open import open_store
 from everlog.store import Store
 
@@ -34,9 +35,13 @@ class LazyStore:
 
     def __init__(self, place: Place | None) -> None:
         self._place = place
-        self._lock = Lock()
         self._found: tuple[Store, bool] | None = None
         self.closed = False
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Have nobody open it; one that is open stays, and says in a child what became of it."""
+        self._lock = Lock()
 
     def get(self) -> Store:
         """Give the store. Raises UnavailableError once this is closed."""

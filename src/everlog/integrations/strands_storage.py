@@ -35,6 +35,7 @@ from everlog.errors import (
     NotFoundError,
     SessionExistsError,
 )
+from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import ATTACHMENT
 from everlog.integrations.places import FRAMEWORK_LABEL, HASHED, Place, id_part, store_at
@@ -113,6 +114,10 @@ class EverlogStorage(Storage):
         self._holding = Holding(lease)
         self.store, self._owned = store_at(store)
         self._turns = Turns()
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Remember nothing."""
         self._lock = Lock()
         self._seen: dict[str, _Seen] = {}
 

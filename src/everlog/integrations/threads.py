@@ -4,7 +4,9 @@
 2. Whoever is cancelled while something is written learns of it once that is done, one way or the other. Who reads learns of it at once.
 3. A scope of anyio's cancels again at every turn of its loop, so it is kept out until what is written is done; the next `await` behind that
    tells of it.
-4. Trio's programs wait in the same threads. No integration brings trio: where there is a task of its, it is there.
+4. Where a call fails, nothing holds it, and what it was given, once its error was handled: no frame of the error's traceback holds the future
+   that holds the error. A cycle would keep it until Python looks for those, which counts objects and not bytes.
+5. Trio's programs wait in the same threads. No integration brings trio: where there is a task of its, it is there.
 """
 
 from __future__ import annotations
@@ -62,27 +64,33 @@ async def in_thread(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -
 
 async def read_in_thread(call: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
     """As `in_thread`, of what only reads: whoever is cancelled learns of it at once."""
-    running = submitted(call, *args, **keywords)
-    trio = _trio_here()
-    return await (asyncio.wrap_future(running) if trio is None else _on_trio(trio, running))
+    if (trio := _trio_here()) is None:
+        return await begun(call, *args, **keywords)
+    return await _on_trio(trio, submitted(call, *args, **keywords))
 
 
 async def finished(running: Submitted[T]) -> T:
     """Give what comes of something that was submitted; raise CancelledError only once it is done."""
     # No task, as `to_thread` needs one: those are all cancelled where a loop ends.
-    if (trio := _trio_here()) is None:
-        return await settled(asyncio.wrap_future(running))
-    with trio.CancelScope(shield=True):
-        return await _on_trio(trio, running)
+    try:
+        if (trio := _trio_here()) is None:
+            return await settled(asyncio.wrap_future(running))
+        with trio.CancelScope(shield=True):
+            return await _on_trio(trio, running)
+    finally:
+        del running
 
 
 async def settled(running: asyncio.Future[T]) -> T:
     """Give what comes of something that was begun; raise CancelledError only once it is done."""
     cancelled = await until_done(running)
-    if cancelled is not None:
-        running.exception()  # it was looked at
-        raise cancelled
-    return running.result()
+    try:
+        if cancelled is not None:
+            running.exception()  # it was looked at
+            raise cancelled
+        return running.result()
+    finally:
+        del running, cancelled
 
 
 async def until_done(running: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -93,7 +101,7 @@ async def until_done(running: asyncio.Future[Any]) -> asyncio.CancelledError | N
             try:
                 await asyncio.wait([running])
             except asyncio.CancelledError as error:
-                cancelled = cancelled or error
+                cancelled = cancelled or error.with_traceback(None)
     return cancelled
 
 
@@ -125,4 +133,7 @@ async def _on_trio(trio: Any, running: Submitted[T]) -> T:
 
     running.add_done_callback(tell)
     await done.wait()
-    return running.result()
+    try:
+        return running.result()
+    finally:
+        del running

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final
 
 from everlog.errors import BusyError
+from everlog.integrations.forked import begin_in_each_process
 
 WAIT_SECONDS: Final = 60.0  # for one call, which may wait for its store more than once
 _NOBODY_BEFORE: Final = threading.Event()  # of every turn that need not wait
@@ -60,6 +61,10 @@ class Turns:
 
     def __init__(self, seconds: float = WAIT_SECONDS) -> None:
         self._seconds = seconds
+        begin_in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Have nobody before the next call."""
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[Turn]] = {}
 

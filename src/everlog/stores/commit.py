@@ -19,7 +19,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
@@ -41,6 +42,9 @@ from everlog.storage import (
 )
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
+_IDLE_SECONDS = (
+    1.0  # for which the background thread waits for more: while it is there, a store that nobody uses any more is too
+)
 _PATIENCE = 0.5  # times what the last group took: 8 threads, and 32, were there again by then (2026-11)
 _GATHER_SECONDS_MAX = 0.002  # where a sync takes far longer, others come during it
 _GROUPS_PASSED_MAX = 63  # that go without waiting after one that waited in vain
@@ -307,10 +311,16 @@ class Committer(Generic[Q]):
 
     def _run_background(self) -> None:
         while True:
-            self._background_turn.get()
+            idle = True
+            with suppress(Empty):
+                self._background_turn.get(timeout=_IDLE_SECONDS)
+                idle = False
             with self._mutex:
                 leads, self._background_leads = self._background_leads, False
                 ends = self._closed and not self._leading and not self._queue
+                # A request stands in one of these until it is answered; the next that is submitted begins this thread anew.
+                if idle and not (leads or self._leading or self._queue or self._taken or self._answered):
+                    ends, self._background = True, None
             if leads:
                 self._lead()
             self._answer()

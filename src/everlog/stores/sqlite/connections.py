@@ -144,6 +144,8 @@ class Connections:
             self._wal_renewed = False
             self._writer.set_wal_hook(self._note_wal)
             self._writer.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+            # Of the log's file, once it starts again: else it would keep for good what one long reader made it take.
+            self._writer.execute(f"PRAGMA journal_size_limit = {RESTART_PAGES * PAGE_BYTES}")
         return self._writer
 
     def renew_wal(self) -> None:

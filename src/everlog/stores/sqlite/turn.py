@@ -12,10 +12,15 @@ from __future__ import annotations
 import fcntl
 import os
 from threading import Condition, Lock, Thread
+from typing import Final
+from weakref import finalize
 
 from everlog.errors import BusyError
 
 _FREE, _WAITING, _HELD, _ABANDONED = range(4)
+_IDLE_SECONDS: Final = (
+    1.0  # for which the thread waits to be asked again: while it is there, a store that nobody uses any more is too
+)
 
 
 class Turn:
@@ -24,6 +29,8 @@ class Turn:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._let_go = finalize(self, os.close, self._descriptor)  # once: by `close`, or where a store is dropped open
+        self._let_go.atexit = False
         self._lock = Lock()  # taken itself: Ctrl-C at the end of a condition's own methods would leave it taken
         self._changed = Condition(self._lock)
         self._state = _FREE
@@ -51,7 +58,7 @@ class Turn:
             self._closed = True
             self._changed.notify_all()
         if self._waiter is None or self._state == _FREE:
-            os.close(self._descriptor)
+            self._let_go()
 
     def _take_slowly(self, timeout: float) -> None:
         with self._lock:
@@ -81,8 +88,9 @@ class Turn:
     def _wait_for_lock(self) -> None:
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._state == _WAITING or self._closed)
+                self._changed.wait_for(lambda: self._state == _WAITING or self._closed, _IDLE_SECONDS)
                 if self._state != _WAITING:
+                    self._waiter = None
                     return
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             with self._lock:

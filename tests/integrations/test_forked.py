@@ -1,0 +1,84 @@
+"""A process that forks while its integrations are at work: the child is answered, whatever locks were held when it was forked."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from integrations.leased import NAMES
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+SCRIPT = """
+import os, sys, threading
+import pytest
+import everlog
+from everlog.errors import UnsupportedStoreError
+from integrations.leased import WRITERS
+
+name, place = sys.argv[1:]
+store = everlog.open(place)
+if name in WRITERS:
+    try:
+        writer = WRITERS[name](store, None)
+    except pytest.skip.Exception:
+        sys.exit(5)
+    use = lambda: writer.write("one")
+elif name == "langgraph reads":
+    writer = WRITERS["langgraph"](store, None)
+    writer.write("one")
+    use = lambda: writer.saver.get_tuple({"configurable": {"thread_id": "t"}})
+else:
+    from everlog.integrations.langgraph_store import EverlogStore
+    memory = EverlogStore(store)
+    memory.put(("a",), "k", {"v": 1})
+    use = lambda: memory.get(("a",), "k")
+
+use()  # what is imported when it is first used is: a fork during an import has a child that never imports it
+begun, ends, storage = threading.Event(), threading.Event(), store.storage
+def held(call):
+    def wait(*given):
+        begun.set()
+        ends.wait()
+        return call(*given)
+    return wait
+kept = storage.write, storage.erasures
+storage.write, storage.erasures = map(held, kept)
+thread = threading.Thread(target=use)
+thread.start()
+assert begun.wait(20)
+child = os.fork()
+if not child:
+    storage.write, storage.erasures = kept
+    try:
+        use()
+    except UnsupportedStoreError:
+        os._exit(7)
+    os._exit(8)
+left = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+ends.set()
+thread.join()
+use()
+sys.exit(left)
+"""
+
+
+@pytest.mark.parametrize("name", [*NAMES, "langgraph reads", "langgraph store"])
+def test_a_child_that_is_forked_while_another_thread_is_at_work_says_what_became_of_its_store(tmp_path, name):
+    if name not in NAMES:
+        pytest.importorskip("langgraph.checkpoint.base", reason="langgraph is not installed")
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, name, tmp_path / "s.db"]
+    folders = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # A group of its own, so that a child that never answers ends with it.
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "PYTHONPATH": folders})
+    try:
+        left = process.wait(40)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if left == 5:
+        pytest.skip("this framework is not installed, or is too old")
+    assert left == 7
