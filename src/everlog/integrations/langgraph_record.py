@@ -240,3 +240,13 @@ def indexes_of(writes: Iterable[Write]) -> dict[str, set[int]]:
     for write in writes:
         made.setdefault(write.task_id, set()).add(write.index)
     return made
+
+
+def hides(pruned: Mapping[str, Any], position: int) -> bool:
+    """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
+    return position not in pruned["kept"] if "kept" in pruned else position in pruned.get("dropped", ())
+
+
+def is_of(record: Mapping[str, Any] | None, namespace: str, id: str) -> bool:
+    """Tell whether a record is of this checkpoint."""
+    return record is not None and record["id"] == id and record.get("ns", "") == namespace

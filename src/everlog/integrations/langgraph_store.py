@@ -58,9 +58,7 @@ LABELS: Final = {FRAMEWORK_LABEL: "langgraph-store"}
 _NAMED: Final = "langgraph-store:"  # and the namespace's labels, with dots between, as none holds one
 _HASHED: Final = "langgraph-store#"
 _SHELVES_MAX: Final = 256  # namespaces whose items are remembered
-_SHELVES_BYTES_MAX: Final = (
-    64 * 1024 * 1024
-)  # of their items as they are stored, which take a few times as much; of one namespace, any
+_SHELVES_BYTES_MAX: Final = 64 * 1024 * 1024  # of their items as stored, which take more; of one namespace, any
 _PAGE: Final = 500  # sessions that are listed at once
 _WORD: Final = re.compile(r"\w+")
 _BY_NUMBER: Final = {

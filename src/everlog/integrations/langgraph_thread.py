@@ -52,8 +52,10 @@ from everlog.integrations.langgraph_record import (
     Write,
     checkpoint_of,
     first_of_each,
+    hides,
     in_order,
     indexes_of,
+    is_of,
     shorten,
     shorten_items,
     writes_of,
@@ -96,6 +98,7 @@ class Log:
         self._last_has_writes = False
         self._places: OrderedDict[tuple[str, str], int] = OrderedDict()  # at which checkpoints are recorded
         self._values: dict[tuple[str, str], Value] = {}
+        self.held = 0  # bytes of these
         # Namespaces whose values are those of a checkpoint that was put, or is the parent of one.
         self._begun: set[str] = set()
         self._said: OrderedDict[bytes, list[Said]] = OrderedDict()
@@ -105,9 +108,6 @@ class Log:
         self._early: dict[tuple[str, str], int] = {}
         self._pruned: list[tuple[int, dict[str, Any]]] = []
         self._packed = 0  # events before this position are packed, or are not to be tried again
-
-    def held(self) -> int:
-        return sum(len(value.data) for value in list(self._values.values()))
 
     # --- what others wrote ---
     def refresh(self) -> None:
@@ -217,7 +217,7 @@ class Log:
                     self._load_values(namespace, parent)
                 self._begun.add(namespace)
                 while len(self._values) > _VALUES_MAX:
-                    del self._values[next(iter(self._values))]
+                    self.held -= len(self._values.pop(next(iter(self._values))).data)
                 draft = Draft(self._size, self._remembered, readable=self._readable, joins=joins)
                 where: dict[str, int] = {}
                 new: dict[str, Any] = {}
@@ -364,7 +364,7 @@ class Log:
                 raise
             return None
         self._size += len(events)
-        self._values.update(draft.values)
+        self._hold_values(draft.values)
         for digest, said in draft.said:
             self.note_said(digest, said)
         for said, identity in draft.adopted:
@@ -396,7 +396,13 @@ class Log:
         for channel, position in positions_of(record).items():
             known = self._values.get((namespace, channel))
             if known is None or known.position != position:
-                self._values[namespace, channel] = reader.value(position, channel)
+                self._hold_values({(namespace, channel): reader.value(position, channel)})
+
+    def _hold_values(self, values: Mapping[tuple[str, str], Value]) -> None:
+        for place, value in values.items():
+            known = self._values.get(place)
+            self.held += len(value.data) - (0 if known is None else len(known.data))
+        self._values.update(values)
 
     def _remembered(self, digest: bytes) -> list[Said]:
         """Give the messages of this content that are remembered, oldest first."""
@@ -432,7 +438,7 @@ class Log:
         first = None if namespace else self._search(id)
         keyed = [event for event in self.session.events(keys=f"{key_of('c', namespace, id)}*") if event != first]
         found = keyed if first is None else [first, *keyed]
-        return [event for event in found if _is_of(checkpoint_of(event), namespace, id)]
+        return [event for event in found if is_of(checkpoint_of(event), namespace, id)]
 
     def _search(self, id: str) -> Event | None:
         """Find a checkpoint that has no key by halving (law 5); None where there is none."""
@@ -469,8 +475,8 @@ class Log:
             return known.type, known.data
         read = reader.value(position, channel)
         with self._lock:
-            if known is None and reader.branch == self._branch:
-                self._values.setdefault((namespace, channel), read)
+            if (namespace, channel) not in self._values and reader.branch == self._branch:
+                self._hold_values({(namespace, channel): read})
         return read.type, read.data
 
     def writes(self, record: Record) -> list[Write]:
@@ -490,7 +496,7 @@ class Log:
     def _keyed_writes(self, namespace: str, id: str, kind: str) -> list[Event]:
         """Give the events of a checkpoint's writes that have a key. kind: "e" for those that came before it, else "w"."""
         events = self.session.events(keys=f"{key_of(kind, namespace, id)}*")
-        return [event for event in events if _is_of(writes_of(event), namespace, id)]
+        return [event for event in events if is_of(writes_of(event), namespace, id)]
 
     def _following_writes(self, start: int) -> list[Event]:
         """Give the events of writes without an id from a position on, which is the one after their checkpoint's."""
@@ -568,31 +574,22 @@ class Log:
             yield Record(event, record, written)
 
     def _is_kept(self, position: int) -> bool:
-        return not any(at > position and _hides(pruned, position) for at, pruned in self._pruned)
+        return not any(at > position and hides(pruned, position) for at, pruned in self._pruned)
 
     def _hidden_until(self, namespace: str, id: str) -> int:
         """Give the position of the event that last hid this checkpoint as it was then; 0 for none."""
         recorded = self.positions(namespace, id)
         for at, pruned in reversed(self._pruned):
             before = [position for position in recorded if position < at]
-            if before and _hides(pruned, before[-1]):
+            if before and hides(pruned, before[-1]):
                 return at
         return 0
 
 
 def forget_oldest(logs: OrderedDict[str, Log]) -> None:
     """Leave no more threads than are remembered, the last always."""
-    while len(logs) > 1 and (len(logs) > _LOGS_MAX or sum(map(Log.held, logs.values())) > _LOGS_BYTES_MAX):
+    while len(logs) > 1 and (len(logs) > _LOGS_MAX or sum(log.held for log in logs.values()) > _LOGS_BYTES_MAX):
         logs.popitem(last=False)
-
-
-def _hides(pruned: Mapping[str, Any], position: int) -> bool:
-    """Tell whether a `langgraph.pruned` that comes later hides the checkpoint at a position."""
-    return position not in pruned["kept"] if "kept" in pruned else position in pruned.get("dropped", ())
-
-
-def _is_of(record: Mapping[str, Any] | None, namespace: str, id: str) -> bool:
-    return record is not None and record["id"] == id and record.get("ns", "") == namespace
 
 
 def _busy(session: Session) -> BusyError:

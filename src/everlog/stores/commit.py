@@ -42,9 +42,7 @@ from everlog.storage import (
 )
 
 _LOOK_SECONDS = 0.2  # between looks at whether whoever leads is still there
-_IDLE_SECONDS = (
-    1.0  # for which the background thread waits for more: while it is there, a store that nobody uses any more is too
-)
+_IDLE_SECONDS = 1.0  # for which the background thread waits for more, and keeps a store that nobody uses any more
 _PATIENCE = 0.5  # times what the last group took: 8 threads, and 32, were there again by then (2026-11)
 _GATHER_SECONDS_MAX = 0.002  # where a sync takes far longer, others come during it
 _GROUPS_PASSED_MAX = 63  # that go without waiting after one that waited in vain

@@ -18,9 +18,7 @@ from weakref import finalize
 from everlog.errors import BusyError
 
 _FREE, _WAITING, _HELD, _ABANDONED = range(4)
-_IDLE_SECONDS: Final = (
-    1.0  # for which the thread waits to be asked again: while it is there, a store that nobody uses any more is too
-)
+_IDLE_SECONDS: Final = 1.0  # for which the thread waits to be asked again, and keeps a store that nobody uses any more
 
 
 class Turn:
