@@ -501,7 +501,10 @@ async def _aside(write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
         wrote = submitted(write, *given, **named)
     except RuntimeError:  # there is no such loop, or the interpreter ends
         return write(*given, **named)
-    return await finished(wrote)
+    try:
+        return await finished(wrote)
+    finally:
+        del wrote  # see law 4 of threads.py
 
 
 async def _told(raised: BaseException, write: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
