@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import everlog
-from everlog.errors import NotFoundError, UnavailableError
+from everlog.errors import BusyError, NotFoundError, UnavailableError
+from everlog.stores.sqlite.turn import Turn
 
 DEADLINE_SECONDS = 20
 
@@ -179,3 +180,84 @@ def test_a_store_that_is_dropped_open_gives_back_its_files_and_threads(path, wai
     gc.collect()
     gc.collect()  # what a cycle of the first kept alive
     assert open_files(path) == []
+
+
+@pytest.fixture
+def give_threads(monkeypatch):
+    """Let no thread of a store begin, as where the system gives a process no more; until it is called."""
+    start, refused = threading.Thread.start, {"everlog-commit", "everlog-turn"}
+
+    def begin(thread):
+        if thread.name in refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    return refused.clear
+
+
+def test_an_append_of_an_event_loop_that_no_thread_can_commit_writes_nothing_and_the_next_one_is_recorded(
+    path, give_threads
+):
+    async def story():
+        store = await everlog.open_async(path)
+        session = await store.create("s")
+        with pytest.raises(BusyError, match="no further thread"):
+            await session.append("note", {"content": "refused"})
+        give_threads()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await session.append("note", {"content": "x"})
+            await store.close()
+
+    asyncio.run(story())
+    with everlog.open(path) as store:
+        assert [event.data for event in store.session("s").events()] == [{"content": "x"}]
+
+
+def test_a_turn_that_no_thread_can_wait_for_is_refused_and_the_next_one_is_waited_for(path, give_threads):
+    turn = Turn(str(path))
+    with path.open() as side:
+        fcntl.flock(side, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="no thread that waits"):
+            turn.take(DEADLINE_SECONDS)
+        give_threads()
+        with pytest.raises(BusyError, match="has held"):
+            turn.take(0.01)
+    turn.take(DEADLINE_SECONDS)
+    turn.release()
+    turn.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork processes")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that threads run here is the point
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_store_that_is_opened_while_a_fork_waits_for_another_is_not_let_go_of_by_that_fork(path):
+    with everlog.open(path) as first:
+        session, writing, opened = first.create("s"), threading.Event(), []
+        held = first.storage._connections.writing
+
+        def write():
+            with held:
+                writing.set()
+                until(lambda: opened)
+
+        def open_another():
+            until(lambda: forking.is_set())
+            opened.append(everlog.open(path.with_name("other.db")))
+
+        forking = threading.Event()
+        threads = [threading.Thread(target=each) for each in (write, open_another)]
+        for thread in threads:
+            thread.start()
+        assert writing.wait(DEADLINE_SECONDS)
+        os.register_at_fork(before=forking.set)  # what is registered last runs first
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+        with opened[0] as other:
+            other.create("t")
+            session.append("note", {"content": "x"})
+            assert [len(store.sessions()) for store in (first, other)] == [1, 1]

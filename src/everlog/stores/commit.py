@@ -166,14 +166,24 @@ class Committer(Generic[Q]):
                 raise BusyError(
                     f"{len(self._queue)} appends wait in this process already; nothing was written; append fewer at once"
                 )
-            self._add(entry)
             if self._background is None:
-                self._background = Thread(target=self._run_background, name="everlog-commit", daemon=True)
-                self._background.start()
+                self._begin_background()
+            self._add(entry)
             if not self._leading:
                 self._leading = self._background_leads = True
                 self._background_turn.put(None)
         return lambda: self._withdraw(entry)
+
+    def _begin_background(self) -> None:
+        """Begin the background thread, before anything is queued for it."""
+        self._background = Thread(target=self._run_background, name="everlog-commit", daemon=True)
+        try:
+            self._background.start()
+        except Exception as error:  # RuntimeError, MemoryError: the next that is submitted tries again
+            self._background = None
+            raise BusyError(
+                f"this process may begin no further thread ({error}); nothing was written; try again later"
+            ) from error
 
     def close(self) -> None:
         """Refuse new requests, let what is queued be carried out, and end the background thread."""

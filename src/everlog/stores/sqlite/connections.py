@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Condition, Lock, RLock
+from threading import Condition, Lock, RLock, local
 
 import apsw
 import msgspec
@@ -370,19 +370,26 @@ class Connections:
         return connection
 
 
+class _Held(local):
+    """What this thread holds while it forks. Meanwhile other threads open stores, and other threads fork."""
+
+    connections: tuple[Connections, ...] = ()
+
+
+_held = _Held()
+
+
 def _hold_for_fork() -> None:
-    for connections in _in_order():
+    """Hold all, a store before what stands beside it: who writes to both takes its locks in this order."""
+    for connections in sorted(_stores, key=lambda connections: connections.number):
         connections.before_fork()
+        _held.connections += (connections,)
 
 
 def _let_go_after_fork() -> None:
-    for connections in _in_order():
+    held, _held.connections = _held.connections, ()
+    for connections in held:
         connections.after_fork()
-
-
-def _in_order() -> list[Connections]:
-    """Give all, a store before what stands beside it: who writes to both takes its locks in this order."""
-    return sorted(_stores, key=lambda connections: connections.number)
 
 
 os.register_at_fork(before=_hold_for_fork, after_in_parent=_let_go_after_fork, after_in_child=_let_go_after_fork)

@@ -61,13 +61,10 @@ class Turn:
     def _take_slowly(self, timeout: float) -> None:
         with self._lock:
             if self._waiter is None:
-                self._waiter = Thread(target=self._wait_for_lock, name="everlog-turn", daemon=True)
-                self._waiter.start()
-            if self._state == _FREE:
+                self._begin_waiter()
+            if self._state in (_FREE, _ABANDONED):
                 self._state = _WAITING
-                self._changed.notify_all()
-            elif self._state == _ABANDONED:
-                self._state = _WAITING
+                self._changed.notify_all()  # also where it was abandoned: the thread may not have heard of that wait at all
             try:
                 held = self._changed.wait_for(lambda: self._state == _HELD, timeout)
             except BaseException:  # Ctrl-C: the thread lets go of the lock, now or when it gets it
@@ -82,6 +79,17 @@ class Turn:
             f"another process has held {self._path} for {timeout:.0f} s; nothing was written; see what it is doing, or try "
             "again later"
         )
+
+    def _begin_waiter(self) -> None:
+        self._waiter = Thread(target=self._wait_for_lock, name="everlog-turn", daemon=True)
+        try:
+            self._waiter.start()
+        except Exception as error:  # RuntimeError, MemoryError: the next that finds the lock taken tries again
+            self._waiter = None
+            raise BusyError(
+                f"another process holds {self._path}, and this one may begin no thread that waits for it ({error}); nothing was "
+                "written; try again later"
+            ) from error
 
     def _wait_for_lock(self) -> None:
         while True:
