@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from everlog.integrations.forked import begin_in_each_process
 from integrations.leased import NAMES
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 SCRIPT = """
-import os, sys, threading
+import copy, os, sys, threading
 import pytest
 import everlog
 from everlog.errors import UnsupportedStoreError
@@ -27,10 +28,11 @@ if name in WRITERS:
     except pytest.skip.Exception:
         sys.exit(5)
     use = lambda: writer.write("one")
-elif name == "langgraph reads":
+elif name.startswith("langgraph reads"):
     writer = WRITERS["langgraph"](store, None)
     writer.write("one")
-    use = lambda: writer.saver.get_tuple({"configurable": {"thread_id": "t"}})
+    saver = copy.copy(writer.saver) if name.endswith("copied") else writer.saver
+    use = lambda: saver.get_tuple({"configurable": {"thread_id": "t"}})
 else:
     from everlog.integrations.langgraph_store import EverlogStore
     memory = EverlogStore(store)
@@ -66,7 +68,7 @@ sys.exit(left)
 """
 
 
-@pytest.mark.parametrize("name", [*NAMES, "langgraph reads", "langgraph store"])
+@pytest.mark.parametrize("name", [*NAMES, "langgraph reads", "langgraph reads, copied", "langgraph store"])
 def test_a_child_that_is_forked_while_another_thread_is_at_work_says_what_became_of_its_store(tmp_path, name):
     if name not in NAMES:
         pytest.importorskip("langgraph.checkpoint.base", reason="langgraph is not installed")
@@ -82,3 +84,29 @@ def test_a_child_that_is_forked_while_another_thread_is_at_work_says_what_became
     if left == 5:
         pytest.skip("this framework is not installed, or is too old")
     assert left == 7
+
+
+class Alike:
+    """Equal to all others of its kind, and without a hash, as a dataclass is."""
+
+    def __init__(self):
+        self.begun = []
+        begin_in_each_process(self.begin)
+
+    def __eq__(self, other):
+        return isinstance(other, Alike)
+
+    __hash__ = None
+
+    def begin(self):
+        self.begun.append(os.getpid())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that threads run here is nothing to this child
+def test_each_of_those_that_are_equal_begins_anew_in_a_child():
+    several = [Alike() for _ in range(3)]
+    child = os.fork()
+    if not child:
+        os._exit(7 if all(each.begun == [os.getppid(), os.getpid()] for each in several) else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert [each.begun for each in several] == [[os.getpid()]] * 3

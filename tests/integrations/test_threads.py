@@ -10,6 +10,7 @@ import weakref
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
+from types import ModuleType
 
 import pytest
 
@@ -296,3 +297,9 @@ def test_what_a_framework_could_not_record_is_not_held_in_a_cycle(tmp_path, fram
         return held
 
     assert not asyncio.run(story())
+
+
+@pytest.mark.parametrize("name", ["anyio", "trio"])
+def test_a_call_goes_on_while_another_thread_imports_what_programs_wait_with(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))  # an import has given it nothing yet
+    assert asyncio.run(in_thread(divmod, 7, 2)) == asyncio.run(read_in_thread(divmod, 7, 2)) == (3, 1)

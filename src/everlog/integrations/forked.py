@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import MethodType
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from itertools import count
+from typing import Any, Self
+from weakref import WeakMethod
 
-_beginnings: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
+_numbers = count()  # not the objects themselves: those of a user's subclass may be equal, or have no hash
+_beginnings: dict[int, WeakMethod[Callable[[], Any]]] = {}
 
 
 def begin_in_each_process(begin: Callable[[], None]) -> None:
@@ -17,13 +18,27 @@ def begin_in_each_process(begin: Callable[[], None]) -> None:
     begin: sets the locks of its object, and what is remembered under them, as they are when nothing was done yet.
     """
     begin()
-    method = cast("MethodType", begin)
-    _beginnings[method.__self__] = method.__func__
+    number = next(_numbers)
+    _beginnings[number] = WeakMethod(begin, lambda _: _beginnings.pop(number, None))
+
+
+class Copied:
+    """What a framework copies, as LangGraph does a saver: the copy begins by itself, or nobody would begin it in a child."""
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        begin_in_each_process(copy._begin)
+        return copy
 
 
 def _begin_all() -> None:
-    for each, begin in list(_beginnings.items()):
-        begin(each)
+    for each in list(_beginnings.values()):
+        if (begin := each()) is not None:
+            begin()
 
 
 os.register_at_fork(after_in_child=_begin_all)

@@ -35,7 +35,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from everlog.errors import InvalidEventError, NotFoundError, SessionExistsError
 from everlog.integrations import langgraph_codec as codec
-from everlog.integrations.forked import begin_in_each_process
+from everlog.integrations.forked import Copied, begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
@@ -56,7 +56,7 @@ _PAGE: Final = 500  # sessions that are listed at once
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
 
-class EverlogSaver(BaseCheckpointSaver[Any]):
+class EverlogSaver(Copied, BaseCheckpointSaver[Any]):
     """Checkpoints of LangGraph in an Everlog store.
 
     `graph = builder.compile(checkpointer=EverlogSaver("agent.db"))`

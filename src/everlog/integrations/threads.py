@@ -107,9 +107,9 @@ async def until_done(running: asyncio.Future[Any]) -> asyncio.CancelledError | N
 
 @contextmanager
 def _no_scope_cancels() -> Generator[None]:
-    """Keep out the scopes of anyio's; where nobody imported it, there are none."""
-    anyio: Any = sys.modules.get("anyio")
-    scope = nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    """Keep out the scopes of anyio's; where nobody imported it, or another thread is about to, there are none."""
+    scopes: Any = getattr(sys.modules.get("anyio"), "CancelScope", None)
+    scope = nullcontext() if scopes is None else scopes(shield=True)
     scope.__enter__()
     try:
         yield
@@ -121,7 +121,9 @@ def _no_scope_cancels() -> Generator[None]:
 def _trio_here() -> Any:
     """Give trio, where the caller is a task of its; None on any other loop, also on one that trio is a guest of."""
     trio: Any = sys.modules.get("trio")
-    return trio if trio is not None and trio.lowlevel.in_trio_task() else None
+    # Another thread may be about to import it, and it has nothing yet.
+    in_task = getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
+    return trio if in_task is not None and in_task() else None
 
 
 async def _on_trio(trio: Any, running: Submitted[T]) -> T:
