@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
@@ -319,10 +318,11 @@ class Committer(Generic[Q]):
 
     def _run_background(self) -> None:
         while True:
-            idle = True
-            with suppress(Empty):
+            try:
                 self._background_turn.get(timeout=_IDLE_SECONDS)
                 idle = False
+            except Empty:
+                idle = True
             with self._mutex:
                 leads, self._background_leads = self._background_leads, False
                 ends = self._closed and not self._leading and not self._queue
