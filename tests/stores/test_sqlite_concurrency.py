@@ -261,3 +261,23 @@ def test_a_store_that_is_opened_while_a_fork_waits_for_another_is_not_let_go_of_
             other.create("t")
             session.append("note", {"content": "x"})
             assert [len(store.sessions()) for store in (first, other)] == [1, 1]
+
+
+def test_a_turn_that_was_given_up_at_once_is_waited_for_by_the_next_call(path, monkeypatch):
+    monkeypatch.setattr("everlog.stores.sqlite.turn._IDLE_SECONDS", 2 * DEADLINE_SECONDS)
+    turn = Turn(str(path))
+    with path.open() as side:
+        for seconds in (0.01, 0):  # the second does not even let the thread hear of it
+            interval = sys.getswitchinterval()
+            sys.setswitchinterval(1)
+            try:
+                fcntl.flock(side, fcntl.LOCK_EX)
+                with pytest.raises(BusyError):
+                    turn.take(seconds)
+            finally:
+                sys.setswitchinterval(interval)
+            fcntl.flock(side, fcntl.LOCK_UN)
+            time.sleep(0.01)
+            turn.take(DEADLINE_SECONDS / 4)
+            turn.release()
+    turn.close()
