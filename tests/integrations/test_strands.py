@@ -482,6 +482,21 @@ def test_a_state_that_another_recorded_anew_meanwhile_is_gone_on_from(ours):
     assert other.read_agent("s", "a").state == {"k": "x"}
 
 
+def test_a_state_is_recorded_also_where_its_session_is_rewound_while_it_is_looked_at(ours, monkeypatch):
+    begin(ours, 4)
+    other = EverlogSessionRepository(ours.store)
+    kept = everlog.Session.info
+
+    def rewound(session):
+        monkeypatch.setattr(everlog.Session, "info", kept)
+        ours.store.session(session.id).rewind(2)
+        return kept(session)
+
+    monkeypatch.setattr(everlog.Session, "info", rewound)
+    other.update_agent("s", agent(state={"k": "w"}))
+    assert other.read_agent("s", "a").state == {"k": "w"}
+
+
 def test_a_redacted_message_keeps_its_original_in_the_log_unless_it_is_to_be_erased(ours):
     begin(ours)
     erasing = EverlogSessionRepository(ours.store, erase_redacted=True)

@@ -515,6 +515,27 @@ def test_a_session_that_is_deleted_while_it_is_looked_at_is_made_again(ours, mon
     assert run(ours.read(LATEST)) == b"[]"
 
 
+def test_what_is_rewound_while_it_is_looked_at_is_read_as_it_was_and_written_anew(ours, monkeypatch):
+    known = strands_storage._known
+    other = EverlogStorage(ours.store)
+    values = [snapshot([message(number) for number in range(count)]) for count in (2, 4, 3)]
+    for value in values[:2]:
+        run(other.write(LATEST, value))
+
+    def rewound(*given):
+        monkeypatch.setattr(strands_storage, "_known", known)
+        other.session(LATEST).rewind(3)
+        run(other.write(LATEST, values[2]))
+        return known(*given)
+
+    monkeypatch.setattr(strands_storage, "_known", rewound)
+    assert run(EverlogStorage(ours.store).read(LATEST)) == values[1]
+    assert run(ours.read(LATEST)) == values[2]
+    monkeypatch.setattr(strands_storage, "_known", rewound)
+    run(EverlogStorage(ours.store).write(LATEST, values[1]))
+    assert run(ours.read(LATEST)) == values[1]
+
+
 def test_the_save_that_is_begun_last_is_the_latest():
     async def saved_at_once(storage):
         for number in range(400):

@@ -322,7 +322,7 @@ class EverlogSessionRepository(SessionRepository):
 
     def _created_at(self, seen: _Seen) -> str | None:
         """Give when an agent's state was recorded first; None where none was."""
-        agent = _members(seen.session.state("document", at=seen.head.size).value).get("agent")
+        agent = _members(seen.session.state("document").value).get("agent")
         return None if agent is None else agent["created_at"]
 
     def _looked_at(self, session: Session) -> _Seen:
