@@ -23,6 +23,7 @@ from everlog.certificates import Certificate, certify
 from everlog.context.tree import summaries_over
 from everlog.core.labels import check_reason
 from everlog.core.prepare import check_actor
+from everlog.errors import SessionExistsError
 from everlog.holding import check_deletion_held, check_events_held, family_of, read_policies
 from everlog.intents import erase_sealed
 from everlog.reader import View
@@ -92,3 +93,20 @@ def delete_session(
         check_deletion_approved(storage, policies, ending)
     storage.write(Delete(session.id, reason, cascade, actor))
     finish(storage)
+
+
+def check_deletions(storage: Storage, sessions: Sequence[SessionRow]) -> None:
+    """Raise what deleting sessions one after another, in this order, would be refused with. HeldError; ApprovalError; SessionExistsError."""
+    policies, gone = read_policies(storage), set[int]()
+    for session in sessions:
+        if policies.head is not None:
+            check_deletion_held(storage, policies, [session])
+            check_deletion_approved(storage, policies, [session])
+        forks = [repr(fork.name) for fork in storage.forks(session.key) if fork.key not in gone]
+        if forks:
+            more = "" if len(forks) <= 5 else f" and {len(forks) - 5} more"
+            raise SessionExistsError(
+                f"session {session.name!r} shares events with its forks {', '.join(forks[:5])}{more}; nothing was deleted; "
+                "delete them first"
+            )
+        gone.add(session.key)

@@ -677,6 +677,8 @@ async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
     session = await service.create_session(**WHO)
     nameless = said("x")
     nameless.id = ""
+    endless = said("x")
+    endless.custom_metadata = {"digits": 10**5000}
     for refused in (
         nameless,
         said("x", delta={"k\ud83d": 1}),
@@ -686,6 +688,7 @@ async def test_what_json_cannot_say_is_refused_and_nothing_is_written(service):
         said("half \ud83d"),
         said("half \ud83d" * 2_000_000),
         answered("half \ud83d"),
+        endless,
         said("x", delta={"k": 2**64}),
     ):
         with pytest.raises(InvalidEventError, match="nothing was written"):
@@ -733,6 +736,35 @@ async def test_what_an_event_says_beyond_the_log_is_kept_beside_it(service):
     service.store.session(session_name("trips", "u7", session.id)).erase([0], reason="asked for")
     first, second = texts(await got(service, session))
     assert (first, second[:2]) == ("[erased]", "yy")
+
+
+@contract(*OURS)
+async def test_what_no_content_says_is_kept_beside_it_too(service):
+    session = await service.create_session(**WHO)
+    for number, odd in enumerate(({"deep": nested(70)}, {"many": 2**80}, {"long": "x" * 5_000_000})):
+        event = said("", delta={"k": f"{number}" * 5_000_000})
+        event.content, event.custom_metadata = None, odd
+        await service.append_event(session, event)
+    many = said("", author="agent")
+    many.content.parts = [
+        types.Part(text="x", thought=True),
+        types.Part(text="y"),
+    ] * 5_001  # more events than one append takes
+    await service.append_event(session, many)
+    read = await got(service, session)
+    assert (read.events, read.state) == (session.events, session.state)
+
+
+@contract(*OURS)
+async def test_what_each_part_says_within_the_bounds_is_said_however_large_all_are(service):
+    session = await service.create_session(**WHO)
+    answers = [types.FunctionResponse(id=f"{n}", name="f", response={"result": "x" * 5_000_000}) for n in range(3)]
+    event = said("", author="agent")
+    event.content.parts = [types.Part(function_response=answer) for answer in answers]
+    await service.append_event(session, event)
+    assert (await got(service, session)).events == session.events
+    recorded = service.store.session(session_name("trips", "u7", session.id))
+    assert [each.type for each in recorded.events()] == ["agent.tool_result"] * 3
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/b", "~", "tab\there", "é\u2028", "%2F", " lead"])

@@ -38,7 +38,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import everlog
-from everlog.errors import FencedError, NotFoundError, SessionExistsError
+from everlog.errors import FencedError, HeldError, NotFoundError, SessionExistsError
 from everlog.integrations.claude_agent import EverlogSessionStore
 from everlog.making import Settings
 from everlog.store import Store
@@ -599,6 +599,19 @@ def test_deleting_a_session_destroys_its_bodies_and_those_of_its_agents(kept):
     run(kept.append(KEY, [entry(0, "again")]))
     assert texts(run(kept.load(KEY))) == ["again"]
     assert kept.store.verify().ok
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "forked"])
+def test_deleting_a_session_that_is_refused_destroys_nothing_of_its_agents(kept, held):
+    for key in (KEY, SUB):
+        run(kept.append(key, [entry(0, "the word is swordfish")]))
+    if held:
+        kept.session(KEY).hold(reason="a case")
+    else:
+        run(kept.fork_session(KEY))
+    with pytest.raises(HeldError if held else SessionExistsError, match="nothing was deleted"):
+        run(kept.delete(KEY))
+    assert [texts(run(kept.load(key))) for key in (KEY, SUB)] == [["the word is swordfish"]] * 2
 
 
 # --- what the SDK does with it ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ from langgraph.store.memory import InMemoryStore
 
 import databases
 import everlog
-from everlog.errors import InvalidEventError
+from everlog.errors import InvalidEventError, LimitError
 from everlog.integrations.langgraph_store import EverlogStore
 from everlog.making import Settings
 from everlog.store import Store
@@ -478,8 +478,14 @@ def test_what_was_erased_is_not_given_by_who_has_read_it_before(tmp_path, ours):
             assert each.search(("n",)) == []
 
 
-def test_a_batch_with_a_value_that_json_cannot_say_writes_none_of_it(ours):
-    puts = [PutOp(("one",), "k", {"a": 1}), PutOp(("two",), "k", {"a": object()})]
-    with pytest.raises(InvalidEventError):
-        ours.batch(puts)
+@pytest.mark.parametrize(
+    ("value", "count", "error"),
+    [(object(), 1, InvalidEventError), ("x" * 8_400_000, 1, LimitError), (1, 10_001, LimitError)],
+    ids=["no JSON", "more than an item may have", "more than one namespace takes"],
+)
+def test_a_batch_that_one_namespace_refuses_is_written_in_none(ours, value, count, error):
+    puts = [PutOp(("two",), str(number), {"a": value}) for number in range(count)]
+    with pytest.raises(error, match="nothing was written"):
+        ours.batch([PutOp(("one",), "k", {"a": 1}), *puts])
     assert ours.list_namespaces() == []
+    assert ours.store.sessions() == []

@@ -230,6 +230,7 @@ def test_an_error_among_the_events_that_were_read_is_recorded(session, name):
         (b"", "application/json"),
         (b"[1]", "application/json"),
         (b"no JSON", "application/json"),
+        (b'{"output":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "application/json"),
         (b"\x00\xff", "image/png"),
     ],
 )

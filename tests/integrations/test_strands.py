@@ -24,7 +24,7 @@ from strands.types.exceptions import SessionException
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 import everlog
-from everlog.errors import FencedError, InvalidEventError
+from everlog.errors import FencedError, HeldError, InvalidEventError, SessionExistsError
 from everlog.integrations.strands import EverlogSessionManager, EverlogSessionRepository
 from everlog.integrations.strands_messages import recorded_of
 
@@ -220,6 +220,36 @@ def test_a_deleted_session_is_gone_and_its_name_is_free(either):
         either.delete_session("s")
     begin(either)
     assert either.list_messages("s", "a") == []
+
+
+@pytest.mark.parametrize("kept", ["held", "forked"])
+def test_a_deletion_that_is_refused_for_one_agent_destroys_nothing_of_the_others(ours, kept):
+    ours.create_session(SESSION)
+    for name in ("a", "b"):
+        ours.create_agent("s", agent(agent_id=name))
+        ours.create_message("s", name, message(0))
+    log = ours.session("s", "b")
+    if kept == "held":
+        log.hold(reason="a case")
+    else:
+        log.fork(id="elsewhere")
+    with pytest.raises(HeldError if kept == "held" else SessionExistsError, match="nothing was deleted"):
+        ours.delete_session("s")
+    assert [len(ours.list_messages("s", name)) for name in ("a", "b")] == [1, 1]
+    if kept == "held":
+        log.release(reason="it is closed")
+    else:
+        ours.store.delete("elsewhere", reason="done")
+    ours.delete_session("s")
+    assert ours.store.sessions(prefix="strands/") == []
+
+
+def test_an_agent_that_was_forked_from_a_later_one_is_deleted_with_it(ours):
+    ours.create_session(SESSION)
+    ours.create_agent("s", agent(agent_id="b"))
+    ours.session("s", "b").fork(id="strands/s/a")
+    ours.delete_session("s")
+    assert ours.store.sessions(prefix="strands/") == []
 
 
 class Several:
@@ -450,6 +480,21 @@ def test_a_state_that_another_recorded_anew_meanwhile_is_gone_on_from(ours):
     begin(other)
     ours.update_agent("s", agent(state={"k": "x"}))
     assert other.read_agent("s", "a").state == {"k": "x"}
+
+
+def test_a_state_is_recorded_also_where_its_session_is_rewound_while_it_is_looked_at(ours, monkeypatch):
+    begin(ours, 4)
+    other = EverlogSessionRepository(ours.store)
+    kept = everlog.Session.info
+
+    def rewound(session):
+        monkeypatch.setattr(everlog.Session, "info", kept)
+        ours.store.session(session.id).rewind(2)
+        return kept(session)
+
+    monkeypatch.setattr(everlog.Session, "info", rewound)
+    other.update_agent("s", agent(state={"k": "w"}))
+    assert other.read_agent("s", "a").state == {"k": "w"}
 
 
 def test_a_redacted_message_keeps_its_original_in_the_log_unless_it_is_to_be_erased(ours):

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from everlog.core.event import Event, NewEvent
-from everlog.core.limits import KEY_BYTES_MAX, SAFE_INTEGER_MAX
+from everlog.core.limits import APPEND_BYTES_MAX, APPEND_EVENTS_MAX, KEY_BYTES_MAX, SAFE_INTEGER_MAX
 from everlog.core.standard import ACTOR_PATTERN
 from everlog.errors import InvalidEventError
 from everlog.integrations.items import ATTACHMENT, can_say, fit, with_parts
@@ -90,8 +90,8 @@ def key_of(event_id: str) -> str:
 def encode_event(item: Item, session: str, *, body_bytes_max: int) -> tuple[str, list[NewEvent]]:
     """Give an ADK event's JSON as a key and the events of one append. session: the id of Everlog's session it goes to.
 
-    What JSON says of its content and the log does not (integers of 2^64, what is deep or large) is attached. Raises InvalidEventError for
-    half characters.
+    What JSON says of it and the log does not (integers of 2^64, what is deep or large) is attached, but of its state. Raises
+    InvalidEventError for half characters, and for integers of more digits than Python writes.
     """
     rest = dict(item)
     key = key_of(item["id"])
@@ -107,12 +107,8 @@ def encode_event(item: Item, session: str, *, body_bytes_max: int) -> tuple[str,
         del rest["timestamp"]
     delta = _take_delta(rest)
     patches = [patch_of(split_state(delta, f"{session}\n{item['id']}\n{item['timestamp']!r}"))] if delta else []
-    if can_say(rest, bytes_max=body_bytes_max // 2):
-        events = _said_events(item, dict(rest), patches)
-        fits = fit(events[: len(events) - len(patches)], body_bytes_max=body_bytes_max)
-    else:
-        events, fits = [], False
-    if not fits:
+    events = _said_events(item, dict(rest), patches) if can_say(rest, bytes_max=APPEND_BYTES_MAX) else []
+    if not 0 < len(events) <= APPEND_EVENTS_MAX or not fit(events, body_bytes_max=body_bytes_max):
         events = [_whole(rest), *(NewEvent("state.patch", patch) for patch in patches)]
     return key, [replace(event, actor=actor, occurred_at=occurred) for event in with_parts(events)]
 
@@ -143,6 +139,8 @@ def _whole(rest: Item) -> NewEvent:
         content = json.dumps(rest, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidEventError("the event holds half a character, which no JSON has; nothing was written") from None
+    except ValueError as error:
+        raise InvalidEventError(f"the event has no JSON: {error}; nothing was written") from None
     return NewEvent(kind, metadata={"native": native}, attachments={ATTACHMENT: content})
 
 

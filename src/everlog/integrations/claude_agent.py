@@ -39,7 +39,7 @@ from everlog.errors import BusyError, ConflictError, FencedError, KeyReusedError
 from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, title_of
 from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, delete_together, id_part, store_at
 from everlog.integrations.threads import finished, in_thread, read_in_thread, submitted
 from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
 from everlog.reader import PlaceLike
@@ -162,7 +162,8 @@ class EverlogSessionStore(SessionStore):
     async def delete(self, key: SessionKey) -> None:
         """Delete a transcript; a session's with those of its sub-agents. Bodies are destroyed, and the ledger says when.
 
-        Raises SessionExistsError, which names them, while sessions forked from it by Everlog live; HeldError where a policy holds it.
+        Raises SessionExistsError, which names them, while sessions forked from it by Everlog live; HeldError where a policy holds it;
+        then all of them stay.
         """
         await in_thread(self._delete, key)
 
@@ -295,11 +296,7 @@ class EverlogSessionStore(SessionStore):
     def _delete(self, key: SessionKey) -> None:
         # The main one last: where this is interrupted, deleting it again finds the others.
         names = [] if key.get("subpath") else [name for name, _ in self._subs(key)]
-        for name in (*names, _name(key)):
-            try:
-                self.store.delete(name, reason="deleted through the Claude Agent SDK")
-            except NotFoundError:
-                continue
+        delete_together(self.store, [*names, _name(key)], reason="deleted through the Claude Agent SDK")
 
 
 def _extend(seen: _Seen, key: SessionKey, entries: Sequence[dict[str, Any]], events: Sequence[NewEvent]) -> _Seen:

@@ -45,7 +45,7 @@ from langgraph.store.base import (
 from everlog.core.event import Event, NewEvent
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX, TITLE_CHARACTERS_MAX
 from everlog.core.position import from_micros
-from everlog.core.values import encode_json
+from everlog.core.prepare import prepare_batch
 from everlog.errors import NotFoundError
 from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, store_at
@@ -214,8 +214,15 @@ class EverlogStore(BaseStore):
                     )
         made = {namespace: self._events(namespace, changes, vectors) for namespace, changes in puts.items()}
         if len(made) > 1:  # all are looked at before the first is written
-            for event in (event for events in made.values() for event in events):
-                encode_json(event.data, what="data")
+            kept = self.store.settings
+            for events in made.values():
+                prepare_batch(
+                    events,
+                    draw=bytes,  # no salt of these is kept
+                    read_cause=str.encode,  # none has a cause
+                    body_bytes_max=kept.body_bytes_max,
+                    redactor=kept.redactor,
+                )
         for namespace, events in made.items():
             if events:
                 self._append(namespace, events)

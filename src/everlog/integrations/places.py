@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from threading import Lock
 from typing import Final
 
 from everlog.aio.store import AsyncStore
 from everlog.core.limits import SESSION_ID_CHARACTERS_MAX
-from everlog.errors import InvalidPlaceError, UnavailableError
+from everlog.erasing import check_deletions
+from everlog.errors import InvalidPlaceError, NotFoundError, UnavailableError
 from everlog.integrations.forked import begin_in_each_process
 from everlog.open import open_store
+from everlog.storage import SessionRow
 from everlog.store import Store
 
 # The label of every session that an integration makes, or an importer makes for it; its value names the framework, as the extra does.
@@ -58,6 +62,21 @@ class LazyStore:
             self.closed = True
             if self._found is not None and self._found[1]:
                 self._found[0].close()
+
+
+def delete_together(store: Store, ids: Sequence[str], *, reason: str) -> None:
+    """Delete sessions that a framework has as one, in this order; none of them where one is refused. Those that are not there are passed over.
+
+    Raises HeldError, ApprovalError, SessionExistsError.
+    """
+    there: list[SessionRow] = []
+    for each in ids:
+        with suppress(NotFoundError):
+            there.append(store.storage.session(each))
+    check_deletions(store.storage, there)
+    for each in ids:
+        with suppress(NotFoundError):
+            store.delete(each, reason=reason)
 
 
 def id_of(text: str) -> str:

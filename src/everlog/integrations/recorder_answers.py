@@ -322,6 +322,6 @@ def _events_of(content: bytes) -> Iterator[dict[str, Any]]:
 def _parsed_bytes(content: bytes) -> dict[str, Any] | None:
     try:
         said = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) else None

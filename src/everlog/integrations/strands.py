@@ -32,7 +32,7 @@ from everlog.core.event import Event, Head, NewEvent
 from everlog.core.pointer import format_pointer
 from everlog.errors import BusyError, ConflictError, KeyReusedError, NotFoundError, SessionExistsError
 from everlog.integrations.holding import Holding, LeaseLike
-from everlog.integrations.places import FRAMEWORK_LABEL, Place, id_part, store_at
+from everlog.integrations.places import FRAMEWORK_LABEL, Place, delete_together, id_part, store_at
 from everlog.integrations.strands_messages import (
     UPDATED,
     groups,
@@ -121,7 +121,10 @@ class EverlogSessionRepository(SessionRepository):
         return None if plain is None else StrandsSession.from_dict(plain)
 
     def delete_session(self, session_id: str, **kwargs: Any) -> None:
-        """Delete a session with its agents; their bodies are destroyed. SessionException where there is none."""
+        """Delete a session with its agents; their bodies are destroyed. SessionException where there is none.
+
+        Raises SessionExistsError while forks of an agent live, HeldError where a policy holds one; then all stay.
+        """
         name = _name(session_id)
         names = [
             *self._agents(name),
@@ -131,8 +134,7 @@ class EverlogSessionRepository(SessionRepository):
             raise SessionException(f"session {session_id!r} does not exist; nothing was deleted")
         for each in names:
             self._seen.pop(each, None)
-            with suppress(NotFoundError):
-                self.store.delete(each, reason="deleted through Strands")
+        delete_together(self.store, names, reason="deleted through Strands")
 
     def fork_session(self, session_id: str, new_session_id: str, *, messages: int | None = None) -> StrandsSession:
         """Make a session that shares what this one holds, at no cost. messages: how many of each agent's are kept, all by default.
@@ -320,7 +322,7 @@ class EverlogSessionRepository(SessionRepository):
 
     def _created_at(self, seen: _Seen) -> str | None:
         """Give when an agent's state was recorded first; None where none was."""
-        agent = _members(seen.session.state("document", at=seen.head.size).value).get("agent")
+        agent = _members(seen.session.state("document").value).get("agent")
         return None if agent is None else agent["created_at"]
 
     def _looked_at(self, session: Session) -> _Seen:

@@ -59,6 +59,7 @@ from everlog.integrations.threads import in_thread, read_in_thread
 from everlog.integrations.turns import Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.session import Session
+from everlog.state import StateReader, Still
 
 _ROOT: Final = "strands-storage/"
 _LABELS: Final = {FRAMEWORK_LABEL: "strands"}
@@ -215,7 +216,8 @@ class EverlogStorage(Storage):
         home = _home(key)
         try:
             session = self.store.session(home.name)
-            save = _save(session, home, at)
+            line = self._line(session)
+            save = _save(line, home, at)
         except NotFoundError:
             if at != "end":
                 raise
@@ -225,7 +227,7 @@ class EverlogStorage(Storage):
         if save.type == VALUE:
             return save.attachment(ATTACHMENT)
         erasures = _erasures(session)
-        known, texts = _known(session, save.position + 1)
+        known, texts = _known(line, save.position + 1)
         if len(texts) != sum(count for _, count in runs_in(known.document)):
             raise CorruptionError(
                 f"session {session.id!r} lacks a message that its save at {save.position} names; nothing was changed; see `everlog verify`"
@@ -268,11 +270,17 @@ class EverlogStorage(Storage):
 
     def _looked_at(self, session: Session) -> _Seen:
         erasures = _erasures(session)  # before the document is read, so that it is never older than what is known
-        known, _ = _known(session, session.refresh().size)
-        fresh = _fresh(session)
-        while session.find(key_of(fresh)) is not None:  # recorded by a save that was interrupted
+        session.refresh()
+        line = self._line(session)
+        known, _ = _known(line, line.view().size)
+        fresh = _fresh(line)
+        while line.find(key_of(fresh)) is not None:  # recorded by a save that was interrupted
             fresh += 1
         return _Seen(session, dataclasses.replace(known, fresh=fresh), erasures, 0)
+
+    def _line(self, session: Session) -> Still:
+        """Give a session's line as it is now, to read several things of it: it may be rewound meanwhile."""
+        return Still(session.storage, self.store.settings.snapshots, session.view())
 
     def _forgotten(self, name: str) -> _Seen | None:
         """Take what is remembered of a session: a handle is used by one at a time."""
@@ -327,23 +335,23 @@ def _kept_of(event: Event) -> str:
     return (event.key or "")[len("kept:") :].rpartition("@")[0]
 
 
-def _saves(session: Session, at: PlaceLike) -> Iterator[Event]:
+def _saves(line: StateReader, at: PlaceLike) -> Iterator[Event]:
     """Give the saves before a place, of the session's own key and of kept snapshots, the newest first."""
-    return (event for event in session.events(types=SAVES, stop=at, reverse=True) if is_save(event))
+    return (event for event in line.events(types=SAVES, stop=at, reverse=True) if is_save(event))
 
 
-def _fresh(session: Session) -> int:
+def _fresh(line: StateReader) -> int:
     """Give the number of the next message, as the newest save says it."""
-    newest = next(_saves(session, "end"), None)
+    newest = next(_saves(line, "end"), None)
     return 0 if newest is None else fresh_of(newest)
 
 
-def _save(session: Session, home: _Home, at: PlaceLike = "end") -> Event | None:
+def _save(line: StateReader, home: _Home, at: PlaceLike = "end") -> Event | None:
     """Give the save whose value a key has at a place; None where it has none. Of one that was erased: of the own key the one before it, else None."""
     if home.kept is None:
-        found = next((event for event in _saves(session, at) if event.key is None), None)
+        found = next((event for event in _saves(line, at) if event.key is None), None)
     else:
-        found = session.last(keys=_key_of(home.kept, "*"), stop=at)
+        found = line.last(keys=_key_of(home.kept, "*"), stop=at)
     return None if found is None or found.erased or found.type == DELETED else found
 
 
@@ -366,19 +374,19 @@ def _alone(session: Session, home: _Home) -> bool:
     return all(each == home.kept for each in _held(session))
 
 
-def _known(session: Session, cut: int) -> tuple[Known, list[bytes]]:
+def _known(line: StateReader, cut: int) -> tuple[Known, list[bytes]]:
     """Give what a session holds at a cut, and the texts of the messages, up to one that is not there. Costs what these are."""
-    document = session.state("document", at=cut).value
+    document = line.state("document", at=cut).value
     runs = runs_in(document)
-    found = {number: text_of(group) for span in spans_of(runs) for number, group in _messages(session, span, cut)}
+    found = {number: text_of(group) for span in spans_of(runs) for number, group in _messages(line, span, cut)}
     named = chain.from_iterable(range(first, first + count) for first, count in runs)
     numbers = list(takewhile(found.__contains__, named))
     texts = [found[number] for number in numbers]
     return Known(document, [hash_of(text) for text in texts], numbers), texts
 
 
-def _messages(session: Session, span: range, cut: int) -> Iterator[tuple[int, list[Event]]]:
+def _messages(line: StateReader, span: range, cut: int) -> Iterator[tuple[int, list[Event]]]:
     """Give the events of each message of a span of numbers; of those that are not there, nothing."""
-    first, after = session.find(key_of(span.start)), session.find(key_of(span.stop))
+    first, after = line.find(key_of(span.start)), line.find(key_of(span.stop))
     stop = cut if after is None else min(after.position, cut)
-    return groups(session.events(start=stop if first is None else first.position, stop=stop))
+    return groups(line.events(start=stop if first is None else first.position, stop=stop))
