@@ -171,6 +171,28 @@ def test_a_follower_on_the_loop_does_not_keep_it_from_working(tmp_path, kind):
     run(story())
 
 
+def test_a_follower_that_no_thread_could_be_begun_for_does_not_keep_the_next_from_one(tmp_path, monkeypatch):
+    class NoThread:
+        def __init__(self, **named):
+            pass
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    async def story():
+        async with await everlog.open_async(tmp_path / "a.db") as store:
+            session = await store.create("s")
+            with monkeypatch.context() as patched:
+                patched.setattr("everlog.aio.engine.Thread", NoThread)
+                assert [event async for event in session.follow(idle=0.05)] == []
+            heard = asyncio.create_task(anext(aiter(session.follow())))
+            await asyncio.sleep(0.1)
+            await session.append("note", {"content": "x"})
+            assert (await asyncio.wait_for(heard, 5)).type == "note"
+
+    run(story())
+
+
 def test_follow_ends_after_so_long_without_an_event(tmp_path):
     async def story():
         async with await everlog.open_async(tmp_path / "a.db") as store:

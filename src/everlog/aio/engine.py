@@ -73,8 +73,9 @@ class _Waker:
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.add(future)
         if not self._running:
-            self._running = True
-            Thread(target=self._watch, args=(seen,), name="everlog-follow", daemon=True).start()
+            with suppress(RuntimeError, MemoryError):  # no thread is to be had: who waits looks when its time is over
+                Thread(target=self._watch, args=(seen,), name="everlog-follow", daemon=True).start()
+                self._running = True
         try:
             await asyncio.wait([future], timeout=timeout)
         finally:
