@@ -107,7 +107,9 @@ def ours(folder: Path) -> dict[str, float]:
         for start in range(0, size, 500):
             made: list[NewEvent] = []
             for number in range(start, min(start + 500, size)):
-                key, events = encode_event(json_of(turn(number)), log.id)
+                key, events = encode_event(
+                    json_of(turn(number)), log.id, body_bytes_max=service.store.settings.body_bytes_max
+                )
                 made.append(NewEvent(events[0].type, events[0].data, **_members(events[0], key)))
             log.extend(made)
 
