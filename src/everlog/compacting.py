@@ -35,7 +35,7 @@ from everlog.core.block import (
     pack_shared,
     train,
 )
-from everlog.core.decide import EventRow, damaged_in
+from everlog.core.decide import EventRow, is_sound
 from everlog.core.envelope import NO_SALT, is_sealed
 from everlog.core.header import SALT_BYTES, commit_body
 from everlog.core.lineage import Lineage
@@ -378,10 +378,10 @@ class _Packer:
 def _is_sound(row: EventRow) -> bool:
     """Tell whether a body is what its row commits to, so that the row can do without; of one that is encrypted that is not known here."""
     body = row.body
-    if body is None or damaged_in(row) is not None:
+    if body is None or not is_sound(row) or type(row.nodes) is not bytes or type(row.position) is not int:
         return False
     if is_sealed(body):
-        return row.salt is None and row.commitments is not None
+        return row.salt is None
     if not isinstance(row.salt, bytes) or len(row.salt) != SALT_BYTES:
         return False
     return commit_body(row.salt, body) == (row.commitments or b"")[:DIGEST_BYTES]

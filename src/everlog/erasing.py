@@ -21,9 +21,9 @@ from everlog.approving import check_deletion_approved, check_events_approved
 from everlog.archiving import finish
 from everlog.certificates import Certificate, certify
 from everlog.context.tree import summaries_over
+from everlog.core.decide import forked
 from everlog.core.labels import check_reason
 from everlog.core.prepare import check_actor
-from everlog.errors import SessionExistsError
 from everlog.holding import check_deletion_held, check_events_held, family_of, read_policies
 from everlog.intents import erase_sealed
 from everlog.reader import View
@@ -102,11 +102,7 @@ def check_deletions(storage: Storage, sessions: Sequence[SessionRow]) -> None:
         if policies.head is not None:
             check_deletion_held(storage, policies, [session])
             check_deletion_approved(storage, policies, [session])
-        forks = [repr(fork.name) for fork in storage.forks(session.key) if fork.key not in gone]
+        forks = [fork.name for fork in storage.forks(session.key) if fork.key not in gone]
         if forks:
-            more = "" if len(forks) <= 5 else f" and {len(forks) - 5} more"
-            raise SessionExistsError(
-                f"session {session.name!r} shares events with its forks {', '.join(forks[:5])}{more}; nothing was deleted; "
-                "delete them first"
-            )
+            raise forked(session.name, forks)
         gone.add(session.key)

@@ -185,7 +185,7 @@ def test_a_follower_that_no_thread_could_be_begun_for_does_not_keep_the_next_fro
             with monkeypatch.context() as patched:
                 patched.setattr("everlog.aio.engine.Thread", NoThread)
                 assert [event async for event in session.follow(idle=0.05)] == []
-            heard = asyncio.create_task(anext(aiter(session.follow())))
+            heard = asyncio.create_task(anext(aiter(session.follow("start"))))
             await asyncio.sleep(0.1)
             await session.append("note", {"content": "x"})
             assert (await asyncio.wait_for(heard, 5)).type == "note"

@@ -4,6 +4,7 @@ python leased.py FRAMEWORK STORE: writes once under a lease of two seconds, and 
 """
 
 import asyncio
+import json
 import sys
 import uuid
 
@@ -12,7 +13,7 @@ import pytest
 import everlog
 from everlog.integrations.holding import Holder
 
-NAMES = ("adk", "claude_agent", "langgraph", "openai_agents", "pydantic_ai", "strands")
+NAMES = ("adk", "claude_agent", "langgraph", "openai_agents", "pydantic_ai", "strands", "strands_storage")
 DECIDES = ("adk", "pydantic_ai")  # whose appends say what they have read of the session
 
 
@@ -145,7 +146,32 @@ class Strands:
         self.kept.close()
 
 
-WRITERS = dict(zip(NAMES, (Adk, ClaudeAgent, Langgraph, OpenaiAgents, PydanticAi, Strands), strict=True))
+class StrandsStorage:
+    def __init__(self, store, lease):
+        pytest.importorskip("strands.storage")
+        from strands.types.exceptions import StorageError
+
+        from everlog.integrations.strands_storage import EverlogStorage
+
+        self.wrapped = StorageError
+        self.kept = EverlogStorage(store, lease=lease)
+        self.name = "strands-storage/k"
+
+    def write(self, text):
+        try:
+            value = json.loads(asyncio.run(self.kept.read("k")) or b'{"data": {"messages": []}}')
+            value["data"]["messages"].append({"role": "assistant", "content": [{"text": text}]})
+            asyncio.run(self.kept.write("k", json.dumps(value).encode()))
+        except self.wrapped as error:  # all others raise what Everlog does
+            raise error.__cause__ from error
+
+    def close(self):
+        self.kept.close()
+
+
+WRITERS = dict(
+    zip(NAMES, (Adk, ClaudeAgent, Langgraph, OpenaiAgents, PydanticAi, Strands, StrandsStorage), strict=True)
+)
 
 
 def main(name, place):

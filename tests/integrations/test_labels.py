@@ -15,7 +15,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:google.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-CALLED = {"claude_agent": "claude-agent-sdk"}  # the others as the module, with hyphens: as the extra that installs it
+CALLED = {
+    "claude_agent": "claude-agent-sdk",
+    "strands_storage": "strands",
+}  # the others as the module, with hyphens: as the extra that installs it
 
 
 def called(framework):

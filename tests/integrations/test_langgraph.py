@@ -545,7 +545,7 @@ def test_a_serializer_that_pickles_is_refused(tmp_path):
 
 
 def test_what_channels_of_many_threads_hold_is_remembered_up_to_a_bound_of_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("everlog.integrations.langgraph_thread._LOGS_BYTES_MAX", 50_000)
+    monkeypatch.setattr("everlog.integrations.langgraph._LOGS_BYTES_MAX", 50_000)
     with EverlogSaver(tmp_path / "graph.db") as saver:
         configs = {}
         for turn in range(3):

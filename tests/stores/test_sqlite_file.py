@@ -827,6 +827,14 @@ def test_an_erasure_killed_after_its_commit_leaves_no_plaintext_once_the_store_i
         assert traces(path, b"hunter2") == {}
 
 
+def long_reader(path: Path) -> apsw.Connection:
+    """Give a connection that reads the store as it is now, until it is told to COMMIT or closed."""
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM event").fetchone()
+    return reader
+
+
 def test_an_erasure_that_a_reader_hinders_says_so_and_can_be_repeated(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -834,9 +842,7 @@ def test_an_erasure_that_a_reader_hinders_says_so_and_can_be_repeated(
     with everlog.open(path) as store:
         session = store.create("s")
         session.append("my.secret", {"x": "hunter2"})
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM event").fetchone()
+        reader = long_reader(path)
         with pytest.raises(BusyError, match="gone from the store, but a reader keeps old bytes in .*-wal"):
             session.erase([0], reason="asked for")
         assert session[0].erased
@@ -868,9 +874,7 @@ def test_the_write_ahead_log_starts_again_once_a_reader_lets_it(path: Path, monk
     wal = path.with_name(path.name + "-wal")
     with everlog.open(path, durability="relaxed") as store:
         session = store.create("s")
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM event").fetchone()
+        reader = long_reader(path)
         for _ in range(60):
             session.append("my.fill", {"x": "y" * 30_000})
         kept = wal.stat().st_size
@@ -891,9 +895,7 @@ def test_the_write_ahead_log_gives_back_what_a_long_reader_made_it_take(
     wal = path.with_name(path.name + "-wal")
     with everlog.open(path) as store:
         session = store.create("s")
-        reader = apsw.Connection(str(path))
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM event").fetchone()
+        reader = long_reader(path)
         for _ in range(60):
             session.append("my.fill", {"x": "y" * 30_000})
         assert wal.stat().st_size > 60 * 30_000

@@ -19,7 +19,7 @@ from everlog.core.event import Cause, Event, Head, PreparedEvent, encode_attache
 from everlog.core.header import FORMAT, Header, commit_key, encode_header
 from everlog.core.lease import LeaseToken
 from everlog.core.merkle import DIGEST_BYTES, leaf_hash, push_leaf, root_of_peaks
-from everlog.errors import CorruptionError, KeyReusedError
+from everlog.errors import CorruptionError, KeyReusedError, SessionExistsError
 
 Repeats = Literal["refuse", "skip"]
 
@@ -115,10 +115,10 @@ def damaged_event(session: str, position: object, what: str) -> CorruptionError:
     )
 
 
-def check_row(row: EventRow, session: str) -> None:
-    """Raise CorruptionError where a column of a row holds what no append writes there. A deleted row has no more than leaf and nodes."""
-    # Written out, since it is asked of each event that is exported: a loop over the names takes four times as long.
-    if (
+def is_sound(row: EventRow) -> bool:
+    """Tell whether each column that a row's hashes say holds what an append writes. A deleted row has no more than leaf and nodes."""
+    # Written out, since it is asked of each event that is packed or exported: a loop over the names takes four times as long.
+    return (
         type(row.type) is str
         and type(row.recorded) is int
         and type(row.leaf) is bytes
@@ -135,14 +135,28 @@ def check_row(row: EventRow, session: str) -> None:
         and (row.covers is None or type(row.covers) is str)
         and (row.gone is None or type(row.gone) is int)
         and (row.attached is None or type(row.attached) is str)
-    ):
-        return
-    raise damaged_event(session, row.position, f"its {damaged_in(row) or 'commitments'} cannot be what was written")
+    )
+
+
+def check_row(row: EventRow, session: str) -> None:
+    """Raise CorruptionError where a row is not sound."""
+    if not is_sound(row):
+        raise damaged_event(session, row.position, f"its {damaged_in(row) or 'commitments'} cannot be what was written")
 
 
 def damaged_in(row: EventRow) -> str | None:
     """Give the first column of a row that holds a value of another type than any that was written."""
     return damaged_column(row.__struct_fields__, msgspec.structs.astuple(row))
+
+
+def forked(session: str, forks: Sequence[str]) -> SessionExistsError:
+    """Give the error for a session that is not deleted, since others that live were forked from it."""
+    names = ", ".join(repr(fork) for fork in forks[:5])
+    more = "" if len(forks) <= 5 else f" and {len(forks) - 5} more"
+    return SessionExistsError(
+        f"session {session!r} shares events with its forks {names}{more}; nothing was deleted; delete them first, "
+        "or pass cascade=True to delete them too"
+    )
 
 
 class Expected(msgspec.Struct, frozen=True):

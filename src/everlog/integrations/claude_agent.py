@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future as Submitted
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -40,7 +39,7 @@ from everlog.integrations.claude_entries import entry_of, key_of, recorded_of, t
 from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, delete_together, id_part, store_at
-from everlog.integrations.threads import finished, in_thread, read_in_thread, submitted
+from everlog.integrations.threads import finished, in_thread, read_in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.reducers.spoken import groups
@@ -101,7 +100,6 @@ class EverlogSessionStore(SessionStore):
     def _begin(self) -> None:
         """Remember nothing."""
         self._seen = _LastSeen()
-        self._order = Lock()
 
     def __repr__(self) -> str:
         return f"<EverlogSessionStore {self.store.url}>"
@@ -137,7 +135,7 @@ class EverlogSessionStore(SessionStore):
         Raises FencedError while another holds the session's lease; in this and all others but OutcomeUnknownError
         nothing of the thousand was recorded. Append them again: what is recorded is left out.
         """
-        await finished(self._append_in_turn(key, entries))
+        await finished(self._turns.submit(_name(key), self._append_all, key, entries))
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         """Give all entries of a transcript as they were appended; None for one that was never written. Erased ones are left out."""
@@ -172,16 +170,6 @@ class EverlogSessionStore(SessionStore):
         return await read_in_thread(lambda: [subpath for _, subpath in self._subs(key)])
 
     # --- the same, in a thread ---
-    def _append_in_turn(self, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> Submitted[None]:
-        # Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it.
-        with self._order:
-            turn = self._turns.take(_name(key))
-            try:
-                return submitted(self._append_all, turn, key, entries)
-            except BaseException:
-                turn.leave()
-                raise
-
     def _append_all(self, turn: Turn, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> None:
         with turn:
             for start in range(0, len(entries), _CHUNK):

@@ -40,7 +40,8 @@ from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import as_title
 from everlog.integrations.langgraph_events import Reader, Record, positions_of
 from everlog.integrations.langgraph_record import Write, fields_of, metadata_of
-from everlog.integrations.langgraph_thread import Log, forget_oldest
+from everlog.integrations.langgraph_thread import Log
+from everlog.integrations.memory import forget_oldest
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, hashed_id, id_of, store_at
 from everlog.integrations.threads import begun, in_thread
 from everlog.integrations.turns import WAIT_SECONDS, Turns
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 LABEL: Final = FRAMEWORK_LABEL
 LABELLED: Final = "langgraph"
+_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
+_LOGS_BYTES_MAX: Final = 128 * 1024 * 1024  # of what these hold; of one thread, any
 _PAGE: Final = 500  # sessions that are listed at once
 _PLAIN: Final = JsonPlusSerializer()  # of metadata, which every saver keeps as JSON
 
@@ -431,20 +434,18 @@ class EverlogSaver(Copied, BaseCheckpointSaver[Any]):
         return log
 
     def _log(self, thread: str, *, make: bool) -> Log:
+        session, log = None, self._logs.get(thread)
+        if log is None or (make and not log.listed):
+            session = self._opened(thread) if make else self.store.session(session_id(thread))
         with self._lock:
-            log = self._logs.get(thread)
-            if log is not None and (log.listed or not make):
-                self._logs.move_to_end(thread)
-                forget_oldest(self._logs)
-                return log
-        session = self._opened(thread) if make else self.store.session(session_id(thread))
-        with self._lock:
-            log = self._logs.get(thread)
-            if log is None or log.session.uuid != session.uuid:
-                log = self._logs[thread] = Log(session, readable=self._readable)
+            log = self._logs.get(thread, log)
+            if session is not None and (log is None or log.session.uuid != session.uuid):
+                log = Log(session, readable=self._readable)
+            assert log is not None, "there was one, or its session was opened"
             log.listed = log.listed or make
+            self._logs[thread] = log
             self._logs.move_to_end(thread)
-            forget_oldest(self._logs)
+            forget_oldest(self._logs, _LOGS_MAX, _LOGS_BYTES_MAX)
             return log
 
     def _opened(self, thread: str) -> Session:
@@ -570,11 +571,7 @@ def _checkpoint_record(
     namespace: str, id: str, parent: str | None, *, fields: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Give what a checkpoint's record says beside its values; what is usual is left out."""
-    record: dict[str, Any] = {"id": id}
-    if namespace:
-        record["ns"] = namespace
-    if parent:
-        record["parent"] = parent
+    record = {"id": id} | ({"ns": namespace} if namespace else {}) | ({"parent": parent} if parent else {})
     return record | {"checkpoint": _plain_json(dict(fields)), "metadata": _plain_json(dict(metadata))}
 
 

@@ -48,6 +48,7 @@ from everlog.core.position import from_micros
 from everlog.core.prepare import prepare_batch
 from everlog.errors import NotFoundError
 from everlog.integrations.forked import begin_in_each_process
+from everlog.integrations.memory import forget_oldest
 from everlog.integrations.places import FRAMEWORK_LABEL, Place, store_at
 from everlog.integrations.threads import in_thread
 from everlog.session import Session, SessionInfo
@@ -277,9 +278,7 @@ class EverlogStore(BaseStore):
         with self._lock:
             self._shelves[shelf.namespace] = shelf
             self._shelves.move_to_end(shelf.namespace)
-            held = sum(each.held for each in self._shelves.values())
-            while len(self._shelves) > _SHELVES_MAX or (held > _SHELVES_BYTES_MAX and len(self._shelves) > 1):
-                held -= self._shelves.popitem(last=False)[1].held
+            forget_oldest(self._shelves, _SHELVES_MAX, _SHELVES_BYTES_MAX)
 
     def _search(self, op: SearchOp, meant: Sequence[float] | None) -> list[SearchItem]:
         found = [

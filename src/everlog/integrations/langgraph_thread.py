@@ -72,8 +72,6 @@ _WAITING_MAX: Final = 16  # checkpoints that a record says are waited for; some 
 _PLACES_KNOWN: Final = 32  # checkpoints that are remembered with their position and the writes after them
 _HOT_EVENTS: Final = 16  # at the end of a thread, which are never packed while it grows
 _PACKED_AT_ONCE: Final = 4 * BLOCK_EVENTS  # by one write: a few milliseconds
-_LOGS_MAX: Final = 32  # threads that a saver remembers, with what their channels hold
-_LOGS_BYTES_MAX: Final = 128 * 1024 * 1024  # of what these hold; of one thread, any
 _VALUES_MAX: Final = 512  # channels of all namespaces that are remembered with what they hold
 
 
@@ -584,12 +582,6 @@ class Log:
             if before and hides(pruned, before[-1]):
                 return at
         return 0
-
-
-def forget_oldest(logs: OrderedDict[str, Log]) -> None:
-    """Leave no more threads than are remembered, the last always."""
-    while len(logs) > 1 and (len(logs) > _LOGS_MAX or sum(log.held for log in logs.values()) > _LOGS_BYTES_MAX):
-        logs.popitem(last=False)
 
 
 def _busy(session: Session) -> BusyError:

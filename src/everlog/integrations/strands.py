@@ -176,20 +176,22 @@ class EverlogSessionRepository(SessionRepository):
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Record an agent's state anew; when it was created stays, also in what is given. SessionException where there is none."""
         name = _name(session_id, session_agent.agent_id)
-        with suppress(NotFoundError):
-            for _ in range(_TRIES):
+        for _ in range(_TRIES):
+            try:
                 seen = self._seen.pop(name, None) or self._looked_at(self.store.session(name))
-                with suppress(ConflictError, NotFoundError):  # another writer was faster, or it was deleted: look again
-                    self._holding.hold(seen.session)
-                    created_at = seen.created_at or self._created_at(seen)
-                    if created_at is None:
-                        break
-                    session_agent.created_at = created_at
-                    seen.session.extend([_state_of(session_agent)], expected=seen.head)
-                    self._keep(name, replace(seen, head=seen.session.head, created_at=created_at))
-                    return
-            else:
-                raise _overtaken(name)
+            except NotFoundError:
+                break
+            with suppress(ConflictError, NotFoundError):  # another writer was faster, or it was deleted: look again
+                self._holding.hold(seen.session)
+                created_at = seen.created_at or self._created_at(seen)
+                if created_at is None:
+                    break
+                session_agent.created_at = created_at
+                seen.session.extend([_state_of(session_agent)], expected=seen.head)
+                self._keep(name, replace(seen, head=seen.session.head, created_at=created_at))
+                return
+        else:
+            raise _overtaken(name)
         raise SessionException(
             f"agent {session_agent.agent_id!r} of session {session_id!r} does not exist; nothing was written"
         )

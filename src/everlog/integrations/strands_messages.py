@@ -78,10 +78,9 @@ def _made_exactly(text: bytes, message_id: int, *, actor: str, body_bytes_max: i
     native = (first.metadata or {})["native"]
     if "attachment" in native:
         return []
-    if "rest" in native:
-        shown = _shown_of(native, [first, *others])
-        if dumped(shown) != text:
-            native = {**native, "order": _orders_of(said, shown)}
+    shown = _shown_of(native, [first, *others]) if "rest" in native else said
+    if dumped(shown) != text:
+        native = {**native, "order": _orders_of(said, shown)}
         if dumped(_shown_of(native, [first, *others])) != text:
             native = {"format": FORMAT, "item": whole}
     return [replace(first, metadata={**(first.metadata or {}), "native": native}), *others]

@@ -43,18 +43,19 @@ class Parts(NamedTuple):
 class Known:
     """What a session holds at its head. document: as in rule 1; hashes, numbers: of its messages, in their order.
 
-    fresh: the number of the next message that is new.
+    fresh: the number of the next message that is new. size: bytes of the document as JSON.
     """
 
     document: Any = None
     hashes: Sequence[bytes] = ()
     numbers: Sequence[int] = ()
     fresh: int = 0
+    size: int = 0
 
     @property
     def held(self) -> int:
-        """How many bytes all this takes, about: of a document as JSON, which takes some four times as much."""
-        return 4 * len(dumped(self.document)) + _MESSAGE_BYTES * len(self.hashes)
+        """How many bytes all this takes, about: a document some four times as much as its JSON."""
+        return 4 * self.size + _MESSAGE_BYTES * len(self.hashes)
 
 
 def hash_of(text: bytes) -> bytes:
@@ -154,7 +155,7 @@ def saved(known: Known, data: bytes, *, actor: str, body_bytes_max: int) -> tupl
     if has_messages(document):
         document["data"]["messages"] = _runs_of(numbers)
     events.append(_save(fresh, *_change(known.document, document)))
-    return events, Known(document, hashes, numbers, fresh)
+    return events, Known(document, hashes, numbers, fresh, len(data) - sum(map(len, parts.texts)))
 
 
 def saved_again(save: Event) -> NewEvent:

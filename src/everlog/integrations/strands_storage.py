@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from itertools import chain, takewhile
 from threading import Lock
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -38,8 +38,9 @@ from everlog.errors import (
 from everlog.integrations.forked import begin_in_each_process
 from everlog.integrations.holding import Holding, LeaseLike
 from everlog.integrations.items import ATTACHMENT
+from everlog.integrations.memory import forget_oldest
 from everlog.integrations.places import FRAMEWORK_LABEL, HASHED, Place, id_part, store_at
-from everlog.integrations.strands_messages import groups, key_of, text_of
+from everlog.integrations.strands_messages import dumped, groups, key_of, text_of
 from everlog.integrations.strands_snapshots import (
     DELETED,
     SAVES,
@@ -55,7 +56,7 @@ from everlog.integrations.strands_snapshots import (
     saved_again,
     spans_of,
 )
-from everlog.integrations.threads import in_thread, read_in_thread
+from everlog.integrations.threads import finished, read_in_thread
 from everlog.integrations.turns import Turn, Turns
 from everlog.reader import PlaceLike
 from everlog.session import Session
@@ -72,7 +73,6 @@ _TRIES: Final = 100  # of an append that others overtake
 _SEEN_MAX: Final = 100  # sessions of which is remembered what they hold
 _SEEN_BYTES_MAX: Final = 64 * 1024 * 1024  # that this takes; of one session, any
 _APPENDED_MAX: Final = 5_000  # events of one append: a longer first snapshot takes several, the save in the last
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -90,17 +90,22 @@ class _Home(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a session held at the head that its handle saw. erasures: of its line, so far; held: bytes that this takes."""
+    """What a session held at the head that its handle saw. branch: its line's; erasures: of that, so far."""
 
     session: Session
     known: Known
+    branch: int
     erasures: int
-    held: int
+
+    @property
+    def held(self) -> int:
+        """How many bytes all this takes, about."""
+        return self.known.held
 
     @property
     def stands(self) -> bool:
         """Whether nothing was erased since, which changes the document and leaves the head."""
-        return _erasures(self.session) == self.erasures
+        return self.session.storage.erasures(self.branch) == self.erasures
 
 
 class EverlogStorage(Storage):
@@ -138,7 +143,8 @@ class EverlogStorage(Storage):
         """Save a value under a key, over the one that is there. StorageError where it cannot be; then the other stays."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise StorageError(f"the value of {key!r:.100} is {type(data).__name__}, and no bytes; nothing was written")
-        await self._in_turn(self._write, _home(key), bytes(data))
+        home = _home(key)
+        await _asked(finished(self._turns.submit(home.name, self._write, home, bytes(data))))
 
     async def read(self, key: str, *, at: PlaceLike = "end") -> bytes | None:
         """Give the value of a key; None where there is none. at: a place in its session, for the value as it was saved last before it.
@@ -149,7 +155,8 @@ class EverlogStorage(Storage):
 
     async def delete(self, key: str) -> None:
         """Delete the value of a key, where there is one. The bodies are destroyed once its session has no other."""
-        await self._in_turn(self._delete, _home(key))
+        home = _home(key)
+        await _asked(finished(self._turns.submit(home.name, self._delete, home)))
 
     async def list(self, query: str = "") -> list[str]:
         """Give the keys that begin so, in their order."""
@@ -176,16 +183,6 @@ class EverlogStorage(Storage):
         return source.fork(save.position + 1, id=new.name, labels=_LABELS, metadata=_metadata(new), events=again)
 
     # --- within ---
-    async def _in_turn(
-        self, call: Callable[Concatenate[Turn, _Home, P], None], home: _Home, *args: P.args, **keywords: P.kwargs
-    ) -> None:
-        """Change a session after all that was begun before: the last save that is begun is the latest."""
-        turn = self._turns.take(home.name)
-        try:
-            await _asked(in_thread(call, turn, home, *args, **keywords))
-        finally:
-            turn.leave()  # where it was cancelled before it began
-
     def _write(self, turn: Turn, home: _Home, data: bytes) -> None:
         with turn:
             for _ in range(_TRIES):
@@ -209,7 +206,7 @@ class EverlogStorage(Storage):
         for start in range(0, len(events), _APPENDED_MAX):
             if session.extend(events[start : start + _APPENDED_MAX], expected=session.head)[0].repeated:
                 return False
-        self._keep(home.name, session, after, seen.erasures)
+        self._keep(home.name, seen._replace(known=after))
         return True
 
     def _read(self, key: str, at: PlaceLike) -> bytes | None:
@@ -226,14 +223,14 @@ class EverlogStorage(Storage):
             return None
         if save.type == VALUE:
             return save.attachment(ATTACHMENT)
-        erasures = _erasures(session)
+        branch, erasures = _erasures(line)
         known, texts = _known(line, save.position + 1)
         if len(texts) != sum(count for _, count in runs_in(known.document)):
             raise CorruptionError(
                 f"session {session.id!r} lacks a message that its save at {save.position} names; nothing was changed; see `everlog verify`"
             )
         if save.position + 1 == session.head.size:  # what is saved next need not read it again
-            self._keep(home.name, session, dataclasses.replace(known, fresh=fresh_of(save)), erasures)
+            self._keep(home.name, _Seen(session, dataclasses.replace(known, fresh=fresh_of(save)), branch, erasures))
         return joined(known.document, texts)
 
     def _delete(self, turn: Turn, home: _Home) -> None:
@@ -269,14 +266,14 @@ class EverlogStorage(Storage):
         return self.store.get_or_create(home.name, labels=_LABELS, metadata=_metadata(home))
 
     def _looked_at(self, session: Session) -> _Seen:
-        erasures = _erasures(session)  # before the document is read, so that it is never older than what is known
         session.refresh()
         line = self._line(session)
+        branch, erasures = _erasures(line)  # before the document is read, so that it is never older than what is known
         known, _ = _known(line, line.view().size)
         fresh = _fresh(line)
         while line.find(key_of(fresh)) is not None:  # recorded by a save that was interrupted
             fresh += 1
-        return _Seen(session, dataclasses.replace(known, fresh=fresh), erasures, 0)
+        return _Seen(session, dataclasses.replace(known, fresh=fresh), branch, erasures)
 
     def _line(self, session: Session) -> Still:
         """Give a session's line as it is now, to read several things of it: it may be rewound meanwhile."""
@@ -287,16 +284,16 @@ class EverlogStorage(Storage):
         with self._lock:
             return self._seen.pop(name, None)
 
-    def _keep(self, name: str, session: Session, known: Known, erasures: int) -> None:
+    def _keep(self, name: str, seen: _Seen) -> None:
         with self._lock:
-            self._seen[name] = _Seen(session, known, erasures, known.held)
-            held = sum(each.held for each in self._seen.values())
-            while len(self._seen) > _SEEN_MAX or (held > _SEEN_BYTES_MAX and len(self._seen) > 1):
-                held -= self._seen.pop(next(iter(self._seen))).held
+            self._seen[name] = seen
+            forget_oldest(self._seen, _SEEN_MAX, _SEEN_BYTES_MAX)
 
 
-def _erasures(session: Session) -> int:
-    return session.storage.erasures(session.view().branch.key)
+def _erasures(line: StateReader) -> tuple[int, int]:
+    """Give the branch of a line as it is read, and what tells whether anything was erased of it since."""
+    branch = line.view().branch.key
+    return branch, line.storage.erasures(branch)
 
 
 async def _asked(running: Awaitable[T]) -> T:
@@ -382,7 +379,7 @@ def _known(line: StateReader, cut: int) -> tuple[Known, list[bytes]]:
     named = chain.from_iterable(range(first, first + count) for first, count in runs)
     numbers = list(takewhile(found.__contains__, named))
     texts = [found[number] for number in numbers]
-    return Known(document, [hash_of(text) for text in texts], numbers), texts
+    return Known(document, [hash_of(text) for text in texts], numbers, size=len(dumped(document))), texts
 
 
 def _messages(line: StateReader, span: range, cut: int) -> Iterator[tuple[int, list[Event]]]:

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future as Submitted
 from types import TracebackType
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from everlog.errors import BusyError
 from everlog.integrations.forked import begin_in_each_process
+from everlog.integrations.threads import submitted
 
 WAIT_SECONDS: Final = 60.0  # for one call, which may wait for its store more than once
 _NOBODY_BEFORE: Final = threading.Event()  # of every turn that need not wait
 _NOBODY_BEFORE.set()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Turn:
@@ -65,6 +70,7 @@ class Turns:
 
     def _begin(self) -> None:
         """Have nobody before the next call."""
+        self._order = threading.Lock()
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[Turn]] = {}
 
@@ -77,6 +83,21 @@ class Turns:
             turn = Turn(self, name, threading.Event() if queue else _NOBODY_BEFORE)
             queue.append(turn)
         return turn
+
+    def submit(
+        self, name: str, call: Callable[Concatenate[Turn, P], T], *args: P.args, **keywords: P.kwargs
+    ) -> Submitted[T]:
+        """Begin a call in a thread, with the turn after all that were taken before, which it is to enter and to leave.
+
+        Threads are given as turns are, also from two loops: else the first might wait for a thread of those behind it. Raises as `submitted`.
+        """
+        with self._order:
+            turn = self.take(name)
+            try:
+                return submitted(call, turn, *args, **keywords)
+            except BaseException:
+                turn.leave()
+                raise
 
     def wait(self, turn: Turn) -> None:
         """Wait until a turn is the first. Raises BusyError; also where it was left meanwhile."""

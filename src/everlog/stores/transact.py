@@ -27,6 +27,7 @@ from everlog.core.decide import (
     check_expected,
     decide_append,
     event_of,
+    forked,
 )
 from everlog.core.event import ERASED, PreparedAttachment, decode_body
 from everlog.core.lease import LeaseRow, Ticks, check_lease, held
@@ -525,12 +526,7 @@ def _delete(tx: Transaction, request: Delete) -> Receipt:
         known.update(fork.key for fork in forks)
         ending.extend(forks)
     if len(ending) > 1 and not request.cascade:
-        names = ", ".join(repr(fork.name) for fork in ending[1:6])
-        more = "" if len(ending) <= 6 else f" and {len(ending) - 6} more"
-        raise SessionExistsError(
-            f"session {session.name!r} shares events with its forks {names}{more}; nothing was deleted; delete them first, "
-            "or pass cascade=True to delete them too"
-        )
+        raise forked(session.name, [fork.name for fork in ending[1:]])
     tip = tx.tip(session.id)
     for dying in reversed(ending):
         branches = [(branch.id, branch.size, branch.head().root) for branch in tx.branches(dying.key)]
