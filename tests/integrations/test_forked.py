@@ -1,5 +1,6 @@
 """A process that forks while its integrations are at work: the child is answered, whatever locks were held when it was forked."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -110,3 +111,19 @@ def test_each_of_those_that_are_equal_begins_anew_in_a_child():
         os._exit(7 if all(each.begun == [os.getppid(), os.getpid()] for each in several) else 8)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert [each.begun for each in several] == [[os.getpid()]] * 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_neither_waits_for_what_locks_the_memory_of_a_storage_of_strands_nor_has_it(tmp_path):
+    pytest.importorskip("strands.storage")
+    from everlog.integrations.strands_storage import EverlogStorage
+
+    storage = EverlogStorage(tmp_path / "s.db")
+    asyncio.run(storage.write("k", b"{}"))
+    assert storage._seen
+    with storage._lock:
+        child = os.fork()
+        if not child:
+            os._exit(8 if storage._lock.locked() or storage._seen else 7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    storage.close()
